@@ -1,0 +1,148 @@
+"""The command `posegen`, and what the flows call: options in, exit codes and clear messages out."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from posegen.options import Options, from_run, keep, plan_for
+from posegen.pipeline import run
+from posegen.plan import Plan, write_json
+
+Update = Annotated[bool, Parameter(negative=(), help="Redo what was made with other settings in this run folder.")]
+DryRun = Annotated[bool, Parameter(negative=(), help="Print the plan and start nothing.")]
+
+app = App(
+    name="posegen",
+    help="Pose-guided human image synthesis: train, compare and use the systems of the papers, on Ray.",
+)
+
+
+def full_pipeline(options: Options | None = None, *, update: Update = False, dry_run: DryRun = False) -> None:
+    """Pictures in; trained stages, scores and a report out.
+
+    The same command goes on where it stopped and redoes nothing that is done.
+
+    Examples:
+
+    full_pipeline.py                                     embedded data, on a laptop, in minutes
+
+    full_pipeline.py --dry-run                           what would be done
+
+    full_pipeline.py --system pg2 --dataset market1501 --root Market-1501
+
+    full_pipeline.py --dataset folder --root my_pictures --set coarse.width=32 coarse.steps=2000
+
+    full_pipeline.py --set refinement.image_weight=20 --update
+    """
+    options = options or Options()
+    plan = plan_for(options)
+    if dry_run:
+        _show(plan)
+        return
+    _remember(plan, options)
+    run(plan, update=update, command=_command())
+
+
+@app.command
+def shards(options: Options | None = None, *, update: Update = False) -> None:
+    """Prepare the pictures: check, resize, draw pose masks, write shards.
+
+    Example: posegen shards --dataset market1501 --root Market-1501 --run runs/market
+    """
+    options = options or Options()
+    plan = plan_for(options)
+    _remember(plan, options)
+    run(plan, until="shards", update=update, command=_command())
+
+
+@app.command
+def train(options: Options | None = None, *, update: Update = False) -> None:
+    """Train the stages that are not trained yet. What is not given is taken from the run folder.
+
+    Example: posegen train --run runs/market --workers 2
+    """
+    _go_on(options, "train", update)
+
+
+@app.command
+def evaluate(options: Options | None = None, *, update: Update = False) -> None:
+    """Score the held-out pairs. What is not given is taken from the run folder.
+
+    Example: posegen evaluate --run runs/market --pairs 1000
+    """
+    _go_on(options, "evaluate", update)
+
+
+@app.command
+def report(options: Options | None = None, *, update: Update = False) -> None:
+    """Make the page with pictures, curves and scores. What is not given is taken from the run folder.
+
+    Example: posegen report --run runs/market
+    """
+    _go_on(options, "report", update)
+
+
+def _go_on(options: Options | None, until: str, update: bool) -> None:
+    options = from_run(options or Options())
+    plan = plan_for(options)
+    _remember(plan, options)
+    run(plan, until=until, update=update, command=_command())
+
+
+@app.command
+def systems() -> None:
+    """List the systems and their variants."""
+    from posegen.catalog import SYSTEMS, system, variants
+
+    table = Table("system", "variants", "paper", box=None, title_justify="left")
+    for name in SYSTEMS:
+        table.add_row(name, ", ".join(variants(name)), system(name).paper)
+    Console().print(table)
+
+
+def _remember(plan: Plan, options: Options) -> None:
+    """Keeps the options beside the plan, once the folder is ours: the commands after it take them from there."""
+    if not (plan.run / "plan.json").is_file() or not plan.differences():
+        write_json(plan.run / "options.json", keep(options))
+
+
+def _command() -> list[str]:
+    """The command as it can be typed again."""
+    program = Path(sys.argv[0])
+    start = f"python {program}" if program.suffix == ".py" else program.name
+    return [" ".join([start, *map(shlex.quote, sys.argv[1:])])]
+
+
+def _show(plan: Plan) -> None:
+    from posegen.outlook import outlook
+
+    for line in outlook(plan):
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_command(command: Callable[..., None] | App) -> None:
+    """Runs a flow's function or the app on the command line. A ValueError is the user's: one message, exit 2."""
+    parser = command if isinstance(command, App) else App(name=Path(sys.argv[0]).name, default_command=command)
+    try:
+        parser()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def main() -> None:
+    """Entry point of `posegen`."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    main()

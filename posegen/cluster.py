@@ -1,0 +1,73 @@
+"""The Ray cluster that a run uses: the one that is there, or a small one on this machine. Its chatter stays in logs."""
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+
+import ray
+
+OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go through the object store
+
+
+def connect() -> None:
+    """Joins the cluster of RAY_ADDRESS or of this host, or starts one on this machine. Does nothing when connected."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how soon a dead worker or the end is noticed
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:
+        ray.init(address="local", object_store_memory=OBJECT_STORE, **quiet)
+    _quiet_ray_data()
+
+
+def _quiet_ray_data() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def disconnect() -> None:
+    """Leaves the cluster; one that we started ends."""
+    ray.shutdown()
+
+
+def resources() -> tuple[list[float], list[float]]:
+    """CPUs and GPUs of every living node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [node.get("CPU", 0.0) for node in nodes], [node.get("GPU", 0.0) for node in nodes]
+
+
+def cpus_per_worker(workers: int, cpus: Sequence[float]) -> int:
+    """The most whole CPUs that each worker can have on nodes with so many CPUs. ValueError where they don't fit."""
+    for share in range(int(max(cpus, default=0)), 0, -1):
+        if sum(math.floor(node / share) for node in cpus) >= workers:
+            return share
+    raise ValueError(
+        f"--workers {workers} was given, but the cluster has {int(sum(cpus))} CPUs on {len(cpus)} node(s), "
+        f"and each worker takes at least one. Give --workers {max(1, int(sum(cpus)))} or fewer."
+    )
+
+
+def check_room(workers: int, device: str) -> None:
+    """Raises ValueError, worded for the user, where the connected cluster cannot hold the workers."""
+    cpus, gpus = resources()
+    cpus_per_worker(workers, cpus)
+    if device == "cuda" and sum(gpus) < workers:
+        raise ValueError(
+            f"--device cuda with --workers {workers} needs {workers} GPUs; the cluster has {int(sum(gpus))}. "
+            "Give fewer --workers, or --device cpu."
+        )
+
+
+def resolve_device(device: str) -> str:
+    """'cuda' or 'cpu': 'auto' takes a GPU where the connected cluster has one."""
+    return ("cuda" if sum(resources()[1]) else "cpu") if device == "auto" else device

@@ -1,0 +1,81 @@
+"""The 18 joints of OpenPose (COCO-18), the limbs between them, and their left-right exchange.
+
+Order and limbs: OpenPose's COCO model and PG2's `_getPoseMask` (convert_market.py), 0-based. x grows to the right and y
+downwards, in pixels; "left" is the person's own left. Points in other orders are converted to this one.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+JOINTS = (
+    "nose", "neck",
+    "right_shoulder", "right_elbow", "right_wrist",
+    "left_shoulder", "left_elbow", "left_wrist",
+    "right_hip", "right_knee", "right_ankle",
+    "left_hip", "left_knee", "left_ankle",
+    "right_eye", "left_eye", "right_ear", "left_ear",
+)  # fmt: skip
+
+TORSO = (2, 5, 8, 11)  # both shoulders and both hips: a picture without one of them is never paired
+
+# The 23 limbs of PG2's pose mask; the first 13 of them and the face's four are what a skeleton drawing shows.
+LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
+    (0, 14), (14, 16), (0, 15), (15, 17), (1, 16), (1, 17), (8, 11), (11, 5), (8, 2), (16, 17),
+)  # fmt: skip
+
+# joints[MIRROR] are the joints of the mirrored person: left and right exchange their places.
+MIRROR = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
+
+
+class Layout(NamedTuple):
+    """An order of body points. `rows[j]` is the point that is joint j; -1 is the mean of the two shoulders."""
+
+    points: int
+    rows: tuple[int, ...]
+
+
+_COCO_ROWS = (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+
+# OpenPose's own orders (its `poseParameters.cpp`) and COCO's 17 points. BODY_25B starts with COCO's 17; its upper neck
+# lies higher than the neck of the other orders, so there too the neck is the mean of the shoulders.
+LAYOUTS = {
+    "body_18": Layout(18, tuple(range(18))),
+    "body_25": Layout(25, (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)),
+    "body_25b": Layout(25, _COCO_ROWS),
+    "coco_17": Layout(17, _COCO_ROWS),
+}
+
+
+def from_layout(
+    points: Float[np.ndarray, "points 3"], layout: str
+) -> tuple[Float[np.ndarray, "18 2"], Float[np.ndarray, "18"]]:
+    """Points (x, y, confidence) in one of `LAYOUTS` as the 18 joints (x, y) and their confidence; 0 is unknown.
+
+    A neck that is made of the shoulders is known where both are, with the smaller of their confidences: COCO has no
+    neck, and OpenPose's own training set made it so.
+    """
+    rows = LAYOUTS[layout].rows
+    joints, confidence = points[list(rows), :2], points[list(rows), 2]
+    confidence = np.where(confidence > 0, confidence, 0.0)
+    right, left = JOINTS.index("right_shoulder"), JOINTS.index("left_shoulder")
+    for joint in (joint for joint, row in enumerate(rows) if row == -1):
+        joints[joint] = (joints[right] + joints[left]) / 2
+        confidence[joint] = min(confidence[right], confidence[left])
+    return joints, confidence
+
+
+def looks_like_body_25(points: Float[np.ndarray, "people 25 3"]) -> bool:
+    """Whether point 8 lies between points 9 and 12, as the middle of the hips does in BODY_25 and an elbow does not.
+
+    Our choice: the files of BODY_25 and BODY_25B cannot be told apart otherwise. The median over the people that have
+    points 1, 8, 9 and 12 must stay below 0.2 of the distance from point 1 to point 8; true where nobody has them.
+    """
+    seen = points[(points[:, [1, 8, 9, 12], 2] > 0).all(axis=1)]
+    if not len(seen):
+        return True
+    middle = (seen[:, 9, :2] + seen[:, 12, :2]) / 2
+    torso = np.linalg.norm(seen[:, 1, :2] - seen[:, 8, :2], axis=1)
+    return bool(np.median(np.linalg.norm(seen[:, 8, :2] - middle, axis=1) - 0.2 * torso) <= 0)

@@ -1,0 +1,22 @@
+"""Why something of a source is not used, in the words of `rejects.parquet` and of the manifest's counts."""
+
+UNREADABLE = "unreadable file"
+DAMAGED = "truncated or damaged picture"
+DUPLICATE = "duplicate name"
+DISTRACTOR = "distractor"
+NO_JOINTS = "no joint is visible"
+NO_TORSO = "a shoulder or a hip is missing"
+NOT_FINITE = "joints that are no finite coordinates"
+NO_PARTNER = "no partner in its group"
+
+NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
+PAIR_ACROSS_GROUPS = "pair across two groups"
+PAIR_OF_REJECTED = "pair of a rejected picture"
+NOT_PICTURES = (NO_PICTURE, PAIR_ACROSS_GROUPS, PAIR_OF_REJECTED)  # every other reason rejects one picture
+
+# What is kept and counted all the same: the manifest's notes.
+RESIZED = "resized"
+ENCODED_AGAIN = "encoded again at its size"
+OUTSIDE = "joints outside the picture"
+LISTED_ANYWAY = "kept because a given pair names it"
+NO_PERSON_MASK = "person mask unknown"

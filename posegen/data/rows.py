@@ -1,0 +1,73 @@
+"""What a reader gives: a listing of pictures, what was wrong with them, and who may be paired with whom."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+
+class Entry(NamedTuple):
+    """One picture of a listing: metadata only, no pixels.
+
+    `joints` is float32 (18, 2), x and y in pixels of the stored picture, OpenPose order; `visible` is bool (18,).
+    Both are None where the picture has to be made first (the synthetic data set).
+    """
+
+    name: str  # unique within its split
+    split: str  # "train" or "test"
+    group: str  # pictures that may be paired
+    identity: str
+    view: str  # camera or azimuth; "" where unknown
+    path: str  # file to read; "" for a picture that is made
+    joints: np.ndarray | None = None
+    visible: np.ndarray | None = None
+    distractor: bool = False  # never paired (Market-1501's -1 and 0000)
+
+
+class Reject(NamedTuple):
+    """A picture or annotation that cannot be used, and why. `reason` is one of a few short phrases; `detail` is free."""
+
+    name: str
+    split: str
+    reason: str
+    detail: str = ""
+
+
+class Picture(NamedTuple):
+    """A loaded picture: its encoded bytes, its joints and, where the data set knows it, its person mask."""
+
+    image: bytes  # JPEG or PNG
+    joints: np.ndarray  # float32 (18, 2), x, y in pixels
+    visible: np.ndarray  # bool (18,)
+    person_mask: np.ndarray | None = None  # uint8 (height, width), 0 or 1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything that a source knows before a picture is opened.
+
+    `pairs` holds, for a split, the given ordered pairs of names in their given order; a split that is not in it is
+    paired by the rule: all ordered pairs of usable pictures within a group. `fingerprint` changes whenever the listed
+    content would. `notes` are sentences for the user: what the reader decided by itself, and why.
+    """
+
+    entries: list[Entry]
+    fingerprint: str
+    rejects: list[Reject] = field(default_factory=list)
+    pairs: Mapping[str, list[tuple[str, str]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Where pictures come from: a frozen dataclass that pickles to Ray tasks."""
+
+    name: ClassVar[str]
+
+    def listing(self) -> Listing:
+        """Metadata of all pictures. Runs on the driver; raises ValueError, worded for the user, where nothing is usable."""
+        ...
+
+    def load(self, entry: Entry) -> Picture:
+        """One picture's bytes and joints. Runs in a task; raises ValueError(reason, detail) for a picture that must be rejected."""
+        ...

@@ -1,0 +1,91 @@
+"""The files of a shards folder: their names, their columns, and writing them so that they are complete or not there.
+
+<split>-00000.arrow        pictures, whole groups; one record batch, uncompressed, so that it can be memory-mapped
+<split>-00000.pairs.arrow  ordered pairs of rows of that shard
+<split>-00000.json         what became of the shard's entries; written last, so a shard without it does not count
+manifest.json              everything that was counted; written last of all, so a folder without it is not complete
+rejects.parquet            what was not used, and why
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+REJECTS = "rejects.parquet"
+
+PICTURES = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("identity", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("view", pa.string(), nullable=False),
+        pa.field("image", pa.large_binary(), nullable=False),  # JPEG or PNG of the training size
+        pa.field("joints", pa.list_(pa.float32(), 36), nullable=False),  # x0, y0, x1, y1, ... in pixels
+        pa.field("visible", pa.list_(pa.uint8(), 18), nullable=False),
+        pa.field("pose_mask", pa.binary(), nullable=False),  # as pose_masks.pack
+        pa.field("person_mask", pa.binary()),  # the same; null where unknown
+    ]
+)
+PAIRS = pa.schema(
+    [
+        pa.field("source", pa.int32(), nullable=False),  # rows of the shard
+        pa.field("target", pa.int32(), nullable=False),
+        pa.field("order", pa.int64(), nullable=False),  # increases along the split's list; not always by one
+    ]
+)
+REJECT_COLUMNS = pa.schema([(name, pa.string()) for name in ("name", "split", "reason", "detail")])
+
+
+def shard_stem(split: str, number: int) -> str:
+    return f"{split}-{number:05d}"
+
+
+def read_manifest(folder: Path) -> dict | None:
+    """The manifest of a complete folder of shards; None where it is missing, unreadable or of another schema version."""
+    manifest = read_json(folder / MANIFEST)
+    if manifest is None or manifest.get("schema_version") != SCHEMA_VERSION:
+        return None
+    named = [name for shard in manifest["shards"] for name in (shard["file"], shard["pairs_file"])]
+    return manifest if all((folder / name).is_file() for name in named) else None
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in a JSON file; None where there is no such file or it does not hold one."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file, complete or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))
+
+
+def write_arrow(path: Path, schema: pa.Schema, columns: Mapping[str, pa.Array]) -> None:
+    """Write columns as one record batch of an Arrow IPC file, complete or not at all."""
+    batch = pa.record_batch([columns[name] for name in schema.names], schema=schema)
+
+    def write(temporary: Path) -> None:
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(batch)
+
+    write_whole(path, write)
+
+
+def read_arrow(path: Path) -> pa.RecordBatch:
+    """The one record batch of a file of `write_arrow`, memory-mapped: nothing is read before it is used."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary file beside `path`, then put it in its place at once."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    write(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,163 @@
+"""A source's pictures to shards, on Ray Data: decoded and checked, resized where needed, with pose masks and pairs.
+
+The driver handles names and joints only. One task makes one shard of whole groups, so pairs are formed inside a shard
+without a join, memory is bounded by the size of a shard times the number of CPUs, and no pixel passes the driver. What
+was finished before an interruption is kept.
+
+Given pair lists decide for their split: what they name is stored and paired, even a distractor or a picture without
+shoulders or hips (published lists decide what is scored), and other pictures that could be paired are stored as well.
+Without a list: all ordered pairs of a group's usable pictures.
+"""
+
+import json
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import ray.data
+
+from posegen.data import reasons, shard_files
+from posegen.data.rows import Reject, Source
+from posegen.data.shard_files import read_manifest
+from posegen.data.shard_making import ShardSettings, Work, make_shard
+from posegen.data.shard_planning import plan_works
+
+__all__ = ["Progress", "ShardSettings", "read_manifest", "write_shards"]
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+def write_shards(
+    source: Source, folder: Path, settings: ShardSettings, *, fingerprint: str, progress: Progress
+) -> dict:
+    """Make the shards of a source in `folder` and return the manifest; the caller has initialised Ray.
+
+    `folder` must be seen by every node under the same path. Shards that are there already for the same fingerprint,
+    listing and settings are kept; files of others are removed first. `progress` is told of pictures done, on the driver.
+
+    Raises ValueError, with the counts by reason, where the training or the test split ends without a pair.
+    """
+    listing = source.listing()
+    made_from = {
+        "schema_version": shard_files.SCHEMA_VERSION,
+        "fingerprint": fingerprint,
+        "source": listing.fingerprint,
+        "settings": {**asdict(settings), "size": list(settings.size)},
+    }
+    finished = read_manifest(folder)
+    if finished is not None and made_from.items() <= finished.items():
+        return finished
+    folder.mkdir(parents=True, exist_ok=True)
+    works, rejects = plan_works(listing, settings.pictures_per_shard)
+    summaries = _finished(folder, works, made_from)
+    _remove_all_but(folder, summaries)
+    missing = [work for work in works if work.stem not in summaries]
+    make = partial(make_shard, source=source, folder=folder.absolute(), settings=settings, made_from=made_from)
+    total, done = len(listing.entries), sum(summary["pictures"] for summary in summaries.values())
+    for summary in _made(missing, make):
+        summaries[shard_files.shard_stem(summary["split"], summary["number"])] = summary
+        done += summary["pictures"]
+        progress("pictures", done, total)
+    return _conclude(folder, source.name, made_from, [*listing.rejects, *rejects], [summaries[w.stem] for w in works])
+
+
+def _finished(folder: Path, works: Sequence[Work], made_from: Mapping) -> dict[str, dict]:
+    """Summaries, by stem, of the shards that are there."""
+    summaries = {}
+    for work in works:
+        summary = shard_files.read_json(folder / f"{work.stem}.json")
+        files = [folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"]
+        if summary and summary["made_from"] == made_from and (not summary["rows"] or all(f.is_file() for f in files)):
+            summaries[work.stem] = summary
+    return summaries
+
+
+def _remove_all_but(folder: Path, stems: Iterable[str]) -> None:
+    """Remove what an earlier run left, but for the shards named; summaries first, so that no shard is half there."""
+    kept = {f"{stem}.{kind}" for stem in stems for kind in ("json", "arrow", "pairs.arrow")}
+    for pattern in ("*.json", "*.arrow", "*.tmp", shard_files.REJECTS):
+        for path in folder.glob(pattern):
+            if path.name not in kept:
+                path.unlink()
+
+
+def _made(works: Sequence[Work], make: Callable[[Work], dict]) -> Iterator[dict]:
+    """Summaries of the shards, as the tasks end."""
+    if not works:
+        return
+    rows = [{"work": pickle.dumps(work)} for work in works]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset.context.enable_progress_bars = False
+    for row in dataset.map(partial(_task, make=make)).iter_rows():
+        yield json.loads(row["summary"])
+
+
+def _task(row: dict, make: Callable[[Work], dict]) -> dict:
+    return {"summary": json.dumps(make(pickle.loads(row["work"])))}
+
+
+def _conclude(
+    folder: Path, name: str, made_from: Mapping, rejects: Sequence[Reject], summaries: Sequence[Mapping]
+) -> dict:
+    """Write the rejects and, where both splits have pairs, the manifest."""
+    rejects = [*rejects, *(Reject(*reject) for summary in summaries for reject in summary["rejects"])]
+    shard_files.write_whole(folder / shard_files.REJECTS, partial(_write_rejects, rejects))
+    counts = {split: _counts(split, rejects, summaries) for split in ("train", "test")}
+    for split in counts:
+        _check_pairs(folder, name, split, counts[split], rejects)
+    stored = [summary for summary in summaries if summary["rows"]]
+    masked = sum(summary["person_masks"] for summary in stored)
+    rows = sum(summary["rows"] for summary in stored)
+    notes = sum((Counter(summary["notes"]) for summary in stored), Counter())
+    if 0 < masked < rows:
+        notes[reasons.NO_PERSON_MASK] = rows - masked
+    manifest = {
+        **made_from,
+        "columns": ["person_mask"] if masked == rows else [],
+        "counts": counts,
+        "rejects": dict(Counter(reject.reason for reject in rejects)),
+        "notes": dict(notes),
+        "shards": [_shard(summary) for summary in stored],
+    }
+    shard_files.write_json(folder / shard_files.MANIFEST, manifest)
+    return manifest
+
+
+def _write_rejects(rejects: Sequence[Reject], path: Path) -> None:
+    rows = [reject._asdict() for reject in rejects]
+    parquet.write_table(pa.Table.from_pylist(rows, schema=shard_files.REJECT_COLUMNS), path)
+
+
+def _counts(split: str, rejects: Sequence[Reject], summaries: Sequence[Mapping]) -> dict[str, int]:
+    of_split = [summary for summary in summaries if summary["split"] == split]
+    usable = sum(summary["rows"] for summary in of_split)
+    rejected = sum(reject.split == split and reject.reason not in reasons.NOT_PICTURES for reject in rejects)
+    return {
+        "pictures": usable + rejected,
+        "usable": usable,
+        "groups": sum(summary["groups"] for summary in of_split),
+        "pairs": sum(summary["pairs"] for summary in of_split),
+    }
+
+
+def _check_pairs(folder: Path, name: str, split: str, counts: Mapping[str, int], rejects: Sequence[Reject]) -> None:
+    if counts["pairs"]:
+        return
+    by_reason = Counter(reject.reason for reject in rejects if reject.split == split).most_common()
+    why = ", ".join(f"{count:,} {reason}" for reason, count in by_reason) or "nothing was listed"
+    raise ValueError(
+        f"{name}: no pair is left in the split '{split}'. Of its {counts['pictures']:,} pictures {counts['usable']:,} are "
+        f"usable; rejected: {why}. A pair takes two pictures of one person that can be decoded and whose shoulders and "
+        f"hips are known. Every reject is named in {folder / shard_files.REJECTS}."
+    )
+
+
+def _shard(summary: Mapping) -> dict:
+    stem = shard_files.shard_stem(summary["split"], summary["number"])
+    files = {"file": f"{stem}.arrow", "pairs_file": f"{stem}.pairs.arrow"}
+    return {"split": summary["split"], **files, "rows": summary["rows"], "pairs": summary["pairs"]}

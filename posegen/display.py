@@ -1,0 +1,118 @@
+"""Progress on the screen: live bars in a terminal, plain lines elsewhere; every line also goes to the run's log."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+PLAIN_EVERY = 10.0  # seconds between two lines of one task where there is no terminal
+SHOWN_TERMS = 4
+
+
+@dataclass
+class _Work:
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    printed: float = 0.0
+    bar: TaskID | None = None
+    marks: deque = field(default_factory=lambda: deque(maxlen=20))  # (time, done)
+    finished: bool = False
+
+
+class Display:
+    """A context manager that shows the progress of named works, several after one another."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._log = logging.getLogger("posegen")
+        self._works: dict[str, _Work] = {}
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        )
+        self._bars = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[text]}"), console=self.console)
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def log_to(self, path: Path) -> None:
+        """Everything said from now on is also appended to this file, with the time."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._log.addHandler(handler)
+        self._log.setLevel(logging.INFO)
+        self._log.propagate = False
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        self.console.print(text, markup=False, soft_wrap=True)
+        self._log.info(text)
+
+    def table(self, table: Table) -> None:
+        """A table for the user."""
+        self.console.print(table)
+
+    def warn(self, text: str) -> None:
+        """One line that the user should not miss."""
+        self.console.print(f"warning: {text}", markup=False, style="yellow", soft_wrap=True)
+        self._log.warning(text)
+
+    def advance(self, what: str, done: int, total: int, text: str = "") -> None:
+        """`done` of `total` pieces of `what`; `text` is shown beside it."""
+        work = self._works.setdefault(what, _Work(total))
+        work.marks.append((time.monotonic(), done))
+        line = "  ".join(part for part in (self._pace(work, done), text) if part)
+        if self.console.is_terminal:
+            self._show_bar(what, work, done, line)
+        due = time.monotonic() - work.printed > PLAIN_EVERY
+        if (due or done >= total) and not work.finished:
+            work.printed, work.finished = time.monotonic(), done >= total
+            self._plain(f"{what:<14} {done:>7}/{total}  {line}")
+
+    def _plain(self, line: str) -> None:
+        self._log.info(line)
+        if not self.console.is_terminal:
+            self.console.print(line, markup=False, soft_wrap=True)
+
+    def _show_bar(self, what: str, work: _Work, done: int, line: str) -> None:
+        if work.bar is None:
+            work.bar = self._bars.add_task(what, total=work.total, text="")
+        self._bars.update(work.bar, completed=done, text=line)
+
+    @staticmethod
+    def _pace(work: _Work, done: int) -> str:
+        (first_time, first_done), (last_time, last_done) = work.marks[0], work.marks[-1]
+        if last_time <= first_time or last_done <= first_done:
+            return ""
+        rate = (last_done - first_done) / (last_time - first_time)
+        left = max(0, round((work.total - done) / rate))
+        return f"{rate:.1f}/s" + (f"  {left // 60}:{left % 60:02d} left" if left else "")
+
+
+def terms_text(terms: dict[str, float]) -> str:
+    """The first few terms of a row, without the sums and gradients that only the curves show."""
+    shown = [(k, v) for k, v in terms.items() if not k.endswith(("/total", "/gradient"))][:SHOWN_TERMS]
+    return "  ".join(f"{name} {value:.3g}" for name, value in shown)
+
+
+def score_table(metrics: Mapping[str, Any]) -> Table:
+    """The five main scores beside the baselines', from metrics.json's content."""
+    names = ("ssim", "mask_ssim", "psnr", "l1", "mask_l1")
+    table = Table("", *names, title=f"scores on {metrics['pairs']:,} test pairs", title_justify="left")
+    for label, scores in {"result": metrics["scores"], **metrics["baselines"]}.items():
+        table.add_row(label, *(f"{scores[name]:.4g}" for name in names), style="bold" if label == "result" else "")
+    return table

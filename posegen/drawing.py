@@ -1,0 +1,78 @@
+"""Pictures for people to look at: the pose as a coloured skeleton, the difference as heat, the sheet of samples.
+
+Pictures are uint8 (height, width, 3), RGB.
+"""
+
+import base64
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from posegen.baselines import Picture, Pose
+from posegen.data.joints import JOINTS, LIMBS
+
+DRAWN_LIMBS = LIMBS[:17]  # the arms, legs, trunk and face; the others only close the pose mask
+BACKGROUND = (16, 18, 27)
+SMALL = 128  # pictures up to this height are shown enlarged, with their pixels to be seen
+HEAT_FULL = 0.5  # the difference, white being 1, that is drawn brightest
+
+
+def _rainbow(count: int) -> list[tuple[int, int, int]]:
+    hues = (index / count for index in range(count))
+    return [tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.85, 1.0)) for hue in hues]  # pyright: ignore[reportReturnType]
+
+
+LIMB_COLOURS, JOINT_COLOURS = _rainbow(len(DRAWN_LIMBS)), _rainbow(len(JOINTS))
+
+
+def enlargement(height: int) -> int:
+    """The whole factor that brings a small picture to 256 pixels of height; 1 for larger ones."""
+    return max(1, 256 // height)
+
+
+def skeleton(pose: Pose, height: int, width: int, scale: int) -> Picture:
+    """The visible joints and the limbs between them, in OpenPose's manner, on a dark ground, `scale` times as large.
+
+    One hue a limb round the colour circle, in the order of `joints.LIMBS`; joints that are not visible are not drawn.
+    """
+    canvas = np.full((height * scale, width * scale, 3), BACKGROUND, dtype=np.uint8)
+    thickness = max(2, round(height * scale / 70))
+    points = np.rint((pose.joints + 0.5) * scale * 16).clip(-(2**20), 2**20).astype(int)  # in 16ths of a pixel
+    for (start, end), colour in zip(DRAWN_LIMBS, LIMB_COLOURS, strict=True):
+        if pose.visible[start] and pose.visible[end]:
+            ends = [tuple(points[joint].tolist()) for joint in (start, end)]
+            cv2.line(canvas, *ends, colour, thickness, cv2.LINE_AA, shift=4)
+    for point, seen, colour in zip(points, pose.visible, JOINT_COLOURS, strict=True):
+        if seen:
+            cv2.circle(canvas, tuple(point.tolist()), round(thickness * 0.85) * 16, colour, -1, cv2.LINE_AA, shift=4)
+    return canvas
+
+
+def difference(generated: Picture, target: Picture) -> Picture:
+    """Mean absolute difference over the channels as heat: black where equal, brightest from `HEAT_FULL` on."""
+    distance = np.abs(generated.astype(np.float32) - target).mean(axis=-1) / (255 * HEAT_FULL)
+    levels = np.rint(distance.clip(0, 1) * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+
+def data_uri(picture: Picture) -> str:
+    """The picture as text that a page can hold: PNG where it is small, JPEG of quality 92 elsewhere."""
+    kind, suffix, options = ("jpeg", ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
+    if picture.shape[0] <= SMALL:
+        kind, suffix, options = ("png", ".png", [])
+    encoded = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1]
+    return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def sheet(rows: Sequence[Sequence[Picture]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
+    """One picture of rows of pictures, each brought to `height` (nearest pixel), with a white gap between them."""
+    gap = max(4, height // 32)
+    bands = []
+    for row in rows:
+        cells = [cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=0) for p in row]
+        bands.append(np.concatenate([np.pad(c, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for c in cells], 1))
+    whole = np.concatenate(bands)
+    return np.pad(whole, ((0, gap), (0, gap), (0, 0)), constant_values=255).astype(np.uint8)

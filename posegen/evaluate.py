@@ -1,0 +1,158 @@
+"""Scores of a trained system on its test pairs, on Ray Data: one row a pair, then means, intervals and baselines.
+
+scores/parts/part-00000.parquet  while it runs: one file a chunk, so that what is done is not done again
+scores/pairs.parquet             one row a pair: pair, source, target, person, every metric, "<baseline>.<metric>"
+scores/metrics.json              written last: it is there when, and only when, the scores are complete
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from posegen.baselines import mean_picture
+from posegen.data.loader import Shards
+from posegen.scoring import score_chunk
+from posegen.stage import System
+from posegen.summary import summary
+from posegen.synthesize import load
+
+CHUNK = 128  # pairs scored between two writes
+SEED = 0  # of the draw of test pairs
+ACTORS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several share a GPU
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+def evaluate(
+    system: System,
+    *,
+    shards: Path,
+    stages: Path,
+    scores: Path,
+    pairs: int | None,
+    fingerprint: str,
+    use_gpu: bool,
+    progress: Progress,
+) -> dict:
+    """Scores test pairs, writes them under `scores`, and gives what metrics.json says.
+
+    All test pairs in listed order, or `pairs` of them drawn by seed 0 where there are more. Chunks that an interrupted
+    evaluation with the same fingerprint has written are kept. Ray must be initialised.
+
+    Raises ValueError where there is no test pair, `pairs` is below 1, or a stage is not trained.
+    """
+    data = Shards(shards)
+    chosen = chosen_pairs(data.pair_count("test"), pairs)
+    load(system, stages, torch.device("cpu"))  # a stage that is not trained is told here, not by an actor
+    (scores / "metrics.json").unlink(missing_ok=True)
+    (scores / "parts").mkdir(parents=True, exist_ok=True)
+    chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
+    parts = {scores / "parts" / f"part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
+    missing = {file: chunk for file, chunk in parts.items() if not _done(file, chunk, fingerprint)}
+    scorer = {"system": system, "shards": shards, "stages": stages, "fingerprint": fingerprint, "use_gpu": use_gpu}
+    done = len(chosen) - sum(map(len, missing.values()))
+    progress("scoring", done, len(chosen))
+    for count in _score(missing, scorer, use_gpu=use_gpu):
+        done += count
+        progress("scoring", done, len(chosen))
+    return _finish(scores, list(parts), shards, fingerprint)
+
+
+def chosen_pairs(available: int, pairs: int | None) -> list[int]:
+    """The test pairs to score: all in listed order, or `pairs` of them drawn by seed 0, in listed order too."""
+    if available == 0:
+        raise ValueError(
+            "there is no test pair to score: no two usable test pictures of one group (see rejects.parquet)"
+        )
+    if pairs is not None and pairs < 1:
+        raise ValueError(f"pairs to score: {pairs} was given; at least 1 is needed, and there are {available}")
+    if pairs is None or pairs >= available:
+        return list(range(available))
+    return sorted(np.random.default_rng(SEED).choice(available, pairs, replace=False).tolist())
+
+
+def _done(file: Path, chunk: Sequence[int], fingerprint: str) -> bool:
+    """Whether a part holds exactly these pairs, scored from the same inputs."""
+    if not file.is_file():
+        return False
+    written = (pq.read_schema(file).metadata or {}).get(b"fingerprint", b"").decode()
+    return written == fingerprint and pq.read_table(file, columns=["pair"])["pair"].to_pylist() == list(chunk)
+
+
+class _Scorer:
+    """An actor of the scoring: holds the networks and the mean picture, and writes one part a call."""
+
+    def __init__(self, system: System, shards: Path, stages: Path, fingerprint: str, use_gpu: bool):
+        self.trained = load(system, stages, torch.device("cuda" if use_gpu else "cpu"))
+        self.shards = Shards(shards)
+        self.mean = mean_picture(self.shards)
+        self.fingerprint = fingerprint
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        pairs = [int(pair) for pair in row["pairs"]]
+        table = pa.table(score_chunk(self.trained, self.shards, pairs, self.mean))
+        write_table(table.replace_schema_metadata({"fingerprint": self.fingerprint}), Path(row["file"]))
+        return {"pairs": len(pairs)}
+
+
+def _score(missing: Mapping[Path, Sequence[int]], scorer: dict[str, Any], *, use_gpu: bool) -> Iterator[int]:
+    """Scores the chunks in actors made with `scorer`'s arguments; gives the pairs of each chunk as it is written."""
+    if not missing:
+        return
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    resource, share = ("GPU", 1 / ACTORS_PER_GPU) if use_gpu else ("CPU", 1)
+    actors = max(1, min(len(missing), int(ray.cluster_resources().get(resource, 0) / share)))
+    items = [{"file": str(file), "pairs": list(chunk)} for file, chunk in missing.items()]
+    scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        _Scorer,  # pyright: ignore[reportArgumentType]
+        fn_constructor_kwargs=scorer,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_gpus=share if use_gpu else None,
+        num_cpus=None if use_gpu else share,
+    )
+    for row in scored.iter_rows():
+        yield int(row["pairs"])
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes a Parquet file that is complete or not there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, partial)
+    os.replace(partial, path)
+
+
+def _finish(scores: Path, parts: Sequence[Path], shards: Path, fingerprint: str) -> dict:
+    """Merges the parts, writes pairs.parquet and then metrics.json, and removes the parts."""
+    table = pa.concat_tables([pq.read_table(part) for part in parts])
+    identities = picture_identities(shards)
+    persons = [identities[name] for name in table["target"].to_pylist()]
+    write_table(table.add_column(3, "person", pa.array(persons)), scores / "pairs.parquet")
+    available = Shards(shards).pair_count("test")
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    metrics = {"fingerprint": fingerprint, "pairs": table.num_rows, "pairs_available": available}
+    metrics |= summary(columns, persons)
+    partial = scores / f".metrics.json.{os.getpid()}"
+    partial.write_text(json.dumps(metrics, indent=1, allow_nan=False))
+    os.replace(partial, scores / "metrics.json")
+    shutil.rmtree(scores / "parts")
+    return metrics
+
+
+def picture_identities(shards: Path) -> dict[str, str]:
+    """The identity of every test picture, by name."""
+    identities = {}
+    for shard in Shards(shards).manifest["shards"]:
+        if shard["split"] == "test":
+            with pa.memory_map(str(shards / shard["file"])) as file:
+                table = pa.ipc.open_file(file).read_all().select(["name", "identity"])
+            identities |= dict(zip(table["name"].to_pylist(), table["identity"].to_pylist(), strict=True))
+    return identities

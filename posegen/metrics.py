@@ -1,0 +1,196 @@
+"""How near a generated picture comes to the target: SSIM in three published variants, PSNR and L1, whole and masked.
+
+Pictures are uint8 (pairs, height, width, 3), RGB; masks are uint8 (pairs, height, width), 0 or 1, the pose mask of the
+target. Every metric gives one float64 a pair, NaN where it is undefined (`Metric.undefined`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from skimage.metrics import structural_similarity
+
+from posegen.batch import Images
+
+Pictures = UInt8[np.ndarray, "pairs height width 3"]
+PoseMasks = UInt8[np.ndarray, "pairs height width"]
+Scores = Float64[np.ndarray, "pairs"]
+
+PSNR_CAP = 100.0  # dB; what identical pictures score. At 128x64 one grey level in one value is 92 dB.
+WINDOW = 11  # pixels; the Gaussian window of sigma 1.5 cut at 3.5 sigma
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One column of the scores. `higher` says the better direction, `low` and `high` the range."""
+
+    name: str
+    title: str
+    unit: str
+    higher: bool
+    low: float
+    high: float
+    definition: str
+    undefined: str  # when a pair has no such score; "" where every pair has one
+    function: Callable[[Pictures, Pictures, PoseMasks], Scores]
+
+
+def ssim_plain(generated: Pictures, target: Pictures) -> Scores:
+    """SSIM as Wang et al. 2004 define it: Gaussian window of sigma 1.5, population covariance, data range 255.
+
+    Mean over pixels (5 at the border left out) and over R, G, B. In [-1, 1], higher is better, 1 for equal pictures.
+    """
+    return _ssim(generated, target, np.full(len(generated), 255), gaussian=True)
+
+
+def ssim_pg2(generated: Pictures, target: Pictures) -> Scores:
+    """SSIM as PG2's score.py calls scikit-image: RGB, uniform 7x7 window, sample covariance, data range 255.
+
+    In [-1, 1], higher is better, 1 for equal pictures.
+    """
+    return _ssim(generated, target, np.full(len(generated), 255), gaussian=False)
+
+
+def ssim_defgan(generated: Pictures, target: Pictures) -> Scores:
+    """SSIM as Deformable GAN's test.py calls scikit-image: `ssim_plain` with data range max - min of the generated one.
+
+    In [-1, 1], higher is better, 1 for equal pictures. A generated picture of one value has no range: NaN.
+    """
+    return _ssim(generated, target, np.ptp(generated, axis=(1, 2, 3)), gaussian=True)
+
+
+def _ssim(generated: Pictures, target: Pictures, data_ranges: np.ndarray, *, gaussian: bool) -> Scores:
+    _check(generated, target)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False} if gaussian else {}
+    pairs = zip(generated, target, data_ranges.tolist(), strict=True)
+    scores = [
+        structural_similarity(real, made, channel_axis=-1, data_range=span, **window) if span else np.nan
+        for made, real, span in pairs
+    ]
+    return np.array(scores, dtype=np.float64)
+
+
+def _check(generated: Pictures, target: Pictures) -> None:
+    if generated.shape != target.shape:
+        raise ValueError(f"pictures to compare have shapes {generated.shape} and {target.shape}: they must be the same")
+    if min(generated.shape[1:3]) < WINDOW:
+        raise ValueError(
+            f"SSIM needs pictures of at least {WINDOW}x{WINDOW} pixels, the width of its window; "
+            f"these are {generated.shape[1]}x{generated.shape[2]}"
+        )
+
+
+def masked(ssim: Callable[[Pictures, Pictures], Scores]) -> Callable[[Pictures, Pictures, PoseMasks], Scores]:
+    """mask-SSIM: both pictures are multiplied by the target's pose mask, then the same SSIM over the whole canvas.
+
+    The black surroundings count as equal, so the value is inflated (a mask of 20 % of the picture gives about 0.8
+    whatever is in it). This is the published protocol (PG2's score.py, Deformable GAN's test.py), and comparable only
+    between masks of one kind. In [-1, 1], higher is better. An empty mask would compare black with black: NaN.
+    """
+
+    def scores(generated: Pictures, target: Pictures, mask: PoseMasks) -> Scores:
+        cover = mask[..., None]
+        return np.where(mask.any(axis=(1, 2)), ssim(generated * cover, target * cover), np.nan)
+
+    return scores
+
+
+def psnr(generated: Pictures, target: Pictures) -> Scores:
+    """Peak signal-to-noise ratio, 10 log10(255^2 / mean squared difference), over the whole picture, in dB.
+
+    In [0, 100], higher is better. Our choice: identical pictures, whose ratio is infinite, score `PSNR_CAP`, so that
+    means stay finite.
+    """
+    error = np.square(_difference(generated, target)).mean(axis=(1, 2, 3))
+    with np.errstate(divide="ignore"):
+        return np.minimum(-10 * np.log10(error), PSNR_CAP)
+
+
+def l1(generated: Pictures, target: Pictures) -> Scores:
+    """Mean absolute difference over pixels and channels, black 0 and white 1. In [0, 1], lower is better.
+
+    PG2's score.py prints the same on a scale of 255, Deformable GAN's test.py on a scale of 2.
+    """
+    return _difference(generated, target).mean(axis=(1, 2, 3))
+
+
+def mask_l1(generated: Pictures, target: Pictures, mask: PoseMasks) -> Scores:
+    """Mean absolute difference inside the target's pose mask: sum(|d| m) / (3 sum(m)). In [0, 1], lower is better.
+
+    Divided by the mask's own area, as Multistage's L_fg: unlike mask-SSIM it is not inflated by the surroundings. This
+    is what cases are ranked by. An empty mask has no mean: NaN.
+    """
+    area = mask.sum(axis=(1, 2), dtype=np.float64)
+    total = (_difference(generated, target).sum(axis=-1) * mask).sum(axis=(1, 2))
+    return np.divide(total, 3 * area, out=np.full(len(area), np.nan), where=area > 0)
+
+
+def _difference(generated: Pictures, target: Pictures) -> Float64[np.ndarray, "pairs height width 3"]:
+    """Absolute difference on the scale black 0, white 1."""
+    _check(generated, target)
+    return np.abs(generated.astype(np.float64) - target) / 255
+
+
+def _unmasked(score: Callable[[Pictures, Pictures], Scores]) -> Callable[[Pictures, Pictures, PoseMasks], Scores]:
+    return lambda generated, target, mask: score(generated, target)
+
+
+_EMPTY, _FLAT = "the target's pose mask is empty", "the generated picture has one value only"
+_SSIM = partial(Metric, unit="", higher=True, low=-1.0, high=1.0)
+_INFLATED = "both pictures multiplied by the target's pose mask, whole canvas (inflated by the black surroundings): "
+_PLAIN = "scikit-image, RGB, Gaussian window of sigma 1.5, population covariance, data range 255 (Wang et al. 2004)"
+_PG2 = "scikit-image, RGB, uniform 7x7 window, sample covariance, data range 255 (PG2, score.py)"
+_DEFGAN = "as `ssim`, data range = maximum - minimum of the generated picture (Deformable GAN, test.py)"
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="mask_l1", title="mask-L1", unit="", higher=False, low=0.0, high=1.0, undefined=_EMPTY,
+            definition="mean absolute difference inside the target's pose mask, black 0 and white 1", function=mask_l1,
+        ),
+        Metric(
+            name="l1", title="L1", unit="", higher=False, low=0.0, high=1.0, undefined="",
+            definition="mean absolute difference, black 0 and white 1", function=_unmasked(l1),
+        ),
+        Metric(
+            name="psnr", title="PSNR", unit="dB", higher=True, low=0.0, high=PSNR_CAP, undefined="",
+            definition=f"10 log10(255^2 / mean squared difference), at most {PSNR_CAP:.0f}", function=_unmasked(psnr),
+        ),
+        _SSIM(name="ssim", title="SSIM", definition=_PLAIN, undefined="", function=_unmasked(ssim_plain)),
+        _SSIM(
+            name="mask_ssim", title="mask-SSIM", definition=_INFLATED + _PLAIN, undefined=_EMPTY,
+            function=masked(ssim_plain),
+        ),
+        _SSIM(name="ssim_pg2", title="SSIM (PG2)", definition=_PG2, undefined="", function=_unmasked(ssim_pg2)),
+        _SSIM(
+            name="mask_ssim_pg2", title="mask-SSIM (PG2)", definition=_INFLATED + _PG2, undefined=_EMPTY,
+            function=masked(ssim_pg2),
+        ),
+        _SSIM(
+            name="ssim_defgan", title="SSIM (Def-GAN)", definition=_DEFGAN, undefined=_FLAT,
+            function=_unmasked(ssim_defgan),
+        ),
+        _SSIM(
+            name="mask_ssim_defgan", title="mask-SSIM (Def-GAN)", definition=_INFLATED + _DEFGAN,
+            undefined=f"{_EMPTY}, or {_FLAT}", function=masked(ssim_defgan),
+        ),
+    )
+}  # fmt: skip
+
+
+def all_scores(generated: Pictures, target: Pictures, mask: PoseMasks) -> Mapping[str, Scores]:
+    """Every metric of `METRICS` for every pair. Raises ValueError where the shapes differ or are too small."""
+    return {name: metric.function(generated, target, mask) for name, metric in METRICS.items()}
+
+
+def as_pictures(images: Images) -> Pictures:
+    """Images in [-1, 1] to uint8 pictures: clipped and rounded to the nearest level.
+
+    Our choice: the papers' codes cut the fraction off, which darkens by half a level and turns 42 into 41 where the
+    float is 41.99999.
+    """
+    levels = ((images.detach().float() + 1) * 127.5).clamp(0, 255).round()
+    return levels.byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,0 +1,48 @@
+"""Critics: networks that score how real a picture looks, one logit a picture."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from posegen.nets.unet import bottleneck_size, halving_convolution, level_count
+
+
+def initialise_uniform(module: nn.Module) -> None:
+    """Weights U(-0.02 sqrt(3), 0.02 sqrt(3)), whose standard deviation is 0.02; biases zero. For `nn.Module.apply`.
+
+    PG2's released wgan_gp.py for its critic's convolutions and fully connected layer.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        limit = 0.02 * math.sqrt(3)
+        nn.init.uniform_(module.weight, -limit, limit)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class DcganCritic(nn.Module):
+    """DCGAN's critic as PG2's released wgan_gp.py builds it.
+
+    5x5 convolutions of stride 2 with LeakyReLU 0.2, widths 64, 128, 256, 512 and again 512, as many as bring the
+    picture to 8 rows (4 for 128x64, 5 for 256x256), batch normalisation on all but the first, then one linear unit.
+    The normalisation always uses the batch's own statistics, in evaluation too, and eps 1e-5: so a picture's score
+    depends on which others are scored with it, and what is scored together matters.
+    """
+
+    def __init__(self, *, size: tuple[int, int], channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        widths = [width * min(2**k, 8) for k in range(level_count(size) - 1)]
+        layers: list[nn.Module] = []
+        for k, (inner, outer) in enumerate(zip([channels, *widths], widths, strict=False)):
+            layers.append(halving_convolution(inner, outer, kernel=5))
+            if k > 0:
+                layers.append(nn.BatchNorm2d(outer, track_running_stats=False))
+            layers.append(nn.LeakyReLU(0.2))
+        rows, columns = bottleneck_size(size)
+        self.features = nn.Sequential(*layers)
+        self.logit = nn.Linear(widths[-1] * rows * columns, 1)
+        self.apply(initialise_uniform)
+
+    def forward(self, pictures: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " batch"]:
+        """One logit a picture: above zero is judged real."""
+        return self.logit(self.features(pictures).flatten(1)).squeeze(1)

@@ -1,0 +1,187 @@
+"""Parts of PG2's U-Nets, whose width grows linearly with depth; later systems build their generators from them.
+
+Source: PG2's released models.py and models256.py. All convolutions are 3x3 with ReLU unless said otherwise, without
+normalisation or dropout; weights are Xavier-uniform, biases zero (the defaults of TF-slim). Strided convolutions pad
+as TensorFlow's SAME does: one pixel more at the bottom and right than at the top and left.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from posegen.batch import Images
+
+Features = Float[Tensor, "batch channels rows columns"]
+
+
+def level_count(size: tuple[int, int]) -> int:
+    """Levels of PG2's G1 for a (height, width) in pixels: N = log2(height) - 2, rounded down for other heights.
+
+    128 pixels give 5, 256 give 6 (PG2, section 4); the picture is halved N - 1 times. Raises ValueError where the
+    height is below 32 or a side cannot be halved that often, naming sizes that can.
+    """
+    height, width = size
+    if height < 32:
+        raise ValueError(f"size {height}x{width} (height x width) is too small: the height must be at least 32 pixels")
+    levels = math.floor(math.log2(height)) - 2
+    step = 2 ** (levels - 1)
+    if height % step or width % step or width < step:
+        near = [f"{_multiple(height, step)}x{side}" for side in _multiples_around(width, step)]
+        raise ValueError(
+            f"size {height}x{width} (height x width) cannot be halved {levels - 1} times, as a network for height "
+            f"{height} must: both sides must be multiples of {step}, such as {' or '.join(near)}"
+        )
+    return levels
+
+
+def _multiple(length: int, step: int) -> int:
+    return max(step, round(length / step) * step)
+
+
+def _multiples_around(length: int, step: int) -> list[int]:
+    below = length // step * step
+    return [multiple for multiple in dict.fromkeys((below, -(-length // step) * step)) if multiple > 0]
+
+
+def bottleneck_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the smallest feature map: 8x4 for 128x64, 8x8 for 256x256."""
+    step = 2 ** (level_count(size) - 1)
+    return size[0] // step, size[1] // step
+
+
+def initialise_xavier(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases; for `nn.Module.apply`."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
+    """A convolution that keeps the picture's size; the kernel is odd."""
+    return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+
+
+def halving_convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Sequential:
+    """A convolution of stride 2 padded as TensorFlow's SAME for even sizes: 0 and 1 for kernel 3, 1 and 2 for 5."""
+    before = (kernel - 2) // 2
+    after = kernel - 2 - before
+    pad = nn.ZeroPad2d((before, after, before, after))
+    return nn.Sequential(pad, nn.Conv2d(channels_in, channels_out, kernel, stride=2))
+
+
+def upsample(features: Features) -> Features:
+    """Twice the size, by the nearest neighbour."""
+    return F.interpolate(features, scale_factor=2.0, mode="nearest")
+
+
+class ResidualBlock(nn.Module):
+    """x + relu(conv(relu(conv(x)))): ReLU after both convolutions and none after the addition, as PG2's models.py."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = convolution(channels, channels)
+        self.second = convolution(channels, channels)
+
+    def forward(self, features: Features) -> Features:
+        return features + F.relu(self.second(F.relu(self.first(features))))
+
+
+class ResidualEncoder(nn.Module):
+    """The encoder of PG2's G1: level k is a residual block of width * (k + 1) channels; strided convolutions between."""
+
+    def __init__(self, *, channels: int, width: int, levels: int) -> None:
+        super().__init__()
+        self.stem = convolution(channels, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width * (k + 1)) for k in range(levels))
+        self.halvings = nn.ModuleList(halving_convolution(width * k, width * (k + 1)) for k in range(1, levels))
+
+    def forward(self, picture: Features) -> list[Tensor]:
+        """Each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
+        features = [self.blocks[0](F.relu(self.stem(picture)))]
+        for halve, block in zip(self.halvings, list(self.blocks)[1:], strict=True):
+            features.append(block(F.relu(halve(features[-1]))))
+        return features
+
+
+class ResidualDecoder(nn.Module):
+    """The decoder of PG2's G1: at each level the skip is concatenated, then a residual block at that width.
+
+    Between levels PG2 upsamples and then convolves 1x1 with ReLU. A 1x1 convolution does not mix pixels, so it gives
+    the same numbers before the upsampling, at a quarter of the cost; that is what is done here. No final tanh.
+    """
+
+    def __init__(self, *, width: int, levels: int) -> None:
+        super().__init__()
+        joined = [width * (levels + 1)] + [2 * width * k for k in range(levels - 1, 0, -1)]
+        self.blocks = nn.ModuleList(ResidualBlock(channels) for channels in joined)
+        self.narrowings = nn.ModuleList(
+            convolution(joined[i], width * (levels - 1 - i), kernel=1) for i in range(levels - 1)
+        )
+        self.picture = convolution(joined[-1], 3)
+
+    def forward(self, bottleneck: Features, skips: Sequence[Tensor]) -> Images:
+        """A picture from `bottleneck` (batch, width, rows, columns) and a `ResidualEncoder`'s list of features."""
+        features = self.blocks[0](torch.cat([bottleneck, skips[-1]], dim=1))
+        for narrow, block, skip in zip(self.narrowings, list(self.blocks)[1:], reversed(skips[:-1]), strict=True):
+            features = block(torch.cat([upsample(F.relu(narrow(features))), skip], dim=1))
+        return self.picture(features)
+
+
+class PlainBlock(nn.Module):
+    """Two convolutions with ReLU, without a residual connection."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.first = convolution(channels_in, channels_out)
+        self.second = convolution(channels_out, channels_out)
+
+    def forward(self, features: Features) -> Features:
+        return F.relu(self.second(F.relu(self.first(features))))
+
+
+class PlainEncoder(nn.Module):
+    """The encoder of PG2's G2: plain blocks of width * (k + 1) channels; strided convolutions keep their width."""
+
+    def __init__(self, *, channels: int, width: int, levels: int) -> None:
+        super().__init__()
+        self.stem = convolution(channels, width)
+        self.blocks = nn.ModuleList(PlainBlock(width * max(k, 1), width * (k + 1)) for k in range(levels))
+        self.halvings = nn.ModuleList(halving_convolution(width * k, width * k) for k in range(1, levels))
+
+    def forward(self, picture: Features) -> list[Tensor]:
+        """Each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
+        features = [self.blocks[0](F.relu(self.stem(picture)))]
+        for halve, block in zip(self.halvings, list(self.blocks)[1:], strict=True):
+            features.append(block(F.relu(halve(features[-1]))))
+        return features
+
+
+class PlainDecoder(nn.Module):
+    """The decoder of PG2's G2: [skip,] plain block of `width` channels, nearest upsampling; no final tanh.
+
+    As in the released code the deepest features are concatenated with themselves, being bottom and skip at once.
+    `full_resolution_skip`: whether the last block gets a skip (models256.py's `AfterNoise`) or not (models.py's
+    `After2Noise`, the Market-1501 model).
+    """
+
+    def __init__(self, *, width: int, levels: int, full_resolution_skip: bool) -> None:
+        super().__init__()
+        self.full_resolution_skip = full_resolution_skip
+        below = [width * levels] + [width] * (levels - 1)
+        skips = [width * (k + 1) for k in range(levels - 1, 0, -1)] + [width * full_resolution_skip]
+        self.blocks = nn.ModuleList(PlainBlock(a + b, width) for a, b in zip(below, skips, strict=True))
+        self.picture = convolution(width, 3)
+
+    def forward(self, skips: Sequence[Tensor]) -> Images:
+        """A picture (a difference map in PG2) from a `PlainEncoder`'s list of features."""
+        features = skips[-1]
+        for k in range(len(skips) - 1, -1, -1):
+            used = k > 0 or self.full_resolution_skip
+            features = self.blocks[len(skips) - 1 - k](torch.cat([features, skips[k]], dim=1) if used else features)
+            features = upsample(features) if k else features
+        return self.picture(features)

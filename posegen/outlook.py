@@ -1,0 +1,125 @@
+"""What a plan would do and need, as lines to read: stages, columns, parameters, pairs, disk, memory. Starts nothing."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from posegen.data.pairs import ordered_pairs, usable_rows
+from posegen.data.rows import Entry
+from posegen.plan import Plan
+from posegen.stage import Stage, System
+
+MIB = 2**20
+PICTURE_BYTES = {
+    (64, 32): 1_300,
+    (128, 64): 2_700,
+    (256, 256): 12_000,
+}  # typical JPEG of a size, with its mask and joints
+
+
+def outlook(plan: Plan) -> list[str]:
+    """The plan as lines of text."""
+    system = plan.system
+    height, width = system.size
+    lines = [f"run      {plan.run}", f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
+    lines += [f"data     {line}" for line in data_lines(plan)]
+    lines += [f"note     {note}" for note in plan.listing.notes]
+    lines += ["", "steps"]
+    for step in plan.steps():
+        lines.append(f"  {step.name:<12} {step.state:<8} {step.detail}")
+    for index in range(len(system.stages)):
+        lines += ["", *stage_lines(plan, index)]
+    return [*lines, "", *_settings_lines(plan)]
+
+
+def data_lines(plan: Plan) -> list[str]:
+    """Pictures, usable ones and pairs by split, and the disk that the shards take."""
+    entries = plan.listing.entries
+    lines = []
+    for split in ("train", "test"):
+        mine = [entry for entry in entries if entry.split == split]
+        lines.append(f"{split}: {len(mine):,} pictures, {_pairs_text(plan, split, mine)}")
+    rejects = Counter(reject.reason for reject in plan.listing.rejects)
+    if rejects:
+        lines.append("not usable: " + ", ".join(f"{n:,} {reason}" for reason, n in rejects.items()))
+    nearest = min(PICTURE_BYTES, key=lambda size: abs(np.log(np.prod(size) / np.prod(plan.system.size))))
+    each = PICTURE_BYTES[nearest] * np.prod(plan.system.size) / np.prod(nearest)
+    return [*lines, f"shards: about {len(entries) * each / MIB:,.0f} MiB on disk"]
+
+
+def _pairs_text(plan: Plan, split: str, entries: Sequence[Entry]) -> str:
+    if split in plan.listing.pairs:
+        return f"{len(plan.listing.pairs[split]):,} given pairs"
+    if entries and entries[0].joints is None:
+        largest = Counter(entry.group for entry in entries).values()
+        return f"at most {sum(n * (n - 1) for n in largest):,} pairs (as many as have their torso visible)"
+    groups = [entries[row].group for row in usable_rows(entries)]
+    return f"{len(groups):,} usable, {len(ordered_pairs(groups)):,} pairs"
+
+
+def stage_lines(plan: Plan, index: int) -> list[str]:
+    """A stage's columns, networks, players, and the memory and disk that it needs."""
+    stage = plan.system.stages[index]
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in _fake_networks(stage).items()}
+    total = sum(counts.values())
+    per_worker = -(-stage.batch_size // plan.workers)
+    activations = _saved_bytes(plan.system, index) * per_worker
+    networks = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    checkpoint = total * 12 / MIB  # weights and Adam's two moments, 4 bytes each
+    return [
+        f"stage    {stage.name}: {stage.steps:,} steps of {stage.batch_size} pairs on {plan.workers} worker(s)",
+        f"  reads  {', '.join(stage.reads)}",
+        f"  writes {', '.join(stage.writes)}",
+        f"  parameters {networks}",
+        f"  players {', '.join(f'{p.name} ({p.optimizer} {p.lr:g}, {p.repeats}x)' for p in stage.players)}",
+        f"  memory about {(total * 16 + activations) / MIB:,.0f} MiB a worker at {per_worker} pairs, plus the process",
+        f"  disk   about {3 * checkpoint:,.0f} MiB for checkpoints, every {plan.checkpoint_interval(stage):,} steps",
+    ]
+
+
+def _fake_networks(stage: Stage) -> dict[str, nn.Module]:
+    with FakeTensorMode():
+        return stage.networks()
+
+
+def _saved_bytes(system: System, index: int) -> int:
+    """Bytes that the first player's loss keeps for its backward, for one pair: shapes are run, numbers are not."""
+    stage, pairs = system.stages[index], 2  # batch norm wants more than one
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with FakeTensorMode():
+        networks = stage.networks()
+        batch = _fake_batch(system, pairs)
+        for earlier in system.stages[:index]:
+            with torch.no_grad():
+                batch |= earlier.outputs(earlier.networks(), batch)
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            stage.loss(stage.players[0].name, networks, batch)
+    return sum(saved.values()) // pairs
+
+
+def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
+    height, width = system.size
+    batch: dict[str, torch.Tensor] = {}
+    for role in ("source", "target"):
+        batch[f"{role}_image"] = torch.zeros(pairs, 3, height, width)
+        batch[f"{role}_pose"] = torch.zeros(pairs, 18, height, width)
+        batch[f"{role}_joints"] = torch.zeros(pairs, 18, 2)
+        batch[f"{role}_visible"] = torch.ones(pairs, 18, dtype=torch.bool)
+        batch[f"{role}_pose_mask"] = torch.zeros(pairs, 1, height, width)
+        batch[f"{role}_person_mask"] = torch.zeros(pairs, 1, height, width)
+    return batch
+
+
+def _settings_lines(plan: Plan) -> list[str]:
+    lines = ["settings (change any with --set path=value)"]
+    return lines + [f"  {path} = {value}" for path, value in plan.settings.items() if "." in path]

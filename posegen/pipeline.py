@@ -1,0 +1,243 @@
+"""A plan carried out: shards, stages, scores, report, in order; what is done is skipped, what was started goes on."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from posegen.display import Display, score_table, terms_text
+from posegen.plan import Plan, Step
+
+STEPS = ("shards", "train", "evaluate", "report")
+
+
+def run(plan: Plan, *, until: str = "report", update: bool = False, command: Sequence[str] = ()) -> None:
+    """Does what is missing up to and with `until` (one of STEPS).
+
+    Raises ValueError, worded for the user, where the folder was made with other settings and `update` is not given,
+    where another process is at work on it, or where a step fails.
+    """
+    with Display() as display, _alone(plan.run):
+        display.log_to(plan.run / "pipeline.log")
+        steps = _wanted(plan, until)
+        _settle_differences(plan, steps, update, display)
+        plan.save()
+        pending = [step for step in _wanted(plan, until) if step.state != "done"]
+        for step in steps:
+            if step not in pending:
+                display.say(f"{step.name}: done already")
+        if pending:
+            _carry_out(plan, [step.name for step in pending], display, command)
+        _conclude(plan, display)
+
+
+def _wanted(plan: Plan, until: str) -> list[Step]:
+    """The steps up to `until`, where `train` means the system's stages."""
+    steps = plan.steps()
+    last = {"shards": 1, "train": len(steps) - 2, "evaluate": len(steps) - 1, "report": len(steps)}[until]
+    return steps[:last]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the run folder's lock: two processes never work on one run. The kernel frees it when we die."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"another process is at work on {folder}. Wait for it, or give another --run.") from None
+        yield
+
+
+def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display: Display) -> None:
+    """Names what was made with other settings; with `update`, removes it so that it is done again."""
+    stale = [step.name for step in steps if step.state == "differs"]
+    if not stale:
+        return
+    reasons = plan.differences() or ["the data, or posegen's way of preparing them, changed"]
+    listed = "\n  ".join(reasons)
+    if not update:
+        raise ValueError(
+            f"{plan.run} was made with other settings:\n  {listed}\nThis would redo: {', '.join(stale)}. "
+            "Give --update to redo them, or another --run to keep both."
+        )
+    display.say(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
+    for name in stale:
+        shutil.rmtree(_folder(plan, name))
+
+
+def _folder(plan: Plan, step: str) -> Path:
+    return {"shards": plan.shards, "scores": plan.scores, "report": plan.report}.get(step, plan.stages / step)
+
+
+def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Sequence[str]) -> None:
+    from posegen import cluster  # Ray and MLflow take seconds to import: only where there is work
+
+    display.say(f"starting Ray for: {', '.join(pending)}")
+    cluster.connect()
+    try:
+        device = cluster.resolve_device(plan.device)
+        cluster.check_room(plan.workers, device)
+        _with_tracking(plan, pending, device == "cuda", display, command)
+    finally:
+        cluster.disconnect()
+
+
+def _with_tracking(plan: Plan, pending: Sequence[str], use_gpu: bool, display: Display, command: Sequence[str]) -> None:
+    from posegen.train.tracking import Tracking
+
+    if "shards" in pending:
+        _write_shards(plan, display)
+    tracking = Tracking(plan.run, display.warn)
+    if pending == ["shards"]:
+        return
+    tracking.start(plan.settings)
+    try:
+        for index, stage in enumerate(plan.system.stages):
+            if stage.name in pending:
+                _train(plan, index, tracking, use_gpu, display)
+        if "scores" in pending:
+            _evaluate(plan, use_gpu, display)
+        if "report" in pending:
+            _report(plan, use_gpu, display, command)
+        if "scores" in pending or "report" in pending:
+            _log_scores(plan, tracking)
+    except BaseException:
+        tracking.finish("pipeline", "FAILED")
+        raise
+    tracking.finish("pipeline")
+
+
+def _write_shards(plan: Plan, display: Display) -> None:
+    from posegen.data.shards import write_shards
+
+    manifest = write_shards(
+        plan.source, plan.shards, plan.shard_settings, fingerprint=plan.shards_fingerprint, progress=display.advance
+    )
+    for line in counts_lines(manifest):
+        display.say(line)
+
+
+def counts_lines(manifest: dict[str, Any]) -> list[str]:
+    """What the shards hold and what was rejected, in words."""
+    lines = [
+        f"{split}: {c['usable']:,} usable of {c['pictures']:,} pictures, {c['groups']:,} groups, {c['pairs']:,} pairs"
+        for split, c in manifest["counts"].items()
+    ]
+    rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest["rejects"].items())
+    return lines + ([f"rejected (listed in shards/rejects.parquet): {rejects}"] if rejects else [])
+
+
+def _train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display) -> None:
+    from posegen.train.launch import launch_stage
+    from posegen.train.loop import Task
+
+    stage = plan.system.stages[index]
+    task = Task(
+        system=plan.system,
+        index=index,
+        shards=plan.shards.resolve(),
+        stages=plan.stages.resolve(),
+        seed=plan.seed,
+        recipe=plan.recipe(index),
+        checkpoint_every=plan.checkpoint_interval(stage),
+    )
+    mine = {k: v for k, v in plan.settings.items() if k.startswith(f"{stage.name}.")}
+    log_rows = tracking.stage(stage.name, mine)
+    try:
+        launch_stage(
+            task,
+            workers=plan.workers,
+            use_gpu=use_gpu,
+            log_rows=log_rows,
+            show=lambda step, terms: display.advance(stage.name, step, stage.steps, terms_text(terms)),
+            warn=display.warn,
+        )
+    except BaseException:
+        tracking.finish(stage.name, "FAILED")
+        raise
+    display.advance(stage.name, stage.steps, stage.steps)
+    tracking.finish(stage.name)
+
+
+def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
+    from posegen.evaluate import evaluate
+
+    evaluate(
+        plan.system,
+        shards=plan.shards.resolve(),
+        stages=plan.stages.resolve(),
+        scores=plan.scores.resolve(),
+        pairs=plan.score_pairs,
+        fingerprint=plan.scores_fingerprint,
+        use_gpu=use_gpu,
+        progress=display.advance,
+    )
+
+
+def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str]) -> None:
+    import torch
+
+    from posegen.report import write_report
+    from posegen.synthesize import load
+
+    display.say("report: choosing pairs and drawing them")
+    here = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+    write_report(
+        plan.report,
+        trained=load(plan.system, plan.stages, here),
+        shards=plan.shards,
+        scores=plan.scores,
+        stages=plan.stages,
+        plan=described(plan),
+        reproduce=list(command),
+        fingerprint=plan.report_fingerprint,
+    )
+
+
+def described(plan: Plan) -> dict[str, Any]:
+    """The plan as the report shows it."""
+    system = plan.system
+    nested: dict[str, Any] = {}
+    for path, value in plan.settings.items():
+        head, _, tail = path.partition(".")
+        if tail:
+            nested.setdefault(head, {})[tail] = value
+    stages = [
+        {"name": s.name, "settings": nested[s.name], "parameters": parameter_counts(s.networks())}
+        for s in system.stages
+    ]
+    about = {"system": system.name, "variant": system.variant, "paper": system.paper, "dataset": plan.dataset}
+    about |= {"size": list(system.size), "seed": plan.seed, "stages": stages}
+    return about | {"data": nested["data"], "shards": nested["shards"], "pose_maps": nested["pose_maps"]}
+
+
+def parameter_counts(networks: dict[str, Any]) -> dict[str, int]:
+    """Parameters of each network."""
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
+
+def _log_scores(plan: Plan, tracking: Any) -> None:
+    metrics = json.loads((plan.scores / "metrics.json").read_text())
+    values = {name: value for name, value in metrics["scores"].items() if value is not None}
+    for baseline, scores in metrics["baselines"].items():
+        values |= {f"baseline/{baseline}/{name}": value for name, value in scores.items() if value is not None}
+    files = [plan.report / "sample_sheet.png", plan.report / "index.html", plan.scores / "metrics.json"]
+    tracking.scores(values, [path for path in files if path.is_file()])
+
+
+def _conclude(plan: Plan, display: Display) -> None:
+    """What came out, where it is, and what to do next."""
+    metrics = plan.scores / "metrics.json"
+    if metrics.is_file():
+        display.table(score_table(json.loads(metrics.read_text())))
+    if (plan.report / "index.html").is_file():
+        display.say(f"report:   {(plan.report / 'index.html').resolve()}")
+    if (plan.run / "mlflow.json").is_file():
+        uri = json.loads((plan.run / "mlflow.json").read_text())["uri"]
+        display.say(f"tracking: {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
+    display.say(f"run:      {plan.run}  (the same command goes on where it stopped)")

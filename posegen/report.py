@@ -1,0 +1,175 @@
+"""The report: one page that needs nothing else, with the pictures, the scores, the curves, the plan and the way back.
+
+report/index.html         pictures and styles inside; nothing is fetched
+report/sample_sheet.png   the fixed draw of pairs as one picture
+report/fingerprint.json   written last: it is there when, and only when, the report is complete
+"""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+import pyarrow.parquet as pq
+
+from posegen.baselines import BASELINES
+from posegen.cases import SEED, Case, chosen_rows, make_cases
+from posegen.curves import HEIGHT, WIDTH, charts
+from posegen.data.loader import Shards
+from posegen.drawing import HEAT_FULL, SMALL, data_uri, sheet
+from posegen.metrics import METRICS
+from posegen.score_table import headline, score_row, score_text, wins
+from posegen.synthesize import Trained
+from posegen.train.checkpoint import latest_checkpoint, read_curve
+
+HEADLINES = ("mask_l1", "ssim", "mask_ssim", "psnr")
+CASE_SCORES = ("mask_l1", "ssim", "mask_ssim", "psnr", "l1")
+PACKAGES = ("posegen", "torch", "ray", "numpy", "opencv-python", "scikit-image", "pyarrow", "simplejpeg", "safetensors")
+SECTIONS = {
+    "best": "Best first",
+    "worst": "Worst first",
+    "fixed": "A fixed draw",
+}
+
+
+def write_report(
+    folder: Path,
+    *,
+    trained: Trained,
+    shards: Path,
+    scores: Path,
+    stages: Path,
+    plan: Mapping[str, Any],
+    reproduce: Sequence[str],
+    fingerprint: str,
+) -> Path:
+    """Writes the report of a scored run into `folder` and gives the page's path.
+
+    `plan` is shown as it is, nested mappings as tables; "system", "variant", "dataset" and "stages" (mappings with
+    "name", "settings" and "parameters") have their own places. `reproduce` are the command lines that make it again.
+    Raises ValueError where the run is not scored.
+    """
+    metrics, table = _read_scores(scores)
+    data = Shards(shards)
+    chosen = chosen_rows(table)
+    cases = {name: make_cases(trained, data, table, rows, CASE_SCORES) for name, rows in chosen.items()}
+    curves = {stage.name: _stage_charts(stages / stage.name) for stage in trained.system.stages}
+    page = _render(
+        fingerprint=fingerprint,
+        plan=plan,
+        size=trained.system.size,
+        paper=trained.system.paper,
+        metrics=metrics,
+        headlines=[headline(name, metrics) for name in HEADLINES if metrics["scores"][name] is not None],
+        rows=[score_row(name, metrics) for name in METRICS],
+        wins=wins(table),
+        cases=cases,
+        curves=curves,
+        manifest=data.manifest,
+        reproduce=reproduce,
+        panels=max((len(case.panels) for case in cases["fixed"]), default=1),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fingerprint.json").unlink(missing_ok=True)
+    _write(folder / "sample_sheet.png", _sheet_png(cases["fixed"]))
+    _write(folder / "index.html", page.encode())
+    _write(folder / "fingerprint.json", json.dumps({"fingerprint": fingerprint}).encode())
+    return folder / "index.html"
+
+
+def _read_scores(scores: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if not (scores / "metrics.json").is_file():
+        raise ValueError(f"{scores} has no metrics.json: the run is not scored. Run `posegen evaluate` on it first.")
+    table = pq.read_table(scores / "pairs.parquet")
+    return json.loads((scores / "metrics.json").read_text()), {n: table[n].to_numpy() for n in table.column_names}
+
+
+def _stage_charts(folder: Path) -> list:
+    checkpoint = latest_checkpoint(folder)
+    return charts(read_curve(checkpoint)) if checkpoint else []
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _sheet_png(cases: Sequence[Case]) -> bytes:
+    rows = [[panel.picture for panel in case.panels] for case in cases]
+    height = max(SMALL, rows[0][0].shape[0])
+    picture = cv2.cvtColor(sheet(rows, height), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", picture)[1].tobytes()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings and sequences of mappings by dotted path, the notation that `--set` takes."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        parts = value if isinstance(value, Mapping) else {}
+        if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            parts = {str(index): item for index, item in enumerate(value)}
+        if parts:
+            flat |= {f"{name}.{path}": inner for path, inner in flattened(parts).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    """A setting as one reads it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items()) or "none"
+    return (
+        {None: "not set", True: "yes", False: "no"}.get(value, str(value))
+        if isinstance(value, bool | None)
+        else str(value)
+    )
+
+
+def _render(**context: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"data_uri": data_uri, "shown": _shown, "score": lambda value, name: score_text(name, value)}
+    plan = context["plan"]
+    general = {name: value for name, value in plan.items() if not isinstance(value, Mapping) and name != "stages"}
+    groups = {name: flattened(value) for name, value in plan.items() if isinstance(value, Mapping)}
+    return environment.get_template("report.html").render(
+        **context,
+        general=general,
+        groups=groups,
+        flattened=flattened,
+        all_metrics=METRICS,
+        baselines=BASELINES,
+        sections=SECTIONS,
+        case_seed=SEED,
+        small=SMALL,
+        heat_full=HEAT_FULL,
+        plot={"width": WIDTH, "height": HEIGHT},
+        versions=_versions(),
+        written=datetime.now(UTC),
+    )

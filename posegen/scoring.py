@@ -1,0 +1,87 @@
+"""From pairs of the shards to generated pictures, and from these to one row of scores a pair. No Ray.
+
+This is the walk that evaluation does on many machines and the report does for the pictures that it shows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from posegen.baselines import BASELINES, Picture, Pose, moved_torso
+from posegen.data.columns import to_columns
+from posegen.data.loader import Shards, listed_batches
+from posegen.metrics import METRICS, Pictures, all_scores, as_pictures
+from posegen.stage import System
+from posegen.synthesize import Trained, synthesize
+
+PIXELS = (
+    2**18
+)  # of one synthesized batch: 64 pictures of 64x64, 4 of 256x256; paper-sized networks then take about 2 GB
+
+STOOD_IN = "similarity.stood_in"  # the column that says where the source stood in for the moved source
+
+
+def columns_read(system: System, shards: Shards) -> set[str]:
+    """The columns of the shards that a system's stages read, and those that scoring needs."""
+    read = {column for stage in system.stages for column in stage.reads}
+    return (read & shards.columns) | {"source_image", "target_image", "target_pose_mask"}
+
+
+def synthesized(
+    trained: Trained, shards: Shards, pairs: Sequence[int]
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Test pairs in the order given, in small batches: what the shards hold, and all columns with every stage's outputs."""
+    height, width = trained.system.size
+    batch_size = max(1, min(64, PIXELS // (height * width)))
+    columns = columns_read(trained.system, shards)
+    for raw in listed_batches(shards, "test", columns=columns, batch_size=batch_size, pairs=pairs):
+        yield raw, synthesize(trained, to_columns(raw, trained.device, trained.system.pose_maps))
+
+
+def score_pairs(
+    raw: Mapping[str, np.ndarray], generated: Pictures, finite: Bool[np.ndarray, "pairs"], mean: Picture
+) -> dict[str, np.ndarray]:
+    """One row a pair: its number, every metric of the generated picture, and "<baseline>.<metric>" of every baseline.
+
+    `raw` is a batch of the shards as arrays. Where `finite` is False the network gave no picture, and its scores are
+    NaN. `similarity.stood_in` says where the moved source is the source itself.
+    """
+    moved, stood_in = _moved_sources(raw)
+    baselines = {"source": raw["source_image"], "mean": np.broadcast_to(mean, moved.shape), "similarity": moved}
+    target, mask = raw["target_image"], raw["target_pose_mask"]
+    made = {name: np.where(finite, s, np.nan) for name, s in all_scores(generated, target, mask).items()}
+    table = {"pair": raw["pair"], "finite": finite, **made}
+    for baseline, pictures in baselines.items():
+        table |= {f"{baseline}.{name}": scores for name, scores in all_scores(pictures, target, mask).items()}
+    return table | {STOOD_IN: stood_in}
+
+
+def _moved_sources(raw: Mapping[str, np.ndarray]) -> tuple[Pictures, Bool[np.ndarray, "pairs"]]:
+    poses = (raw[f"{role}_{part}"] for role in ("source", "target") for part in ("joints", "visible"))
+    moved = [
+        moved_torso(picture, Pose(source, source_visible), Pose(target, target_visible))
+        for picture, source, source_visible, target, target_visible in zip(raw["source_image"], *poses, strict=True)
+    ]
+    pictures = [source if m is None else m for source, m in zip(raw["source_image"], moved, strict=True)]
+    return np.stack(pictures), np.array([m is None for m in moved])
+
+
+def score_chunk(trained: Trained, shards: Shards, pairs: Sequence[int], mean: Picture) -> dict[str, np.ndarray]:
+    """Synthesizes and scores test pairs, in the order given: `score_pairs` of all of them, with names."""
+    tables = []
+    for raw, columns in synthesized(trained, shards, pairs):
+        image = columns[trained.system.image].float()
+        finite = torch.isfinite(image).flatten(1).all(dim=1).cpu().numpy()
+        arrays = {name: column.numpy() for name, column in raw.items()}
+        tables.append(score_pairs(arrays, as_pictures(image.nan_to_num()), finite, mean))
+    table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
+    sources, targets = zip(*shards.pair_names("test", pairs), strict=True)
+    return {"pair": table["pair"], "source": np.array(sources), "target": np.array(targets), **table}
+
+
+def score_columns() -> list[str]:
+    """The names of all columns that hold scores, the generated picture's first."""
+    return [*METRICS, *(f"{baseline}.{metric}" for baseline in BASELINES for metric in METRICS)]

@@ -1,0 +1,132 @@
+"""What a system is made of: players, loss terms, stages, and their wiring by columns.
+
+A stage is a description: a frozen dataclass whose fields are hyperparameters, without parameters, device or optimizer.
+It pickles to Ray, prints, compares and is logged as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from posegen.batch import Batch, Scalar
+from posegen.data.pose_maps import Discs, Gaussians
+
+Networks = Mapping[str, nn.Module]
+
+
+class Term(NamedTuple):
+    """One named part of a loss. The raw value is logged; the player minimises the sum of weight * value."""
+
+    value: Scalar
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A learning rate that stays."""
+
+    def factor(self, step: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Halving:
+    """A learning rate halved every `every` steps (PDIG's g_lr and d_lr)."""
+
+    every: int
+
+    def factor(self, step: int) -> float:
+        return 0.5 ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """A learning rate constant for `start` steps, then linear to zero at `end` (pix2pix)."""
+
+    start: int
+    end: int
+
+    def factor(self, step: int) -> float:
+        return min(1.0, max(0.0, (self.end - step) / (self.end - self.start)))
+
+
+Schedule = Constant | Halving | LinearDecay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """Who learns, with which optimizer, how often. The player called "generator" is the one averaged by EMA."""
+
+    name: str
+    nets: tuple[str, ...]
+    lr: float
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    betas: tuple[float, float] = (0.5, 0.999)  # for rmsprop the second is its smoothing constant
+    schedule: Schedule = Constant()
+    repeats: int = 1  # turns in a row, each with a fresh batch (WGAN critics)
+    clip_weights: float | None = None
+    skip_when: Callable[[Mapping[str, float]], bool] | None = None  # on the last step's terms, reduced over workers
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One trained step of a system. Implemented by frozen dataclasses; every field is a hyperparameter."""
+
+    name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    writes: ClassVar[tuple[str, ...]]
+
+    @property
+    def steps(self) -> int: ...  # turns of the game
+    @property
+    def batch_size(self) -> int: ...  # pairs of one turn, over all workers
+    @property
+    def flip(self) -> bool: ...  # train on left-right mirrored pairs too, half of the time
+    @property
+    def ema_decay(self) -> float: ...  # 0 is off
+    @property
+    def players(self) -> tuple[Player, ...]: ...  # in playing order
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Freshly initialised networks, each of exactly one player."""
+        ...
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Exactly the columns in `writes`."""
+        ...
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        """The player's terms; gradients of other players' networks are not used."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A paper's system: stages in order, the drawing of the pose, and the column that is the result."""
+
+    name: str
+    variant: str
+    paper: str
+    size: tuple[int, int]  # height, width in pixels
+    pose_maps: Discs | Gaussians
+    stages: tuple[Stage, ...]
+    image: str
+
+    def wiring_errors(self, columns: set[str]) -> list[str]:
+        """What is wrong with the columns, in words, given those that the data have. Empty where all is well."""
+        have, errors = set(columns), []
+        for stage in self.stages:
+            for column in stage.reads:
+                if column not in have:
+                    errors.append(
+                        f"stage '{stage.name}' reads '{column}', which nothing before it writes: {sorted(have)}"
+                    )
+            for column in stage.writes:
+                if column in have:
+                    errors.append(f"stage '{stage.name}' writes '{column}', which exists already")
+            have |= set(stage.writes)
+        if self.image not in have:
+            errors.append(f"the result '{self.image}' is written by no stage: {sorted(have)}")
+        return errors

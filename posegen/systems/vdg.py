@@ -1,0 +1,277 @@
+"""VDG: Lakhal, Lanz, Cavallaro: Pose guided human image synthesis by view disentanglement and enhanced weighting loss,
+ECCV Workshops 2018 (978-3-030-11012-3_30).
+
+Stage I ("coarse", G^rec) draws the person of the source picture in the target pose by late fusion: an encoder for the
+picture, another for the target's pose maps, one decoder. Stage II ("refinement", G^ref) corrects the result, trained
+with an adversarial, a masked SSIM and a masked L1 loss.
+
+Known from the authors' slides: the late fusion, the losses, the data sets, the table below. No code was released and
+the layers, alpha, lambda, the optimiser and the schedule were not found. OUR CHOICES, each with its reason:
+- layers: PG2's encoders without the fully connected layer (late fusion replaces that bottleneck), each level's two
+  feature maps concatenated and brought back to one's width by a 1x1 convolution, PG2's decoder: VDG compares itself
+  with PG2;
+- stage II: late fusion again, of the source picture and stage I's, with N - 2 levels as PG2's G2;
+- the result is stage I's picture + the difference map, as in PG2; both losses are taken on it. The slides write L1 on
+  G^ref's output and SSIM on the final prediction, so `direct=True` reads G^ref's output as the picture itself. The
+  last layer of a difference map starts at zero, so that stage II starts from stage I's result;
+- the critic and its game: PG2's released code (`critic_game`);
+- alpha = 0.84, the share of (multi-scale) SSIM beside L1 in Zhao et al., Loss functions for image restoration, 2017;
+- lambda, optimiser, steps, batch: PG2's, for each data set;
+- 1 - SSIM as the form of L_SSIM, and its value range (`losses.reconstruction.masked_ssim_loss`).
+
+Variants: "l1" (L_img is plain L1), "mask-l1" (only the masked L1), "full", and "w". The slides give no meaning for
+VDG_w; ours, a guess, is a mask of twice the weight, 1 + 2 M.
+
+Parameters at width 128: stage I 93.2 M, stage II 10.8 M, critic 4.32 M for 128x64; 158.7 M, 23.3 M, 10.9 M for 256x256.
+
+Numbers to expect (the authors' table): SSIM / IS / mask-SSIM / mask-IS on Market-1501, SSIM / IS on DeepFashion:
+    l1       .224 / 3.733 / .767 / 3.503    .700 / 3.428
+    mask-l1  .238 / 3.933 / .768 / 3.542    .690 / 3.429
+    full     .238 / 4.007 / .775 / 3.354    .708 / 3.003
+    w        .266 / 3.453 / .783 / 3.227    .702 / 3.491
+Their rows for PG2 (.252 / 4.015 / .771 / 3.555, .641 / 3.187) and Deformable GAN (.290 / 2.990 / .798 / 3.544, .665 /
+3.420) are not those papers' own: the pairs or the protocol differ (DeepFashion's SSIM by about 0.1), so compare
+within this table only.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from posegen.batch import Batch, Images, PoseMaps
+from posegen.data.pose_maps import Discs
+from posegen.losses.reconstruction import l1, masked_l1, masked_ssim_loss
+from posegen.nets.unet import (
+    PlainDecoder,
+    PlainEncoder,
+    ResidualDecoder,
+    ResidualEncoder,
+    convolution,
+    initialise_xavier,
+    level_count,
+)
+from posegen.stage import Networks, Player, System, Term
+from posegen.systems.critic_game import CriticInput, critic_terms, generator_terms, new_critic
+from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
+
+PAPER = "Lakhal et al.: Pose guided human image synthesis by view disentanglement, ECCV Workshops 2018"
+JOINTS = 18
+
+
+class LateFusion(nn.Module):
+    """Two encoders' features, level by level: concatenated, then a 1x1 convolution with ReLU to one encoder's width."""
+
+    def __init__(self, *, width: int, levels: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(convolution(2 * width * (k + 1), width * (k + 1), kernel=1) for k in range(levels))
+
+    def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+        joined = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
+        return [F.relu(fuse(features)) for fuse, features in zip(self.levels, joined, strict=True)]
+
+
+class LateFusionGenerator(nn.Module):
+    """G^rec: the source picture and the target's pose maps through an encoder each, fused, to a picture."""
+
+    def __init__(self, *, size: tuple[int, int], width: int) -> None:
+        super().__init__()
+        levels = level_count(size)
+        self.image_encoder = ResidualEncoder(channels=3, width=width, levels=levels)
+        self.pose_encoder = ResidualEncoder(channels=JOINTS, width=width, levels=levels)
+        self.fusion = LateFusion(width=width, levels=levels)
+        self.bottleneck = convolution(width * levels, width, kernel=1)
+        self.decoder = ResidualDecoder(width=width, levels=levels)
+        self.apply(initialise_xavier)
+
+    def forward(self, source: Images, pose: PoseMaps) -> Images:
+        features = self.fusion(self.image_encoder(source), self.pose_encoder(pose))
+        return self.decoder(F.relu(self.bottleneck(features[-1])), features)
+
+
+class LateFusionRefiner(nn.Module):
+    """G^ref: the source picture and stage I's through an encoder each, fused, to a difference map or a picture."""
+
+    def __init__(self, *, size: tuple[int, int], width: int, starts_at_zero: bool) -> None:
+        super().__init__()
+        levels = level_count(size) - 2
+        self.source_encoder = PlainEncoder(channels=3, width=width, levels=levels)
+        self.coarse_encoder = PlainEncoder(channels=3, width=width, levels=levels)
+        self.fusion = LateFusion(width=width, levels=levels)
+        self.decoder = PlainDecoder(width=width, levels=levels, full_resolution_skip=True)
+        self.apply(initialise_xavier)
+        if starts_at_zero:
+            nn.init.zeros_(self.decoder.picture.weight)
+
+    def forward(self, source: Images, coarse: Images) -> Images:
+        return self.decoder(self.fusion(self.source_encoder(source), self.coarse_encoder(coarse)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Stage I: L_Grec = mean |I^R - I_b|, plain L1 (slides)."""
+
+    name: ClassVar[str] = "coarse"
+    reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "target_pose")
+    writes: ClassVar[tuple[str, ...]] = ("coarse_image",)
+
+    size: tuple[int, int] = (128, 64)  # height, width in pixels
+    width: int = 128  # channels of the first level
+    steps: int = 22_000
+    batch_size: int = 16
+    lr: float = 2e-5
+    constant_lr_share: float = 1.0  # of the steps; then linear to zero
+    flip: bool = True
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
+        return (Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": LateFusionGenerator(size=self.size, width=self.width)}
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return {"coarse_image": nets["generator"](batch["source_image"], batch["target_pose"])}
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        return {"l1": Term(l1(self.outputs(nets, batch)["coarse_image"], batch["target_image"]))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Stage II: L_Gref = L_adv + lambda L_img, L_img = alpha L_SSIM^mask + (1 - alpha) L_1^mask (slides).
+
+    L_1^mask = mean(|I - I_b| (1 + w M_b)), logged as its parts "l1" and "mask_l1"; w = `mask_weight`, 1 on the slides.
+    L_SSIM^mask is `masked_ssim_loss`. The critic's loss and the choice of its input are in `critic_game`.
+    """
+
+    name: ClassVar[str] = "refinement"
+    reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "target_pose_mask", "coarse_image")
+    writes: ClassVar[tuple[str, ...]] = ("refined_image",)
+
+    size: tuple[int, int] = (128, 64)  # height, width in pixels
+    width: int = 128  # channels of the first level
+    direct: bool = False  # the network's output is the picture, not a difference from stage I's
+    critic: CriticInput = "stack"
+    critic_width: int = 64
+    image_weight: float = 10.0  # lambda
+    alpha: float = 0.84
+    mask_weight: float = 1.0  # w
+    steps: int = 14_000
+    batch_size: int = 16
+    lr: float = 2e-5
+    critic_lr: float = 2e-5
+    constant_lr_share: float = 1.0  # of the steps; then linear to zero
+    flip: bool = True
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
+        return (
+            Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),
+            Player(name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule),
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {
+            "generator": LateFusionRefiner(size=self.size, width=self.width, starts_at_zero=not self.direct),
+            "critic": new_critic(self.critic, self.size, self.critic_width),
+        }
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        output = nets["generator"](batch["source_image"], batch["coarse_image"])
+        return {"refined_image": output if self.direct else batch["coarse_image"] + output}
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        if player == "critic":
+            with torch.no_grad():
+                generated = self.outputs(nets, batch)["refined_image"]
+            return critic_terms(self.critic, nets["critic"], batch, generated)
+        generated = self.outputs(nets, batch)["refined_image"]
+        return generator_terms(self.critic, nets["critic"], batch, generated) | self._image_terms(batch, generated)
+
+    def _image_terms(self, batch: Batch, generated: Images) -> dict[str, Term]:
+        target, mask = batch["target_image"], batch["target_pose_mask"]
+        l1_weight, ssim_weight = self.image_weight * (1 - self.alpha), self.image_weight * self.alpha
+        terms = {
+            "l1": Term(l1(generated, target), l1_weight),
+            "mask_l1": Term(masked_l1(generated, target, mask), l1_weight * self.mask_weight),
+        }
+        if self.alpha > 0:
+            loss = masked_ssim_loss(generated, target, mask, mask_weight=self.mask_weight)
+            terms["ssim"] = Term(loss, ssim_weight)
+        return terms
+
+
+class Settings(NamedTuple):
+    """What differs between data sets."""
+
+    size: tuple[int, int]
+    pose_radius: float
+    coarse: Reconstruction
+    refinement: Refinement
+
+
+SETTINGS = {
+    "market1501": Settings((128, 64), 4, Reconstruction(), Refinement()),
+    "deepfashion": Settings(
+        (256, 256),
+        4,
+        Reconstruction(steps=30_000, batch_size=8),
+        Refinement(steps=20_000, batch_size=8, image_weight=50),
+    ),
+    # Our choice: what two processor cores train in a few minutes.
+    "synthetic": Settings(
+        (64, 32),
+        2,
+        Reconstruction(width=24, steps=400, batch_size=32, lr=1e-3, constant_lr_share=0.5),
+        Refinement(
+            width=24, steps=150, batch_size=16, lr=2e-4, critic_lr=2e-4, critic_width=32, image_weight=50,
+            constant_lr_share=0.5,
+        ),
+    ),
+}  # fmt: skip
+
+VARIANTS = ("full", "l1", "mask-l1", "w")
+
+
+def vdg(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
+    """VDG with the settings of a data set; variants as in the module's docstring.
+
+    Raises ValueError for an unknown data set or variant, and for a size that the networks cannot halve.
+    """
+    check_known("variant of vdg", variant, VARIANTS)
+    settings, size = settings_for(dataset, size, SETTINGS)
+    return System(
+        name="vdg",
+        variant=variant,
+        paper=PAPER,
+        size=size,
+        pose_maps=Discs(radius=settings.pose_radius),
+        stages=(
+            dataclasses.replace(settings.coarse, size=size),
+            _refinement(variant, dataclasses.replace(settings.refinement, size=size)),
+        ),
+        image="refined_image",
+    )
+
+
+def _refinement(variant: str, stage: Refinement) -> Refinement:
+    if variant == "l1":
+        return dataclasses.replace(stage, alpha=0.0, mask_weight=0.0)
+    if variant == "mask-l1":
+        return dataclasses.replace(stage, alpha=0.0)
+    return dataclasses.replace(stage, mask_weight=2.0) if variant == "w" else stage

@@ -1,0 +1,129 @@
+"""A stage's checkpoint: a folder that is complete or does not exist.
+
+`checkpoint_<step>/` holds networks.safetensors (networks, and averages under "ema."), optimizers.pt (read with
+`weights_only`), curve.json (the terms so far) and stage.json (step, recipe, seed, last terms). The random state of
+step n is a function of the seed in it. Written under another name and renamed: a killed writer leaves nothing that
+counts.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from posegen.stage import Stage
+from posegen.train.step import Game, place
+
+Curve = list[dict[str, float]]
+
+KEEP = 2  # newest checkpoints of a stage that stay
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands: what stage.json says."""
+
+    step: int
+    recipe: str  # fingerprint of everything that decides what a step does
+    seed: int
+    last_terms: Mapping[str, float]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a stage's folder, oldest first."""
+    found = (path for path in folder.glob("checkpoint_*") if (path / "stage.json").is_file())
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint_")))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint, or None."""
+    return (checkpoints(folder) or [None])[-1]
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """What stage.json says."""
+    return Progress(**json.loads((checkpoint / "stage.json").read_text()))
+
+
+def read_curve(checkpoint: Path) -> Curve:
+    """The terms logged so far: rows of {"step": n, "<player>/<term>": mean since the row before}."""
+    return json.loads((checkpoint / "curve.json").read_text())
+
+
+def write_checkpoint(folder: Path, game: Game, progress: Progress, curve: Curve) -> Path:
+    """Writes `folder/checkpoint_<step>` atomically and removes all but the newest `KEEP`. Returns its path."""
+    final = folder / f"checkpoint_{progress.step:08d}"
+    partial = folder / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(_tensors(game), partial / "networks.safetensors")
+    torch.save({name: o.state_dict() for name, o in game.optimizers.items()}, partial / "optimizers.pt")
+    (partial / "curve.json").write_text(json.dumps(curve))
+    (partial / "stage.json").write_text(json.dumps(vars(progress), indent=1))
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    for old in checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _tensors(game: Game) -> dict[str, Tensor]:
+    named = [("", game.bare), ("ema.", game.averages)]
+    return {
+        f"{prefix}{name}.{key}": tensor.detach().cpu().contiguous()
+        for prefix, networks in named
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+
+
+def load_networks(checkpoint: Path, networks: Mapping[str, nn.Module], *, averaged: bool = True) -> None:
+    """Fills `networks` from a checkpoint, from the averages where `averaged` and there are any.
+
+    Raises ValueError where the file does not fit the networks: it was made with other settings.
+    """
+    tensors = load_file(checkpoint / "networks.safetensors")
+    for name, network in networks.items():
+        prefix = f"ema.{name}." if averaged and any(k.startswith(f"ema.{name}.") for k in tensors) else f"{name}."
+        _fill(network, {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}, checkpoint)
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], checkpoint: Path) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoint} does not fit this stage's networks; it was trained with other settings.\n{error}"
+        ) from None
+
+
+def restore(game: Game, checkpoint: Path) -> tuple[Progress, Curve]:
+    """Puts networks, averages, optimizers and last terms back as they were."""
+    load_networks(checkpoint, game.bare, averaged=False)
+    load_networks(checkpoint, game.averages, averaged=True)
+    states = torch.load(checkpoint / "optimizers.pt", map_location=game.device, weights_only=True)
+    for name, optimizer in game.optimizers.items():
+        optimizer.load_state_dict(states[name])
+    progress = read_progress(checkpoint)
+    game.last_terms = dict(progress.last_terms)
+    return progress, read_curve(checkpoint)
+
+
+def trained_networks(stage: Stage, folder: Path, device: torch.device) -> dict[str, nn.Module]:
+    """One stage's finished networks, frozen."""
+    checkpoint = latest_checkpoint(folder)
+    step = read_progress(checkpoint).step if checkpoint else 0
+    if checkpoint is None or step < stage.steps:
+        raise ValueError(
+            f"stage '{stage.name}' is not trained: {folder} is at step {step} of {stage.steps}. "
+            "Run the same command with `posegen train` to go on."
+        )
+    networks = stage.networks()
+    load_networks(checkpoint, networks)
+    return {name: place(network.eval().requires_grad_(False), device) for name, network in networks.items()}

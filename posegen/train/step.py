@@ -1,0 +1,133 @@
+"""One turn of the game between a stage's players. Pure torch: no Ray, no files, no logging.
+
+Players move in the stage's order; each move draws a fresh batch, evaluates the player's own loss and changes the
+player's own networks alone. Everything random in step n on rank r is a function of (seed, stage, n, r), so that a
+resumed run goes on exactly as an uninterrupted one.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from posegen.batch import Batch
+from posegen.stage import Player, Stage
+
+NextBatch = Callable[[], Batch]
+Wrap = Callable[[nn.Module], nn.Module]
+
+AVERAGED = "generator"  # the player whose networks the exponential moving average follows
+
+
+def random_seed(*parts: object) -> int:
+    """A 63-bit seed from anything printable: different parts give independent streams."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+
+
+@dataclass
+class Game:
+    """A stage's networks with what it takes to train them."""
+
+    stage: Stage
+    seed: int
+    device: torch.device
+    networks: dict[str, nn.Module]  # as called: wrapped for several workers
+    bare: dict[str, nn.Module]  # the same ones without the wrapping
+    optimizers: dict[str, torch.optim.Optimizer]  # by player
+    averages: dict[str, nn.Module]  # of the generator's networks; empty where ema_decay is 0
+    rank: int = 0
+    last_terms: dict[str, float] = field(default_factory=dict)  # of the last step, reduced over the workers
+
+    @property
+    def turns(self) -> int:
+        """Batches that one step draws on every worker."""
+        return sum(player.repeats for player in self.stage.players)
+
+    def play(self, step: int, next_batch: NextBatch) -> dict[str, Tensor]:
+        """One step: every player's moves in order. Returns the raw terms as '<player>/<term>', on the device."""
+        torch.manual_seed(random_seed(self.seed, self.stage.name, step, self.rank))
+        terms: dict[str, Tensor] = {}
+        for player in self.stage.players:
+            skipped = player.skip_when is not None and bool(self.last_terms) and player.skip_when(self.last_terms)
+            for _ in range(player.repeats):
+                batch = next_batch()  # drawn even when skipped: which pairs a step sees depends on the step alone
+                if not skipped:
+                    terms |= self._move(player, step, batch)
+        return terms
+
+    def _move(self, player: Player, step: int, batch: Batch) -> dict[str, Tensor]:
+        optimizer = self.optimizers[player.name]
+        self._set_learning(player, step)
+        with autocast(self.device):
+            losses = self.stage.loss(player.name, self.networks, batch)
+        total = torch.stack([term.weight * term.value.float() for term in losses.values()]).sum()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradient = torch.nn.utils.get_total_norm(gradients)
+        optimizer.step()
+        self._after(player)
+        raw = {f"{player.name}/{name}": term.value.detach().float() for name, term in losses.items()}
+        return raw | {f"{player.name}/total": total.detach(), f"{player.name}/gradient": gradient.detach()}
+
+    def _set_learning(self, player: Player, step: int) -> None:
+        for name, network in self.bare.items():
+            network.requires_grad_(name in player.nets)
+        for group in self.optimizers[player.name].param_groups:
+            group["lr"] = player.lr * player.schedule.factor(step)
+
+    @torch.no_grad()
+    def _after(self, player: Player) -> None:
+        if player.clip_weights is not None:
+            for name in player.nets:
+                for parameter in self.bare[name].parameters():
+                    parameter.clamp_(-player.clip_weights, player.clip_weights)
+        if player.name == AVERAGED:
+            for name, average in self.averages.items():
+                _follow(average, self.bare[name], self.stage.ema_decay)
+
+
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    for kept, current in zip(average.parameters(), network.parameters(), strict=True):
+        kept.lerp_(current, 1 - decay)
+    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(current)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on a GPU, nothing on the CPU. bfloat16 has float32's range, so no loss scaling is needed."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def new_game(stage: Stage, *, seed: int, device: torch.device, rank: int = 0, wrap: Wrap = lambda net: net) -> Game:
+    """Freshly initialised networks (the same on every rank), each wrapped on its own, and their optimizers."""
+    torch.manual_seed(random_seed(seed, stage.name, "networks"))
+    bare = {name: place(network.train(), device) for name, network in stage.networks().items()}
+    assert sorted(bare) == sorted(n for p in stage.players for n in p.nets), "each network belongs to one player"
+    averaged = [name for p in stage.players if p.name == AVERAGED for name in p.nets] if stage.ema_decay else []
+    return Game(
+        stage=stage,
+        seed=seed,
+        device=device,
+        rank=rank,
+        bare=bare,
+        optimizers={player.name: _optimizer(player, bare) for player in stage.players},
+        averages={name: copy.deepcopy(bare[name]).requires_grad_(False) for name in averaged},
+        networks={name: wrap(network) for name, network in bare.items()},
+    )
+
+
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """On the device; on a GPU with channels last, which its convolutions want."""
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network  # pyright: ignore
+
+
+def _optimizer(player: Player, networks: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
+    parameters = [parameter for name in player.nets for parameter in networks[name].parameters()]
+    if player.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=player.lr, betas=player.betas, eps=1e-8)
+    return torch.optim.RMSprop(parameters, lr=player.lr, alpha=player.betas[1])

@@ -1,0 +1,114 @@
+"""MLflow: one run for the pipeline, a nested run for each stage. Written from the driver and the controller only.
+
+The store is an SQLite file in the run folder, by an absolute path (workers have other folders), unless
+MLFLOW_TRACKING_URI names another. Run ids are kept in mlflow.json, so that a pipeline that goes on goes on in its runs.
+A failure of tracking warns loudly and never ends a training.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from posegen.train.checkpoint import Curve
+
+EXPERIMENT = "posegen"
+
+
+@dataclass(frozen=True)
+class StageLog:
+    """Writes a stage's curve. Pickles to the controller."""
+
+    uri: str
+    run: str
+
+    def __call__(self, rows: Curve) -> None:
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, int(row["step"])) for row in rows for name, value in row.items() if name != "step"
+        ]
+        client = MlflowClient(self.uri)
+        for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
+            client.log_batch(self.run, metrics=metrics[start : start + 1000])
+
+
+def no_log(rows: Curve) -> None:
+    """Where tracking could not be started."""
+
+
+@dataclass
+class Tracking:
+    """The pipeline's runs in MLflow. Every method warns instead of raising."""
+
+    folder: Path  # the run folder
+    warn: Callable[[str], None]
+    uri: str = ""
+    runs: dict[str, str] = field(default_factory=dict)  # "pipeline" and the stages' names -> MLflow run ids
+
+    def start(self, parameters: Mapping[str, object]) -> None:
+        """Makes the store, the experiment and the pipeline's run where they are not there yet."""
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
+        self._guarded(lambda: self._start(parameters))
+
+    def _start(self, parameters: Mapping[str, object]) -> None:
+        client = MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        own = None if "MLFLOW_TRACKING_URI" in os.environ else (self.folder.resolve() / "mlartifacts").as_uri()
+        identifier = (
+            experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=own)
+        )
+        known = self.folder / "mlflow.json"
+        saved = json.loads(known.read_text()) if known.is_file() else {}
+        self.runs = saved.get("runs", {}) if saved.get("uri") == self.uri else {}
+        self._run("pipeline", self.folder.name, identifier, parameters)
+
+    def stage(self, name: str, parameters: Mapping[str, object]) -> Callable[[Curve], None]:
+        """The nested run of a stage; gives what the controller logs its curve with."""
+        self._guarded(lambda: self._nested(name, parameters))
+        return StageLog(self.uri, self.runs[name]) if name in self.runs else no_log
+
+    def _nested(self, name: str, parameters: Mapping[str, object]) -> None:
+        parent = MlflowClient(self.uri).get_run(self.runs["pipeline"])
+        self._run(name, name, parent.info.experiment_id, parameters, parent.info.run_id)
+
+    def _run(
+        self, key: str, name: str, experiment: str, parameters: Mapping[str, object], parent: str | None = None
+    ) -> None:
+        client = MlflowClient(self.uri)
+        if key not in self.runs:
+            tags = {"mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
+            self.runs[key] = client.create_run(experiment, tags=tags).info.run_id
+            client.log_batch(self.runs[key], params=[Param(k, str(v)[:6000]) for k, v in parameters.items()])
+            (self.folder / "mlflow.json").write_text(json.dumps({"uri": self.uri, "runs": self.runs}, indent=1))
+        client.update_run(self.runs[key], status="RUNNING")
+
+    def forget(self, name: str) -> None:
+        """A stage that is redone gets a run of its own; the old one stays in the store."""
+        self.runs.pop(name, None)
+
+    def finish(self, name: str, status: str = "FINISHED") -> None:
+        """Ends a run: FINISHED, or FAILED."""
+        if name in self.runs:
+            self._guarded(lambda: MlflowClient(self.uri).set_terminated(self.runs[name], status))
+
+    def scores(self, scores: Mapping[str, float], artifacts: list[Path]) -> None:
+        """Scores, the sample sheet and the report, on the pipeline's run."""
+        self._guarded(lambda: self._scores(scores, artifacts))
+
+    def _scores(self, scores: Mapping[str, float], artifacts: list[Path]) -> None:
+        client, run, now = MlflowClient(self.uri), self.runs["pipeline"], int(time.time() * 1000)
+        metrics = [Metric(name, value, now, 0) for name, value in scores.items()]
+        client.log_batch(run, metrics=metrics, tags=[RunTag("posegen.folder", str(self.folder.resolve()))])
+        for path in artifacts:
+            client.log_artifact(run, str(path), "report")
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self.warn(f"MLflow tracking at {self.uri} failed; the run goes on without it: {error!r}")

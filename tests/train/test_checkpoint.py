@@ -1,0 +1,107 @@
+"""A checkpoint is whole or it does not count, and what it restores goes on bit for bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from posegen.train import checkpoint as module
+from posegen.train.checkpoint import (
+    Progress,
+    checkpoints,
+    latest_checkpoint,
+    load_networks,
+    read_curve,
+    read_progress,
+    restore,
+    trained_networks,
+    write_checkpoint,
+)
+from posegen.train.step import new_game
+
+from .test_step import CPU, play, weights
+from .toy import Tug
+
+
+def save(folder: Path, game, step: int) -> Path:
+    return write_checkpoint(
+        folder, game, Progress(step, "recipe", 3, {"generator/l1": 0.1}), [{"step": float(step), "a": 0.1}]
+    )
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path):
+    whole = new_game(Tug(), seed=3, device=CPU)
+    play(whole, range(6))
+    first = new_game(Tug(), seed=3, device=CPU)
+    play(first, range(3))
+    saved = save(tmp_path, first, 3)
+    second = new_game(Tug(), seed=99, device=CPU)
+    second.seed = 3
+    progress, curve = restore(second, saved)
+    play(second, range(progress.step, 6))
+    assert curve == [{"step": 3, "a": 0.1}]
+    assert second.last_terms == {"generator/l1": 0.1}
+    for networks in ("bare", "averages"):
+        for name, network in getattr(whole, networks).items():
+            assert torch.equal(weights(network), weights(getattr(second, networks)[name])), (networks, name)
+
+
+def test_only_complete_folders_count_and_the_newest_stay(tmp_path: Path):
+    game = new_game(Tug(), seed=0, device=CPU)
+    (tmp_path / "checkpoint_00000009").mkdir()  # no stage.json: not ours
+    (tmp_path / ".checkpoint_00000010.123").mkdir()
+    assert latest_checkpoint(tmp_path) is None
+    for step in (1, 2, 30):
+        save(tmp_path, game, step)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_00000002", "checkpoint_00000030"]
+    assert read_progress(tmp_path / "checkpoint_00000030") == Progress(30, "recipe", 3, {"generator/l1": 0.1})
+    assert read_curve(tmp_path / "checkpoint_00000030")[0]["step"] == 30
+
+
+def test_a_writer_killed_half_way_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    game = new_game(Tug(), seed=0, device=CPU)
+    good = save(tmp_path, game, 1)
+    monkeypatch.setattr(module.torch, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, game, 2)
+    assert latest_checkpoint(tmp_path) == good
+
+
+def test_averages_are_what_inference_reads(tmp_path: Path):
+    game = new_game(Tug(ema_decay=0.5), seed=0, device=CPU)
+    play(game, range(2))
+    saved = save(tmp_path, game, 2)
+    averaged, last = Tug().networks(), Tug().networks()
+    load_networks(saved, averaged)
+    load_networks(saved, last, averaged=False)
+    assert torch.equal(weights(averaged["generator"]), weights(game.averages["generator"]))
+    assert torch.equal(weights(last["generator"]), weights(game.bare["generator"]))
+    assert torch.equal(weights(averaged["critic"]), weights(game.bare["critic"]))
+
+
+def test_other_networks_are_refused_in_words(tmp_path: Path):
+    saved = save(tmp_path, new_game(Tug(), seed=0, device=CPU), 1)
+    with pytest.raises(ValueError, match="other settings"):
+        load_networks(saved, {"generator": torch.nn.Linear(1, 1)})
+
+
+def test_an_unfinished_stage_is_not_used(tmp_path: Path):
+    with pytest.raises(ValueError, match="step 0 of 8"):
+        trained_networks(Tug(steps=8), tmp_path, CPU)
+    save(tmp_path, new_game(Tug(), seed=0, device=CPU), 7)
+    with pytest.raises(ValueError, match="step 7 of 8"):
+        trained_networks(Tug(steps=8), tmp_path, CPU)
+    save(tmp_path, new_game(Tug(), seed=0, device=CPU), 8)
+    networks = trained_networks(Tug(steps=8), tmp_path, CPU)
+    assert not any(network.training for network in networks.values())
+    assert not any(p.requires_grad for network in networks.values() for p in network.parameters())
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
+    game = new_game(Tug(), seed=0, device=CPU)
+    saved = save(tmp_path, game, 1)
+    torch.save({"generator": print}, saved / "optimizers.pt")  # a pickled function: weights_only refuses it
+    with pytest.raises(Exception, match=r"(?i)weights"):
+        restore(game, saved)
+    assert json.loads((saved / "stage.json").read_text())["step"] == 1

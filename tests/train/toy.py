@@ -1,0 +1,61 @@
+"""A small two-player stage for the tests of training: random enough to notice a lost random state."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from posegen.batch import Batch
+from posegen.stage import Networks, Player, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tug:
+    """The generator pulls a picture towards the target, the critic tells them apart; dropout is the noise."""
+
+    name: ClassVar[str] = "tug"
+    reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image")
+    writes: ClassVar[tuple[str, ...]] = ("tug_image",)
+    steps: int = 8
+    batch_size: int = 4
+    flip: bool = True
+    ema_decay: float = 0.9
+    critic_repeats: int = 2
+    clip: float | None = None
+    lr: float = 1e-2
+    skip_above: float | None = None
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        skip = None if self.skip_above is None else self._skip
+        return (
+            Player(name="generator", nets=("generator",), lr=self.lr),
+            Player(
+                name="critic", nets=("critic",), lr=self.lr, optimizer="rmsprop", repeats=self.critic_repeats,
+                clip_weights=self.clip, skip_when=skip,
+            ),
+        )  # fmt: skip
+
+    def _skip(self, terms) -> bool:
+        return terms["generator/l1"] > self.skip_above
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {
+            "generator": nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(4, 3, 1)),
+            "critic": nn.Sequential(
+                nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+            ),
+        }
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return {"tug_image": nets["generator"](batch["source_image"])}
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        if player == "generator":
+            made = self.outputs(nets, batch)["tug_image"]
+            l1 = (made - batch["target_image"]).abs().mean()
+            return {"l1": Term(l1, 2.0), "adversarial": Term(-nets["critic"](made).mean())}
+        with torch.no_grad():
+            made = self.outputs(nets, batch)["tug_image"]
+        return {"real": Term(-nets["critic"](batch["target_image"]).mean()), "fake": Term(nets["critic"](made).mean())}
