@@ -18,7 +18,7 @@ BASELINES = {
     "similarity": "the source turned, scaled and shifted so that its torso falls on the target's",
 }
 
-MEAN_OF = 2000  # training pictures at most: the mean changes by less than a grey level beyond
+MEAN_OF = 2000  # training pictures at most: the standard error is then about one grey level
 SEED = 0
 
 Picture = UInt8[np.ndarray, "height width 3"]

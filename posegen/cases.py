@@ -56,9 +56,16 @@ def chosen_rows(table: Table) -> dict[str, list[int]]:
     The fixed draw depends on the number of scored pairs alone, so it is the same pairs in every run on the same data.
     """
     order = ranked(table)
-    count = len(table["pair"])
-    fixed = np.sort(np.random.default_rng(SEED).permutation(count)[:FIXED])
-    return {"best": order[:EXTREME], "worst": order[::-1][:EXTREME], "fixed": fixed.tolist()}
+    fixed = np.sort(np.random.default_rng(SEED).permutation(len(table["pair"]))[:FIXED])
+    return {"best": _varied(table, order), "worst": _varied(table, order[::-1]), "fixed": fixed.tolist()}
+
+
+def _varied(table: Table, order: Sequence[int]) -> list[int]:
+    """The first `EXTREME` rows of an order, one a person where there are so many persons, still in that order."""
+    first_of = {table["person"][row]: place for place, row in reversed(list(enumerate(order)))}
+    places = sorted(first_of.values())
+    rest = [place for place in range(len(order)) if place not in set(places)]
+    return [order[place] for place in sorted([*places, *rest][:EXTREME])]
 
 
 def make_cases(
@@ -93,12 +100,12 @@ def _panels(raw: Mapping[str, Tensor], made: Mapping[str, Picture], index: int) 
     source, target = (raw[f"{role}_image"][index].numpy() for role in ("source", "target"))
     height, width = target.shape[:2]
     pose = Pose(raw["target_joints"][index].numpy(), raw["target_visible"][index].numpy())
-    *stages, (result_name, result) = made.items()
+    *stages, (_, result) = made.items()
     return [
         Panel("source", "given", source),
         Panel("target pose", "given", skeleton(pose, height, width, enlargement(height))),
         *(Panel(_words(name), "stage", picture) for name, picture in stages),
-        Panel(f"result ({_words(result_name)})", "result", result),
+        Panel("result", "result", result),
         Panel("target", "target", target),
         Panel("difference", "difference", difference(result, target)),
     ]

@@ -60,5 +60,5 @@ def override(system: System, settings: Mapping[str, object]) -> System:
 
 
 def _paths(parts: Mapping[str, object]) -> list[str]:
-    names = {part: [f.name for f in dataclasses.fields(each)] for part, each in parts.items()}  # type: ignore[arg-type]
+    names = {part: [f.name for f in dataclasses.fields(each)] for part, each in parts.items()}  # pyright: ignore[reportArgumentType]
     return [f"{part}.{name}" for part, fields in names.items() for name in fields if name not in FIXED]

@@ -59,7 +59,7 @@ def _chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
         last=f"{smooth[-1]:.4g}",
         raw=polyline([min(max(value, low), high) for value in values]),
         smooth=polyline([min(max(value, low), high) for value in smooth]),
-        x_ticks=[Tick((x - left) / (right - left) * WIDTH, label) for x, label in round_ticks(left, right, 4)],
+        x_ticks=[Tick((x - left) / (right - left) * WIDTH, label) for x, label in round_ticks(left, right, 6)],
         y_ticks=[Tick((high - y) / (high - low) * HEIGHT, label) for y, label in round_ticks(low, high, 4)],
     )
 

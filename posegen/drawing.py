@@ -19,6 +19,8 @@ BACKGROUND = (16, 18, 27)
 SMALL = 128  # pictures up to this height are shown enlarged, with their pixels to be seen
 HEAT_FULL = 0.5  # the difference, white being 1, that is drawn brightest
 
+AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # of a size of its own
+
 
 def _rainbow(count: int) -> list[tuple[int, int, int]]:
     hues = (index / count for index in range(count))
@@ -40,14 +42,14 @@ def skeleton(pose: Pose, height: int, width: int, scale: int) -> Picture:
     """
     canvas = np.full((height * scale, width * scale, 3), BACKGROUND, dtype=np.uint8)
     thickness = max(2, round(height * scale / 70))
-    points = np.rint((pose.joints + 0.5) * scale * 16).clip(-(2**20), 2**20).astype(int)  # in 16ths of a pixel
+    centres = (np.nan_to_num(pose.joints) + 0.5) * scale - 0.5
+    points = [tuple(point) for point in np.rint(centres * 16).clip(-(2**20), 2**20).astype(int).tolist()]  # 16ths
     for (start, end), colour in zip(DRAWN_LIMBS, LIMB_COLOURS, strict=True):
         if pose.visible[start] and pose.visible[end]:
-            ends = [tuple(points[joint].tolist()) for joint in (start, end)]
-            cv2.line(canvas, *ends, colour, thickness, cv2.LINE_AA, shift=4)
+            cv2.line(canvas, points[start], points[end], colour, thickness, cv2.LINE_AA, shift=4)
     for point, seen, colour in zip(points, pose.visible, JOINT_COLOURS, strict=True):
         if seen:
-            cv2.circle(canvas, tuple(point.tolist()), round(thickness * 0.85) * 16, colour, -1, cv2.LINE_AA, shift=4)
+            cv2.circle(canvas, point, round(thickness * 0.85) * 16, colour, -1, cv2.LINE_AA, shift=4)
     return canvas
 
 
@@ -67,7 +69,7 @@ def data_uri(picture: Picture) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
-def sheet(rows: Sequence[Sequence[Picture]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
+def sheet(rows: Sequence[Sequence[AnyPicture]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
     """One picture of rows of pictures, each brought to `height` (nearest pixel), with a white gap between them."""
     gap = max(4, height // 32)
     bands = []

@@ -5,10 +5,9 @@ scores/pairs.parquet             one row a pair: pair, source, target, person, e
 scores/metrics.json              written last: it is there when, and only when, the scores are complete
 """
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 
 from posegen.baselines import mean_picture
 from posegen.data.loader import Shards
+from posegen.data.shard_files import read_arrow, write_json, write_whole
 from posegen.scoring import score_chunk
 from posegen.stage import System
 from posegen.summary import summary
@@ -100,7 +100,8 @@ class _Scorer:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pairs = [int(pair) for pair in row["pairs"]]
         table = pa.table(score_chunk(self.trained, self.shards, pairs, self.mean))
-        write_table(table.replace_schema_metadata({"fingerprint": self.fingerprint}), Path(row["file"]))
+        signed = table.replace_schema_metadata({"fingerprint": self.fingerprint})
+        write_whole(Path(row["file"]), partial(pq.write_table, signed))
         return {"pairs": len(pairs)}
 
 
@@ -108,11 +109,12 @@ def _score(missing: Mapping[Path, Sequence[int]], scorer: dict[str, Any], *, use
     """Scores the chunks in actors made with `scorer`'s arguments; gives the pairs of each chunk as it is written."""
     if not missing:
         return
-    ray.data.DataContext.get_current().enable_progress_bars = False
     resource, share = ("GPU", 1 / ACTORS_PER_GPU) if use_gpu else ("CPU", 1)
     actors = max(1, min(len(missing), int(ray.cluster_resources().get(resource, 0) / share)))
     items = [{"file": str(file), "pairs": list(chunk)} for file, chunk in missing.items()]
-    scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
+    dataset = ray.data.from_items(items, override_num_blocks=len(items))
+    dataset.context.enable_progress_bars = False
+    scored = dataset.map(
         _Scorer,  # pyright: ignore[reportArgumentType]
         fn_constructor_kwargs=scorer,
         compute=ray.data.ActorPoolStrategy(size=actors),
@@ -123,26 +125,18 @@ def _score(missing: Mapping[Path, Sequence[int]], scorer: dict[str, Any], *, use
         yield int(row["pairs"])
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Writes a Parquet file that is complete or not there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial)
-    os.replace(partial, path)
-
-
 def _finish(scores: Path, parts: Sequence[Path], shards: Path, fingerprint: str) -> dict:
     """Merges the parts, writes pairs.parquet and then metrics.json, and removes the parts."""
     table = pa.concat_tables([pq.read_table(part) for part in parts])
     identities = picture_identities(shards)
     persons = [identities[name] for name in table["target"].to_pylist()]
-    write_table(table.add_column(3, "person", pa.array(persons)), scores / "pairs.parquet")
+    named = table.add_column(3, "person", pa.array(persons))
+    write_whole(scores / "pairs.parquet", partial(pq.write_table, named))
     available = Shards(shards).pair_count("test")
     columns = {name: table[name].to_numpy() for name in table.column_names}
     metrics = {"fingerprint": fingerprint, "pairs": table.num_rows, "pairs_available": available}
     metrics |= summary(columns, persons)
-    partial = scores / f".metrics.json.{os.getpid()}"
-    partial.write_text(json.dumps(metrics, indent=1, allow_nan=False))
-    os.replace(partial, scores / "metrics.json")
+    write_json(scores / "metrics.json", metrics)
     shutil.rmtree(scores / "parts")
     return metrics
 
@@ -152,7 +146,6 @@ def picture_identities(shards: Path) -> dict[str, str]:
     identities = {}
     for shard in Shards(shards).manifest["shards"]:
         if shard["split"] == "test":
-            with pa.memory_map(str(shards / shard["file"])) as file:
-                table = pa.ipc.open_file(file).read_all().select(["name", "identity"])
-            identities |= dict(zip(table["name"].to_pylist(), table["identity"].to_pylist(), strict=True))
+            batch = read_arrow(shards / shard["file"])
+            identities |= dict(zip(batch["name"].to_pylist(), batch["identity"].to_pylist(), strict=True))
     return identities

@@ -26,7 +26,7 @@ def replace_fields(
     another type, and for whatever the dataclass itself refuses.
     """
     kinds = typing.get_type_hints(type(described))
-    known = [field.name for field in dataclasses.fields(described) if field.init and field.name not in fixed]  # type: ignore[arg-type]
+    known = [field.name for field in dataclasses.fields(described) if field.init and field.name not in fixed]  # pyright: ignore[reportArgumentType]
     values = {}
     for name, given in settings.items():
         if name not in known:
@@ -35,7 +35,7 @@ def replace_fields(
             values[name] = convert(given, kinds[name])
         except ValueError:
             raise ValueError(f"{path}.{name} is {given!r}; expected {describe(kinds[name])}") from None
-    return dataclasses.replace(described, **values)  # type: ignore[type-var]
+    return dataclasses.replace(described, **values)  # pyright: ignore[reportArgumentType]
 
 
 def unknown_setting(given: str, known: Collection[str]) -> ValueError:

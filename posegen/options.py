@@ -9,15 +9,17 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from posegen.catalog import override, replace_fields, system
+from posegen.catalog import override, system
 from posegen.data.folder import Folder
 from posegen.data.market1501 import Market1501
 from posegen.data.picture_files import picture_size
 from posegen.data.rows import Listing, Source
 from posegen.data.shards import ShardSettings
 from posegen.data.synthetic import SyntheticPeople
+from posegen.fields import replace_fields
 from posegen.plan import Plan
 
+DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
 
 
@@ -68,7 +70,11 @@ def plan_for(options: Options) -> Plan:
     if isinstance(source, SyntheticPeople) and source.size != described.size:
         source = replace_fields(source, {"size": described.size}, "data")
         listing = source.listing()
-    shard_settings = ShardSettings(size=described.size, mask_radius=max(1, round(4 * min(1, described.size[0] / 128))))
+    shard_settings = ShardSettings(
+        size=described.size,
+        mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
+        pictures_per_shard=DRAWN_A_SHARD if options.dataset == "synthetic" else ShardSettings.pictures_per_shard,
+    )
     plan = Plan(
         run=options.run or Path("runs") / f"{options.system}-{variant}-{options.dataset}",
         system=described,

@@ -90,9 +90,9 @@ class Plan:
         """Fingerprint of everything that decides what one step of a stage does: not how many there are."""
         stage = self.system.stages[index]
         before = self.result(index - 1) if index else self.shards_fingerprint
-        return digest(
-            before, self.seed, self._under(stage.name, leave="steps"), self._under("pose_maps"), type(stage).__name__
-        )
+        schedules = [repr(player.schedule) for player in stage.players]  # one that ends with the stage depends on `steps`
+        mine = self._under(stage.name, leave="steps")
+        return digest(before, self.seed, mine, self._under("pose_maps"), type(stage).__name__, schedules)
 
     def result(self, index: int) -> str:
         """Fingerprint of a stage's finished networks."""

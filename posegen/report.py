@@ -6,7 +6,6 @@ report/fingerprint.json   written last: it is there when, and only when, the rep
 """
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from posegen.baselines import BASELINES
 from posegen.cases import SEED, Case, chosen_rows, make_cases
 from posegen.curves import HEIGHT, WIDTH, charts
 from posegen.data.loader import Shards
+from posegen.data.shard_files import write_json, write_whole
 from posegen.drawing import HEAT_FULL, SMALL, data_uri, sheet
 from posegen.metrics import METRICS
 from posegen.score_table import headline, score_row, score_text, wins
@@ -33,8 +33,8 @@ HEADLINES = ("mask_l1", "ssim", "mask_ssim", "psnr")
 CASE_SCORES = ("mask_l1", "ssim", "mask_ssim", "psnr", "l1")
 PACKAGES = ("posegen", "torch", "ray", "numpy", "opencv-python", "scikit-image", "pyarrow", "simplejpeg", "safetensors")
 SECTIONS = {
-    "best": "Best first",
-    "worst": "Worst first",
+    "best": "The best",
+    "worst": "The worst",
     "fixed": "A fixed draw",
 }
 
@@ -78,9 +78,9 @@ def write_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.json").unlink(missing_ok=True)
-    _write(folder / "sample_sheet.png", _sheet_png(cases["fixed"]))
-    _write(folder / "index.html", page.encode())
-    _write(folder / "fingerprint.json", json.dumps({"fingerprint": fingerprint}).encode())
+    write_whole(folder / "sample_sheet.png", lambda path: path.write_bytes(_sheet_png(cases["fixed"])))
+    write_whole(folder / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
+    write_json(folder / "fingerprint.json", {"fingerprint": fingerprint})
     return folder / "index.html"
 
 
@@ -94,12 +94,6 @@ def _read_scores(scores: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _stage_charts(folder: Path) -> list:
     checkpoint = latest_checkpoint(folder)
     return charts(read_curve(checkpoint)) if checkpoint else []
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _sheet_png(cases: Sequence[Case]) -> bytes:

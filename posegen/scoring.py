@@ -10,16 +10,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from posegen.baselines import BASELINES, Picture, Pose, moved_torso
+from posegen.baselines import Picture, Pose, moved_torso
 from posegen.data.columns import to_columns
 from posegen.data.loader import Shards, listed_batches
-from posegen.metrics import METRICS, Pictures, all_scores, as_pictures
+from posegen.metrics import Pictures, all_scores, as_pictures
 from posegen.stage import System
 from posegen.synthesize import Trained, synthesize
 
-PIXELS = (
-    2**18
-)  # of one synthesized batch: 64 pictures of 64x64, 4 of 256x256; paper-sized networks then take about 2 GB
+PIXELS = 2**18  # of one synthesized batch: 64 pictures of 64x32 or 64x64, 4 of 256x256, to bound its memory
 
 STOOD_IN = "similarity.stood_in"  # the column that says where the source stood in for the moved source
 
@@ -33,7 +31,7 @@ def columns_read(system: System, shards: Shards) -> set[str]:
 def synthesized(
     trained: Trained, shards: Shards, pairs: Sequence[int]
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Test pairs in the order given, in small batches: what the shards hold, and all columns with every stage's outputs."""
+    """Test pairs in the order given, in small batches: the raw batch, and all columns with the stages' outputs."""
     height, width = trained.system.size
     batch_size = max(1, min(64, PIXELS // (height * width)))
     columns = columns_read(trained.system, shards)
@@ -80,8 +78,3 @@ def score_chunk(trained: Trained, shards: Shards, pairs: Sequence[int], mean: Pi
     table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
     sources, targets = zip(*shards.pair_names("test", pairs), strict=True)
     return {"pair": table["pair"], "source": np.array(sources), "target": np.array(targets), **table}
-
-
-def score_columns() -> list[str]:
-    """The names of all columns that hold scores, the generated picture's first."""
-    return [*METRICS, *(f"{baseline}.{metric}" for baseline in BASELINES for metric in METRICS)]

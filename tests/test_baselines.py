@@ -1,6 +1,6 @@
 """The baselines: exact transforms, a slow twin, and pictures that can be worked out by hand."""
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 
 from posegen.baselines import MEAN_OF, Pose, mean_picture, moved_torso, similarity_transform
 from posegen.data.joints import TORSO
+from posegen.data.loader import Shards
 
 SQUARE = np.array([[10, 10], [20, 10], [10, 30], [20, 30]], dtype=np.float32)
 
@@ -66,7 +67,7 @@ def test_points_in_one_place_have_no_transform(swapped):
 
 def test_moved_torso_shifts_whole_pixels_exactly_and_continues_the_border():
     picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    moved = moved_torso(picture, pose(SQUARE), pose(SQUARE + [3, -2]))
+    moved = moved_torso(picture, pose(SQUARE), pose(SQUARE + np.array([3, -2])))
     np.testing.assert_array_equal(moved[:38, 3:], picture[2:, :27])
     np.testing.assert_array_equal(moved[:38, 0], picture[2:, 0])
     np.testing.assert_array_equal(moved[39, 3:], picture[39, :27])
@@ -91,26 +92,32 @@ def test_unknown_torso_joint_moves_nothing(joint):
     assert moved_torso(picture, known, known) is not None
 
 
-def fake_shards(pictures: np.ndarray) -> SimpleNamespace:
-    return SimpleNamespace(
-        picture_count=lambda split: len(pictures) if split == "train" else 0,
-        pictures=lambda split, rows: pictures[np.asarray(rows)],
-    )
+class FakeShards(Shards):
+    """Training pictures that are in memory."""
+
+    def __init__(self, pictures: np.ndarray):
+        self.held = pictures
+
+    def picture_count(self, split: str) -> int:
+        return len(self.held) if split == "train" else 0
+
+    def pictures(self, split: str, rows: Sequence[int]) -> np.ndarray:
+        return self.held[np.asarray(rows)]
 
 
 def test_mean_picture_of_few_is_the_mean_of_all():
     pictures = np.random.default_rng(0).integers(0, 256, (250, 4, 3, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(mean_picture(fake_shards(pictures)), np.rint(pictures.mean(axis=0)))
+    np.testing.assert_array_equal(mean_picture(FakeShards(pictures)), np.rint(pictures.mean(axis=0)))
 
 
 def test_mean_picture_of_many_is_a_repeatable_draw():
     pictures = np.zeros((MEAN_OF * 2, 1, 1, 3), dtype=np.uint8)
     pictures[:MEAN_OF] = 200
-    first, second = mean_picture(fake_shards(pictures)), mean_picture(fake_shards(pictures))
+    first, second = mean_picture(FakeShards(pictures)), mean_picture(FakeShards(pictures))
     np.testing.assert_array_equal(first, second)
     assert 90 < first[0, 0, 0] < 110  # about half of the draw
 
 
 def test_no_training_picture_is_told():
     with pytest.raises(ValueError, match="no training picture"):
-        mean_picture(fake_shards(np.zeros((0, 4, 3, 3), dtype=np.uint8)))
+        mean_picture(FakeShards(np.zeros((0, 4, 3, 3), dtype=np.uint8)))

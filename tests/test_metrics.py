@@ -150,7 +150,7 @@ def test_better_direction(name, pictures):
 
 def test_pictures_smaller_than_the_window_are_refused():
     small = np.zeros((1, 10, 40, 3), dtype=np.uint8)
-    with pytest.raises(ValueError, match="at least 11x11 pixels.*10x40"):
+    with pytest.raises(ValueError, match=r"at least 11x11 pixels.*10x40"):
         ssim_plain(small, small)
 
 

@@ -21,18 +21,20 @@ TRUNK = np.array((
     (0.68, 0.158, 0.112, 0.006),
     (0.82, 0.164, 0.104, 0.000),
     (0.90, 0.160, 0.090, -0.006),
-    (0.96, 0.138, 0.076, -0.010),
-    (1.01, 0.098, 0.064, -0.010),
-    (1.055, 0.062, 0.056, -0.004),
+    (0.95, 0.148, 0.078, -0.010),
+    (1.00, 0.120, 0.068, -0.010),
+    (1.035, 0.084, 0.060, -0.006),
+    (1.06, 0.060, 0.054, -0.004),
 ))  # fmt: skip
 # Place along the limb (0 to 1 on the upper bone, 1 to 2 on the lower one) and radius.
 ARM = np.array((
-    (-0.20, 0.004), (-0.17, 0.030), (-0.10, 0.047), (0.0, 0.056), (0.16, 0.054), (0.32, 0.050), (0.55, 0.045),
-    (0.80, 0.041), (0.93, 0.040), (1.07, 0.040), (1.25, 0.041), (1.5, 0.037), (1.75, 0.030), (1.95, 0.025), (2.02, 0.024),
+    (-0.11, 0.004), (-0.10, 0.024), (-0.07, 0.038), (-0.02, 0.048), (0.05, 0.053), (0.16, 0.052), (0.32, 0.049),
+    (0.55, 0.045), (0.80, 0.041), (0.93, 0.040), (1.07, 0.040), (1.25, 0.041), (1.5, 0.037), (1.75, 0.030),
+    (1.95, 0.025), (2.02, 0.024),
 ))  # fmt: skip
 LEG = np.array((
-    (-0.10, 0.070), (0.0, 0.088), (0.12, 0.092), (0.30, 0.086), (0.55, 0.075), (0.80, 0.062), (0.93, 0.057),
-    (1.07, 0.055), (1.2, 0.056), (1.38, 0.059), (1.6, 0.049), (1.8, 0.039), (1.94, 0.036), (2.04, 0.036),
+    (-0.10, 0.045), (0.0, 0.066), (0.12, 0.082), (0.22, 0.087), (0.32, 0.085), (0.55, 0.075), (0.80, 0.062),
+    (0.93, 0.057), (1.07, 0.055), (1.2, 0.056), (1.38, 0.059), (1.6, 0.049), (1.8, 0.039), (1.94, 0.036), (2.04, 0.036),
 ))  # fmt: skip
 # Distance below the wrist; half thickness, half breadth.
 HAND = np.array((
@@ -42,8 +44,9 @@ HAND = np.array((
 # Distance before the ankle; half breadth, half height, height of the middle below the ankle.
 SHOE = np.array((
     (-0.072, 0.002, 0.004, -0.055), (-0.066, 0.026, 0.026, -0.054), (-0.04, 0.037, 0.040, -0.044),
-    (0.0, 0.040, 0.046, -0.040), (0.045, 0.043, 0.038, -0.050), (0.09, 0.047, 0.029, -0.058), (0.13, 0.048, 0.023, -0.063),
-    (0.165, 0.042, 0.019, -0.066), (0.187, 0.026, 0.014, -0.070), (0.195, 0.002, 0.004, -0.074),
+    (0.0, 0.040, 0.046, -0.040), (0.045, 0.043, 0.038, -0.050), (0.09, 0.047, 0.029, -0.058),
+    (0.13, 0.048, 0.023, -0.063), (0.165, 0.042, 0.019, -0.066), (0.187, 0.026, 0.014, -0.070),
+    (0.195, 0.002, 0.004, -0.074),
 ))  # fmt: skip
 # Height above the middle of the head; half width, half depth, shift forward.
 HEAD = np.array((
@@ -52,6 +55,7 @@ HEAD = np.array((
     (-0.035, 0.067, 0.082, 0.011), (-0.065, 0.059, 0.068, 0.024), (-0.090, 0.048, 0.050, 0.038),
     (-0.108, 0.034, 0.032, 0.050), (-0.118, 0.016, 0.016, 0.057), (-0.121, 0.001, 0.001, 0.058),
 ))  # fmt: skip
+THIGH = 0.11  # a skirt keeps this far from the bones that it hangs around
 PACK = np.array((
     (0.94, 0.01, 0.01), (0.93, 0.085, 0.045), (0.85, 0.125, 0.075), (0.6, 0.135, 0.085), (0.35, 0.140, 0.090),
     (0.2, 0.130, 0.080), (0.14, 0.09, 0.05), (0.135, 0.01, 0.01),
@@ -60,13 +64,13 @@ PACK = np.array((
 
 def dress(skeleton: Skeleton, proportions: Proportions, look: Look) -> list[Tube]:
     """All tubes of one clothed person in body space. Parts are named by side where there are two of them."""
-    tubes = [_trunk(skeleton, proportions, look), _hips(skeleton, proportions), _neck(skeleton)]
+    tubes = [_trunk(skeleton, proportions, look), _hips(skeleton, proportions, look), _neck(skeleton)]
     for side, sign in SIDES.items():
         tubes += [_arm(skeleton, proportions, look, side), _hand(skeleton, side)]
         tubes += [_leg(skeleton, proportions, look, side), _shoe(skeleton, look, side), _ear(skeleton, side, sign)]
     tubes += [_head(skeleton, proportions), _nose(skeleton)]
     tubes += hair_tubes(skeleton, proportions, look.hair_style, HEAD)
-    if look.bottom in ("skirt", "dress") or look.coat:
+    if look.bottom.kind in ("skirt", "dress") or look.top.coat:
         tubes.append(_skirt(skeleton, proportions, look))
     if look.pack is not None:
         tubes.append(_pack(skeleton, proportions))
@@ -94,23 +98,25 @@ def _trunk_sizes(proportions: Proportions, heights: np.ndarray) -> tuple[np.ndar
 
 def _trunk(skeleton: Skeleton, proportions: Proportions, look: Look) -> Tube:
     """The top garment, tucked into the waist or hanging over it."""
-    hem = 0.2 if look.tucked or look.bottom == "dress" else -0.13
+    hem = 0.2 if look.top.tucked or look.bottom.kind == "dress" else -0.13
     heights = np.concatenate(([1.06, 1.04], np.linspace(1.01, hem, 15)))
     centre, left, forward = _spine(skeleton, heights)
     width, depth, shift = _trunk_sizes(proportions, heights)
     hanging = 0.006 + 0.010 * np.clip((0.5 - heights) / 0.6, 0, 1)
     ease = (np.full(len(heights), 0.006) if hem > 0 else 0.006 + hanging)[:, None]
     half_left, half_forward = left * (width[:, None] + ease), forward * (depth[:, None] + ease)
-    along = (1.06 - heights) / 1.28
-    return loft("trunk", "torso", centre + forward * shift[:, None], half_left, half_forward, along, places=26, squareness=0.86)
+    centre, along = centre + forward * shift[:, None], (1.06 - heights) / 1.28
+    return loft("trunk", "torso", centre, half_left, half_forward, along, places=26, squareness=0.86)
 
 
-def _hips(skeleton: Skeleton, proportions: Proportions) -> Tube:
+def _hips(skeleton: Skeleton, proportions: Proportions, look: Look) -> Tube:
+    """The bottom garment from the waist to the crotch: over a tucked top, under a hanging one."""
     heights = np.array((0.36, 0.3, 0.2, 0.1, 0.0, -0.08, -0.15, -0.20, -0.23))
     centre, left, forward = _spine(skeleton, heights)
     width, depth, shift = _trunk_sizes(proportions, heights)
     narrowing = np.array((1, 1, 1, 1, 1, 1, 0.92, 0.7, 0.2))
-    width, depth = (width + 0.008) * narrowing, (depth + 0.004) * narrowing
+    ease = 0.011 if look.top.tucked else 0.003
+    width, depth = (width + ease) * narrowing, (depth + ease) * narrowing
     return loft(
         "hips", "pelvis", centre + forward * shift[:, None], left * width[:, None], forward * depth[:, None],
         (0.36 - heights) / 0.6, places=26, squareness=0.86,
@@ -144,13 +150,14 @@ def _with_step(places: np.ndarray, step: float) -> np.ndarray:
 
 
 def _arm(skeleton: Skeleton, proportions: Proportions, look: Look, side: str) -> Tube:
-    end = 2 * look.sleeve
-    places = _with_step(ARM[:, 0], end) if 0 < look.sleeve else ARM[:, 0]
+    end = 2 * look.top.sleeve
+    places = _with_step(ARM[:, 0], end) if look.top.sleeve > 0 else ARM[:, 0]
     joints = (f"{side}_shoulder", f"{side}_elbow", f"{side}_wrist")
     centre, left, forward = _limb(skeleton, (f"{side}_upper_arm", f"{side}_forearm"), joints, places)
     radius = np.interp(places, ARM[:, 0], ARM[:, 1]) * proportions.girth * (0.9 + 0.16 * proportions.masculine)
-    loose = 0.004 + 0.010 * np.clip(places / max(end, 0.5), 0, 1) if look.sleeve < 0.5 else 0.007 + 0.003 * places
-    radius = (radius + np.where((places < end) & (places > -0.12), loose, 0))[:, None]
+    loose = 0.004 + 0.010 * np.clip(places / max(end, 0.5), 0, 1) if look.top.sleeve < 0.5 else 0.007 + 0.003 * places
+    loose = np.minimum(loose, loose * 4 * places + 0.003)
+    radius = (radius + np.where((places < end) & (places > 0), loose, 0))[:, None]
     return loft(f"{side}_arm", "sleeve", centre, left * radius, forward * radius * 1.04, np.clip(places / 2, 0, 1))
 
 
@@ -163,21 +170,26 @@ def _hand(skeleton: Skeleton, side: str) -> Tube:
 
 
 def _leg(skeleton: Skeleton, proportions: Proportions, look: Look, side: str) -> Tube:
-    clothed = look.bottom in ("trousers", "shorts")
-    end = 2 * look.bottom_length if clothed else -1.0
+    clothed = look.bottom.kind in ("trousers", "shorts")
+    end = 2 * look.bottom.length if clothed else -1.0
     places = _with_step(LEG[:, 0], min(end, 2.03)) if clothed else LEG[:, 0]
     joints = (f"{side}_hip", f"{side}_knee", f"{side}_ankle")
     centre, left, forward = _limb(skeleton, (f"{side}_thigh", f"{side}_shin"), joints, places)
     radius = np.interp(places, LEG[:, 0], LEG[:, 1]) * (0.25 + 0.75 * proportions.girth)
     calf = -0.014 * _bump(places, 1.38, 0.35) - 0.006 * _bump(places, 2.0, 0.3)
     if clothed:
-        straight = 0.058 + 0.022 * look.leg_width - 0.008 * np.clip(places - 1, 0, 1)
-        loose = np.maximum(radius + 0.006, straight * min(1.0, 0.55 + 0.6 * look.leg_width))
-        radius = np.where(places < end, loose + 0.012 * (look.bottom == "shorts") * np.clip(places, 0, 1), radius)
+        straight = 0.058 + 0.022 * look.bottom.leg_width - 0.008 * np.clip(places - 1, 0, 1)
+        straight = straight * min(1.0, 0.55 + 0.6 * look.bottom.leg_width) * (places > 0.3)
+        loose = np.maximum(radius + 0.006 * (places > 0.1), straight)
+        radius = np.where(places < end, loose + 0.012 * (look.bottom.kind == "shorts") * np.clip(places, 0, 1), radius)
     elif look.boots:
         radius = radius + 0.007 * (places > 1.52)
-    shift = forward * calf[:, None]
-    return loft(f"{side}_leg", "leg", centre + shift, left * radius[:, None], forward * radius[:, None], np.clip(places / 2, 0, 1))
+    centre, half_left, half_forward = (
+        centre + forward * calf[:, None],
+        left * radius[:, None],
+        forward * radius[:, None],
+    )
+    return loft(f"{side}_leg", "leg", centre, half_left, half_forward, np.clip(places / 2, 0, 1))
 
 
 def _shoe(skeleton: Skeleton, look: Look, side: str) -> Tube:
@@ -201,7 +213,7 @@ def _nose(skeleton: Skeleton) -> Tube:
     heights = np.array((0.034, 0.02, 0.004, -0.008, -0.014))[:, None]
     reach = np.array((0.004, 0.008, 0.015, 0.014, 0.001))[:, None]
     breadth = np.array((0.006, 0.008, 0.012, 0.013, 0.002))[:, None]
-    centre = nose + heights * frame[:, 1] - 0.006 * frame[:, 2]
+    centre = nose + heights * frame[:, 1] + 0.004 * frame[:, 2]
     return loft("head", "skin", centre, frame[:, 0] * breadth, frame[:, 2] * reach, np.linspace(0, 1, 5), places=8)
 
 
@@ -209,28 +221,30 @@ def _ear(skeleton: Skeleton, side: str, sign: float) -> Tube:
     frame = skeleton.frames["head"]
     heights = np.array((0.03, 0.024, 0.005, -0.018, -0.028))[:, None]
     reach = np.array((0.001, 0.014, 0.018, 0.011, 0.001))[:, None]
-    centre = skeleton.joint(f"{side}_ear") + heights * frame[:, 1] + 0.004 * sign * frame[:, 0]
+    centre = skeleton.joint(f"{side}_ear") + heights * frame[:, 1] + 0.009 * sign * frame[:, 0]
     return loft("head", "skin", centre, frame[:, 0] * reach * 0.55, frame[:, 2] * reach, np.linspace(0, 1, 5), places=8)
 
 
 def _skirt(skeleton: Skeleton, proportions: Proportions, look: Look) -> Tube:
     """A skirt, a dress' lower half, or a coat's tail: rings that reach around both legs and flare downwards."""
-    length = 0.30 if look.coat else look.bottom_length * 0.84
-    below = np.linspace(-0.16, length, 12)
+    length = 0.30 if look.top.coat else look.bottom.length * 0.84
+    below = np.linspace(-0.16 if look.top.tucked or look.bottom.kind == "dress" else 0.0, length, 12)
     shares = below / proportions.thigh
     legs = [
         _limb(skeleton, (f"{side}_thigh", f"{side}_shin"), (f"{side}_hip", f"{side}_knee", f"{side}_ankle"), shares)[0]
         for side in SIDES
     ]
     width, depth, shift = _trunk_sizes(proportions, -below / proportions.spine)
-    flare = 0.014 + (0.16 if look.coat else 0.26) * np.clip(below, 0, None)
+    flare = 0.014 + (0.16 if look.top.coat else 0.26) * np.clip(below, 0, None)
     spread = np.abs(legs[0] - legs[1])
-    half_left = np.maximum(width + flare, (spread[:, 0] / 2 + 0.105) * (below > 0))
-    half_forward = np.maximum(depth + 0.8 * flare, (spread[:, 2] / 2 + 0.105) * (below > 0))
+    half_left = np.maximum(width + flare, (spread[:, 0] / 2 + THIGH) * (below > 0))
+    aside = np.sqrt(1 - np.clip(0.8 * spread[:, 0] / 2 / half_left, 0, 0.9) ** 2)
+    half_forward = np.maximum(depth + 0.8 * flare, (spread[:, 2] / 2 + THIGH) / aside * (below > 0))
     lower = np.clip(below / 0.1, 0, 1)[:, None]
     centre = (legs[0] + legs[1]) / 2 * lower + np.stack((0 * below, -below, shift), axis=1) * (1 - lower)
     left, forward = np.eye(3)[0] * half_left[:, None], np.eye(3)[2] * half_forward[:, None]
-    return loft("skirt", "skirt", centre, left, forward, (below + 0.16) / 0.66, places=28, squareness=0.9, two_sided=True)
+    along = (below + 0.16) / 0.66
+    return loft("skirt", "skirt", centre, left, forward, along, places=28, squareness=0.9, two_sided=True)
 
 
 def _pack(skeleton: Skeleton, proportions: Proportions) -> Tube:

@@ -30,13 +30,13 @@ TILES = tuple(EXTENTS)
 
 def draw_tiles(look: Look, rng: np.random.Generator) -> UInt8[np.ndarray, "tiles 128 128 3"]:
     """All tiles of a look in the order of `TILES`. The generator only places folds and locks."""
-    skirt = look.top if look.bottom == "dress" or look.coat else look.bottom_cloth
+    skirt = look.top.cloth if look.bottom.kind == "dress" or look.top.coat else look.bottom.cloth
     tiles = {
         "torso": _torso(look),
         "sleeve": _sleeve(look),
         "pelvis": _pelvis(look),
         "leg": _leg(look),
-        "skirt": _open_front(_pattern(skirt, "skirt"), look) if look.coat else _pattern(skirt, "skirt"),
+        "skirt": _open_front(_pattern(skirt, "skirt"), look) if look.top.coat else _pattern(skirt, "skirt"),
         "shoe": _shoe(look),
         "head": _head(look),
         "hair": _hair(look, rng),
@@ -44,7 +44,9 @@ def draw_tiles(look: Look, rng: np.random.Generator) -> UInt8[np.ndarray, "tiles
         "pack": _pack(look),
     }
     for name in ("torso", "sleeve", "pelvis", "leg", "skirt", "pack"):
-        tiles[name] = tiles[name] * _folds(rng, strength=0.05 if name == "torso" else 0.08)
+        bare = (tiles[name] == np.array(look.skin, np.float32)).all(axis=-1, keepdims=True)
+        folds = _unevenness(rng, 9, 4, strength=0.05 if name == "torso" else 0.08)
+        tiles[name] = tiles[name] * np.where(bare, 1, folds)
     return np.stack([np.clip(tiles[name], 0, 255).astype(np.uint8) for name in TILES])
 
 
@@ -67,22 +69,22 @@ def _pattern(cloth: Cloth, name: str) -> np.ndarray:
         "block": np.repeat((np.arange(SIDE) / SIDE * along < 0.24)[:, None], SIDE, axis=1),
     }
     share = shares[cloth.pattern].astype(np.float32)[..., None]
-    return _plain(cloth.ground) * (1 - share) + np.float32(cloth.figure) * share
+    return _plain(cloth.ground) * (1 - share) + np.array(cloth.figure, np.float32) * share
 
 
 def _torso(look: Look) -> np.ndarray:
-    tile = _pattern(look.top, "torso")
-    if look.front == "open":
+    tile = _pattern(look.top.cloth, "torso")
+    if look.top.front == "open":
         tile = _open_front(tile, look)
-    if look.front == "buttons":
+    if look.top.front == "buttons":
         _buttons(tile, look)
-    if look.chest:
+    if look.top.chest:
         _print(tile, look)
     _neckline(tile, look)
     if look.pack is not None:
         for strap in (FRONT - 17, FRONT + 17):
             cv2.rectangle(tile, (strap - 3, 0), (strap + 3, 78), _darker(look.pack, 0.8), -1)
-    hem = _darker(look.top.ground, 0.8)
+    hem = _darker(look.top.cloth.ground, 0.8)
     cv2.line(tile, (0, SIDE - 3), (SIDE, SIDE - 3), hem, 2)
     return tile
 
@@ -90,70 +92,85 @@ def _torso(look: Look) -> np.ndarray:
 def _open_front(tile: np.ndarray, look: Look) -> np.ndarray:
     """A gap in the middle that shows the inner garment, with darker edges."""
     tile = np.ascontiguousarray(tile)
-    cv2.rectangle(tile, (FRONT - 10, 0), (FRONT + 10, SIDE), _darker(look.top.ground, 0.65), -1)
-    cv2.rectangle(tile, (FRONT - 8, 0), (FRONT + 8, SIDE), look.inner, -1)
+    cv2.rectangle(tile, (FRONT - 10, 0), (FRONT + 10, SIDE), _darker(look.top.cloth.ground, 0.65), -1)
+    cv2.rectangle(tile, (FRONT - 8, 0), (FRONT + 8, SIDE), look.top.inner, -1)
     return tile
 
 
 def _buttons(tile: np.ndarray, look: Look) -> None:
-    cv2.line(tile, (FRONT + 3, 0), (FRONT + 3, SIDE), _darker(look.top.ground, 0.72), 1)
+    cv2.line(tile, (FRONT + 3, 0), (FRONT + 3, SIDE), _darker(look.top.cloth.ground, 0.72), 1)
     for row in range(22, SIDE, 16):
-        cv2.circle(tile, (FRONT, row), 2, _darker(look.top.figure, 0.5), -1)
+        cv2.circle(tile, (FRONT, row), 2, _darker(look.top.cloth.figure, 0.5), -1)
 
 
 def _neckline(tile: np.ndarray, look: Look) -> None:
     """Skin that shows below the neck, and a collar or a hood around it."""
-    edge = _darker(look.top.ground, 0.72)
-    if look.neckline == "v":
+    edge = _darker(look.top.cloth.ground, 0.72)
+    if look.top.neckline == "v":
         cv2.fillPoly(tile, [np.array([(FRONT - 11, 0), (FRONT + 11, 0), (FRONT, 27)])], edge)
         cv2.fillPoly(tile, [np.array([(FRONT - 9, 0), (FRONT + 9, 0), (FRONT, 23)])], look.skin)
     else:
         cv2.ellipse(tile, (FRONT, 0), (13, 14), 0, 0, 360, edge, -1)
         cv2.ellipse(tile, (FRONT, 0), (11, 11), 0, 0, 360, look.skin, -1)
-    if look.neckline == "collar":
+    if look.top.neckline == "collar":
         for sign in (-1, 1):
             flap = [(FRONT + sign * 4, 13), (FRONT + sign * 20, 2), (FRONT + sign * 17, 20)]
-            cv2.fillPoly(tile, [np.array(flap)], _darker(look.top.ground, 1.18))
+            cv2.fillPoly(tile, [np.array(flap)], _darker(look.top.cloth.ground, 1.18))
             cv2.polylines(tile, [np.array(flap)], True, edge, 1)
-    if look.neckline == "hood":
+    if look.top.neckline == "hood":
         for back in (0, SIDE):
             cv2.ellipse(tile, (back, 4), (26, 24), 0, 0, 360, edge, -1)
-            cv2.ellipse(tile, (back, 4), (23, 20), 0, 0, 360, _darker(look.top.ground, 0.88), -1)
+            cv2.ellipse(tile, (back, 4), (23, 20), 0, 0, 360, _darker(look.top.cloth.ground, 0.88), -1)
 
 
 def _print(tile: np.ndarray, look: Look) -> None:
     """A shape on the chest, about 17 cm wide."""
-    x, y, radius, colour = FRONT, 50, 13, look.chest_colour
+    x, y, radius, colour = FRONT, 50, 13, look.top.chest_colour
     angles = np.radians(np.arange(0, 360, 36) - 90)
     radii = np.where(np.arange(10) % 2 == 0, 1.25 * radius, 0.55 * radius)
     star = np.stack((x + 0.8 * radii * np.cos(angles), y + radii * np.sin(angles)), axis=1)
-    if look.chest == "circle":
+    if look.top.chest == "circle":
         cv2.ellipse(tile, (x, y), (radius - 2, radius + 1), 0, 0, 360, colour, -1)
-    elif look.chest == "star":
+    elif look.top.chest == "star":
         cv2.fillPoly(tile, [star.astype(np.int32)], colour)
-    elif look.chest == "heart":
+    elif look.top.chest == "heart":
         cv2.circle(tile, (x - 5, y - 4), 6, colour, -1)
         cv2.circle(tile, (x + 5, y - 4), 6, colour, -1)
         cv2.fillPoly(tile, [np.array([(x - 11, y - 2), (x + 11, y - 2), (x, y + 14)])], colour)
-    elif look.chest == "triangle":
+    elif look.top.chest == "triangle":
         cv2.fillPoly(tile, [np.array([(x - 13, y + 12), (x + 13, y + 12), (x, y - 14)])], colour)
-    elif look.chest == "number":
-        digits = str(10 + int(sum(look.top.ground)) % 90)
-        cv2.putText(tile, digits, (x - 17, y + 14), cv2.FONT_HERSHEY_DUPLEX, 0.9, colour, 3)
-    elif look.chest == "band":
+    elif look.top.chest == "number":
+        for left, digit in ((x - 12, int(look.top.cloth.ground[0]) % 10), (x + 3, int(look.top.cloth.ground[2]) % 10)):
+            _digit(tile, (left, y - 12), digit, colour)
+    elif look.top.chest == "band":
         cv2.rectangle(tile, (0, y - 11), (SIDE, y + 11), colour, -1)
-    elif look.chest == "diamond":
+    elif look.top.chest == "diamond":
         cv2.fillPoly(tile, [np.array([(x - 13, y), (x, y - 17), (x + 13, y), (x, y + 17)])], colour)
+
+
+# A digit's seven strokes in units of half its height: lines of a jersey's number, as (x, y) to (x, y).
+_STROKES = (
+    ((0, 0), (1, 0)), ((1, 0), (1, 1)), ((1, 1), (1, 2)), ((0, 2), (1, 2)), ((0, 1), (0, 2)), ((0, 0), (0, 1)),
+    ((0, 1), (1, 1)),
+)  # fmt: skip
+_DIGITS = ("012345", "12", "01643", "01623", "5612", "05623", "056432", "012", "0123456", "650123")
+
+
+def _digit(tile: np.ndarray, corner: tuple[int, int], digit: int, colour: Colour) -> None:
+    x, y = corner
+    for stroke in _DIGITS[digit]:
+        (x0, y0), (x1, y1) = _STROKES[int(stroke)]
+        cv2.line(tile, (x + 9 * x0, y + 12 * y0), (x + 9 * x1, y + 12 * y1), colour, 4)
 
 
 def _sleeve(look: Look) -> np.ndarray:
     """The top's cloth down to the sleeve's end, with a cuff, then skin."""
-    tile = _pattern(look.top, "sleeve")
-    if look.top.pattern == "block":
-        tile = _plain(look.top.ground)
-    if look.chest == "band" and look.sleeve > 0.5:
-        cv2.rectangle(tile, (0, 42), (SIDE, 62), look.chest_colour, -1)
-    return _ended(tile, look.sleeve, look.skin, _darker(look.top.ground, 0.75))
+    tile = _pattern(look.top.cloth, "sleeve")
+    if look.top.cloth.pattern == "block":
+        tile = _plain(look.top.cloth.ground)
+    if look.top.chest == "band" and look.top.sleeve > 0.5:
+        cv2.rectangle(tile, (0, 42), (SIDE, 62), look.top.chest_colour, -1)
+    return _ended(tile, look.top.sleeve, look.skin, _darker(look.top.cloth.ground, 0.75))
 
 
 def _ended(tile: np.ndarray, length: float, below: Colour, edge: Colour) -> np.ndarray:
@@ -165,12 +182,12 @@ def _ended(tile: np.ndarray, length: float, below: Colour, edge: Colour) -> np.n
 
 
 def _pelvis(look: Look) -> np.ndarray:
-    cloth = look.top if look.bottom == "dress" else look.bottom_cloth
+    cloth = look.top.cloth if look.bottom.kind == "dress" else look.bottom.cloth
     tile = _pattern(cloth, "pelvis")
-    if look.bottom != "dress":
-        tile[:22] = look.belt
+    if look.bottom.kind != "dress":
+        tile[:22] = look.bottom.belt
         cv2.rectangle(tile, (FRONT - 4, 4), (FRONT + 4, 17), (205, 190, 140), -1)
-    if look.bottom in ("trousers", "shorts"):
+    if look.bottom.kind in ("trousers", "shorts"):
         for back in (16, SIDE - 16):
             cv2.rectangle(tile, (back - 9, 44), (back + 9, 86), _darker(cloth.ground, 0.82), -1)
         cv2.line(tile, (FRONT, 22), (FRONT, SIDE), _darker(cloth.ground, 0.8), 1)
@@ -178,16 +195,16 @@ def _pelvis(look: Look) -> np.ndarray:
 
 
 def _leg(look: Look) -> np.ndarray:
-    if look.bottom in ("skirt", "dress"):
-        tile = _plain(look.tights)
+    if look.bottom.kind in ("skirt", "dress"):
+        tile = _plain(look.bottom.tights)
     else:
-        cloth = look.bottom_cloth
+        cloth = look.bottom.cloth
         tile = _pattern(cloth, "leg")
-        below = look.skin if look.bottom == "shorts" else look.socks
-        tile = _ended(tile, look.bottom_length, below, _darker(cloth.ground, 0.8))
-    if look.boots and look.bottom != "trousers":
+        below = look.skin if look.bottom.kind == "shorts" else look.socks
+        tile = _ended(tile, look.bottom.length, below, _darker(cloth.ground, 0.8))
+    if look.boots and look.bottom.kind != "trousers":
         tile[round(0.76 * SIDE) :] = look.shoes
-    elif look.bottom == "shorts":
+    elif look.bottom.kind == "shorts":
         tile[round(0.87 * SIDE) :] = look.socks
     return tile
 
@@ -203,7 +220,7 @@ def _shoe(look: Look) -> np.ndarray:
 
 
 def _head(look: Look) -> np.ndarray:
-    """The face around column 64; rows go from the crown (0) to the chin (127). Hair is painted under the hair's mesh."""
+    """The face around column 64; rows go from the crown (0) to the chin (127). Hair is painted below its mesh."""
     tile = _plain(look.skin)
     blush, shade = _mixed(look.skin, (225, 110, 100), 0.25), _darker(look.skin, 0.86)
     scalp = look.hair
@@ -218,8 +235,8 @@ def _head(look: Look) -> np.ndarray:
     tile = cv2.GaussianBlur(tile, (0, 0), 1.6, borderType=cv2.BORDER_REPLICATE)
     for sign in (-1, 1):
         _eye(tile, FRONT + sign * 10, look)
-    cv2.ellipse(tile, (FRONT, 98), (8, 3), 0, 0, 360, _mixed(look.skin, (170, 50, 60), 0.6), -1)
-    cv2.line(tile, (FRONT - 8, 98), (FRONT + 8, 98), _mixed(look.skin, (110, 30, 40), 0.75), 1)
+    cv2.ellipse(tile, (FRONT, 95), (9, 6), 0, 5, 175, _mixed(look.skin, (190, 60, 70), 0.7), -1)
+    cv2.ellipse(tile, (FRONT, 94), (10, 4), 0, 5, 175, _mixed(look.skin, (110, 30, 40), 0.7), 1)
     return tile
 
 
@@ -231,24 +248,21 @@ def _beard(tile: np.ndarray, look: Look) -> None:
 def _eye(tile: np.ndarray, x: int, look: Look) -> None:
     cv2.ellipse(tile, (x, 56), (5, 4), 0, 0, 360, (246, 244, 240), -1)
     cv2.circle(tile, (x, 56), 3, (46, 32, 26), -1)
-    cv2.line(tile, (x - 6, 53), (x + 6, 53), _darker(look.skin, 0.45), 1)
-    cv2.line(tile, (x - 6, 46), (x + 6, 46), _mixed(look.hair, (40, 30, 28), 0.5), 3)
+    cv2.ellipse(tile, (x, 56), (6, 5), 0, 190, 350, _darker(look.skin, 0.5), 1)
+    cv2.ellipse(tile, (x, 47), (6, 3), 0, 190, 350, _mixed(look.hair, (40, 30, 28), 0.5), 2)
 
 
 def _hair(look: Look, rng: np.random.Generator) -> np.ndarray:
     """Locks run along the hair: brightness varies around the head more than down it. A cap has a plain cloth."""
     if look.hair_style == "cap":
         return _plain(look.cap)
-    if look.hair_style == "curly":
-        locks = cv2.GaussianBlur(rng.normal(0, 1, (SIDE, SIDE)).astype(np.float32), (0, 0), 3)
-    else:
-        locks = cv2.GaussianBlur(rng.normal(0, 1, (SIDE, SIDE)).astype(np.float32), (0, 0), sigmaX=2, sigmaY=24)
-    return _plain(look.hair) * (1 + 0.16 * locks / locks.std())[..., None]
+    locks = (3, 3) if look.hair_style == "curly" else (2, 24)
+    return _plain(look.hair) * _unevenness(rng, *locks, strength=0.15)
 
 
 def _pack(look: Look) -> np.ndarray:
     """A rucksack: a flap above, a pocket below, on the side away from the back (column 0)."""
-    colour = look.pack or look.belt
+    colour = look.pack or look.bottom.belt
     tile = _plain(colour)
     for back in (0, SIDE):
         cv2.rectangle(tile, (back - 22, 66), (back + 22, 108), _darker(colour, 0.78), -1)
@@ -257,10 +271,10 @@ def _pack(look: Look) -> np.ndarray:
     return tile
 
 
-def _folds(rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Soft wrinkles: smooth noise around 1, wider than high."""
-    noise = rng.normal(0, 1, (SIDE, SIDE)).astype(np.float32)
-    soft = cv2.GaussianBlur(noise, (0, 0), sigmaX=9, sigmaY=4, borderType=cv2.BORDER_REFLECT)
+def _unevenness(rng: np.random.Generator, around: float, along: float, *, strength: float) -> np.ndarray:
+    """Smooth noise around 1, with grains of the given sizes in pixels; its two ends around the body meet."""
+    noise = np.tile(rng.normal(0, 1, (SIDE, SIDE)).astype(np.float32), (1, 3))
+    soft = cv2.GaussianBlur(noise, (0, 0), sigmaX=around, sigmaY=along)[:, SIDE : 2 * SIDE]
     return (1 + strength * soft / soft.std())[..., None]
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from posegen.data.skeleton import Proportions, Skeleton
 from posegen.data.tubes import Tube, loft
-from posegen.data.wardrobe import Hair
+from posegen.data.wardrobe import HairStyle
 
 
 class Cut(NamedTuple):
@@ -35,7 +35,7 @@ PLACES = 24
 
 
 def hair_tubes(
-    skeleton: Skeleton, proportions: Proportions, style: Hair, head: Float[np.ndarray, "rings 4"]
+    skeleton: Skeleton, proportions: Proportions, style: HairStyle, head: Float[np.ndarray, "rings 4"]
 ) -> list[Tube]:
     """The shell of a style over the head's table of cross sections, with its bun, tail or peak."""
     tubes = [_shell(skeleton, proportions, CUTS[style], head)]
@@ -69,9 +69,10 @@ def _shell(skeleton: Skeleton, proportions: Proportions, cut: Cut, table: np.nda
 
 
 def _hairline(cut: Cut, angles: np.ndarray) -> np.ndarray:
-    """The lower end by direction (0 is the back, pi the front): back, side and front levels with short ramps between."""
+    """The lower end by direction (0 is the back, pi the front): back, side and front levels, with ramps."""
     off_back = np.degrees(np.minimum(angles, 2 * np.pi - angles))
-    return np.interp(off_back, (0, 55, 80, 118, 142, 180), (cut.back, cut.back, cut.side, cut.side, cut.front, cut.front))
+    levels = (cut.back, cut.back, cut.side, cut.side, cut.front, cut.front)
+    return np.interp(off_back, (0, 55, 80, 118, 142, 180), levels)
 
 
 def _hanging(skeleton: Skeleton, *, start: tuple[float, float, float], drop: float, radius: float) -> Tube:
@@ -90,4 +91,6 @@ def _peak(skeleton: Skeleton) -> Tube:
     reach = np.array((0.06, 0.09, 0.13, 0.155, 0.165))[:, None]
     breadth = np.array((0.072, 0.074, 0.066, 0.046, 0.004))[:, None]
     centre = skeleton.head + reach * frame[:, 2] + (0.062 - 0.12 * (reach - 0.06)) * frame[:, 1]
-    return loft("hair", "hair", centre, frame[:, 0] * breadth, frame[:, 1] * 0.008, np.linspace(0, 1, 5), places=12)
+    thickness = np.full((len(reach), 1), 0.008)
+    along = np.linspace(0, 1, len(reach))
+    return loft("hair", "hair", centre, frame[:, 0] * breadth, frame[:, 1] * thickness, along, places=12)

@@ -93,7 +93,7 @@ def fit(image: bytes, *, height: int, width: int, jpeg_quality: int) -> Fitted:
 
 
 def scaled_joints(joints: Float[ndarray, "18 2"], scale: tuple[float, float]) -> Float[ndarray, "18 2"]:
-    """Joints of a stretched picture. Whole numbers are pixel centres, so x' = (x + 1/2) scale - 1/2, as OpenCV resizes."""
+    """Joints of a stretched picture. Whole numbers are pixel centres, as for OpenCV: x' = (x + 1/2) scale - 1/2."""
     if scale == (1.0, 1.0):
         return joints
     return ((joints + 0.5) * np.array(scale) - 0.5).astype(np.float32)

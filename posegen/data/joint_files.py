@@ -1,10 +1,11 @@
 """Finding a folder's annotation files, and giving every picture the pose that its annotations mean."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from posegen.data import reasons
 from posegen.data.keypoint_files import (
     COCO,
     COCO_RESULTS,
@@ -37,16 +38,17 @@ class PosedPictures:
     poses: dict[str | None, dict[str, Pose]]
     rejects: list[Reject]
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
+        """All pictures that have a pose."""
         return {name for poses in self.poses.values() for name in poses}
 
 
 def find_joint_files(root: Path, joints: Path | None) -> tuple[JointFiles, str]:
     """The annotation files to read, and a sentence that says which were taken and which others are there.
 
-    A given `joints` is a file, or a folder that is searched; it may be relative to `root`. Without it the first of these
-    in `root` is taken: `annotation-train.csv` and `annotation-test.csv` (also with something before the names, as
+    A given `joints` is a file, or a folder that is searched; it may be relative to `root`. Without it the first of
+    these in `root` is taken: `annotation-train.csv` and `annotation-test.csv` (also with something before the names, as
     pose-gan has it); another pose-gan CSV; a sub-folder with OpenPose's files, or `root` itself; a COCO file in `root`
     or `root/annotations`; COCO results there. Raises ValueError where there is none.
     """
@@ -81,7 +83,9 @@ def _found(folder: Path) -> list[JointFiles]:
     others = [path for path in sorted(folder.glob("*.csv")) if path not in taken and detect_format(path) == POSE_GAN]
     found += [JointFiles(POSE_GAN, ((path, None),)) for path in others]
     found += [JointFiles(OPENPOSE, ((path, None),)) for path in _openpose_folders(folder)]
-    objects = {path: detect_format(path) for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])}
+    objects = {
+        path: detect_format(path) for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
+    }
     for kind in (COCO, COCO_RESULTS):
         found += [JointFiles(kind, ((path, None),)) for path, format in objects.items() if format == kind]
     return found
@@ -94,7 +98,9 @@ def split_file(folder: Path, ending: str) -> Path | None:
     found = sorted(folder.glob(f"*-{ending}"))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"expected one file in '{folder}' that ends with '{ending}', found {names}: call one '{ending}'.")
+        raise ValueError(
+            f"expected one file in '{folder}' that ends with '{ending}', found {names}: call one '{ending}'."
+        )
     return found[0] if found else None
 
 
@@ -133,18 +139,12 @@ def _match(
             labels.setdefault(found[0], []).append(label)
         else:
             fits = f", fits {', '.join(found[:3])}: name it by its path" if found else ""
-            rejects.append(Reject(label, split, "no picture", f"named in {file}{fits}"))
+            rejects.append(Reject(label, split, reasons.NO_PICTURE, f"named in {file}{fits}"))
     poses: dict[str, Pose] = {}
     for name, named in labels.items():
         if len(named) == 1 and named[0] in annotations.poses:
             poses[name] = annotations.poses[named[0]]
         else:
             where = annotations.duplicates.get(named[0], f"{file}: {', '.join(named)}")
-            rejects.append(Reject(name, split, "duplicate name", where))
+            rejects.append(Reject(name, split, reasons.DUPLICATE, where))
     return poses, rejects
-
-
-def without_joints(names: Collection[str], posed: PosedPictures) -> list[str]:
-    """The pictures that no annotation names, in order."""
-    seen = posed.names | {reject.name for reject in posed.rejects}
-    return [name for name in names if name not in seen]

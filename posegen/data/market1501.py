@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from posegen.data import reasons
 from posegen.data.keypoint_files import Annotations, read_pose_gan_csv
 from posegen.data.pairs import PUBLISHED_TEST_PAIRS, given_pairs, ordered_pairs, published_draw, usable_rows
 from posegen.data.picture_files import READABLE, fingerprint, picture_sizes, read_picture
 from posegen.data.rows import Entry, Listing, Picture, Reject
+from posegen.data.splits import SPLITS
 
-SPLITS = ("train", "test")
 DISTRACTORS = ("-1", "0000")  # junk and background people of the test part
 PUBLISHED_CANDIDATES = 257_198  # ordered test pairs from which the published 12,000 are drawn
 
@@ -40,7 +41,7 @@ class Market1501:
     name: ClassVar[str] = "market1501"
 
     def listing(self) -> Listing:
-        """All entries of both splits. Raises ValueError for a missing folder or file, and for files that do not parse."""
+        """All entries of both splits. Raises ValueError where a folder or file is missing or does not parse."""
         self._check_layout()
         entries: list[Entry] = []
         rejects: list[Reject] = []
@@ -63,7 +64,9 @@ class Market1501:
     def _check_layout(self) -> None:
         expected = [f"bounding_box_{split}" for split in SPLITS] + [_annotation_file(split) for split in SPLITS]
         if not self.root.is_dir():
-            raise ValueError(f"Market-1501 root '{self.root}' is not a folder. Expected one with {', '.join(expected)}.")
+            raise ValueError(
+                f"Market-1501 root '{self.root}' is not a folder. Expected one with {', '.join(expected)}."
+            )
         missing = [name for name in expected if not (self.root / name).exists()]
         if missing:
             there = sorted(path.name for path in self.root.iterdir())[:8]
@@ -122,11 +125,11 @@ def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, fil
     return [
         *(Reject(name, split, "no joints", f"{file} has no row for it") for name in sizes if name not in annotated),
         *(
-            Reject(name, split, "duplicate name", where)
+            Reject(name, split, reasons.DUPLICATE, where)
             for name, where in annotations.duplicates.items()
             if name in sizes
         ),
-        *(Reject(name, split, "no picture", f"named in {file}") for name in annotated if name not in sizes),
+        *(Reject(name, split, reasons.NO_PICTURE, f"named in {file}") for name in annotated if name not in sizes),
     ]
 
 

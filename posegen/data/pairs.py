@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from posegen.data import reasons
 from posegen.data.joints import TORSO
 from posegen.data.rows import Entry, Reject
 
@@ -107,12 +108,14 @@ def given_pairs(
     kept = [(source, target) for source, target in pairs if source in groups and target in groups]
     _check_kept(path, kept, groups, missing)
     rejects = [
-        Reject(name, split, "no picture", f"named in {path.name}")
+        Reject(name, split, reasons.NO_PICTURE, f"named in {path.name}")
         for name in missing
         if name not in known and names[name] not in known
     ]
     left_out = len(listed) - len(kept)
-    note = f"{path.name}: {left_out:,} of {len(listed):,} pairs are left out: they name pictures that cannot be used here."
+    note = (
+        f"{path.name}: {left_out:,} of {len(listed):,} pairs are left out: they name pictures that cannot be used here."
+    )
     return GivenPairs(kept, rejects, (note,) if left_out else ())
 
 
@@ -125,6 +128,7 @@ def _check_kept(path: Path, kept: list[tuple[str, str]], groups: dict[str, str],
     for source, target in kept:
         if groups[source] != groups[target]:
             raise ValueError(
-                f"{path}: the pair '{source},{target}' joins two identities, '{groups[source]}' and '{groups[target]}'. "
-                f"Pairs are formed within an identity: correct the list, or say what it is (`identity`)."
+                f"{path}: the pair '{source},{target}' joins two identities, '{groups[source]}' and "
+                f"'{groups[target]}'. Pairs are formed within an identity: correct the list, or say what the identity "
+                "is (`identity`)."
             )

@@ -3,9 +3,13 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import cv2
+import numpy as np
+
+from posegen.data import reasons
 from posegen.data.rows import Entry, Listing
 
 READABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # what OpenCV decodes everywhere
@@ -35,16 +39,24 @@ def read_picture(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError("unreadable file", f"{path}: {error.strerror}") from None
+        raise ValueError(reasons.UNREADABLE, f"{path}: {error.strerror}") from None
     if not content:
-        raise ValueError("unreadable file", f"{path} is empty")
+        raise ValueError(reasons.UNREADABLE, f"{path} is empty")
     return content
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture file in pixels, or None where it cannot be read."""
+    content = path.read_bytes() if path.is_file() else b""
+    pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR) if content else None
+    return None if pixels is None else pixels.shape[:2]
 
 
 class PictureIndex:
     """Which picture a name means: its path or the end of it, with or without the suffix, or its COCO image id."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Collection[str]) -> None:
+        self.first_names = list(names)[:3]
         self._whole: dict[str, list[str]] = {}  # by the full path inside the folder
         self._ends: dict[str, list[str]] = {}  # by every shorter or equal path that it ends with
         self._numbers: dict[str, list[str]] = {}  # by the id of COCO's own file names, twelve digits
@@ -56,6 +68,11 @@ class PictureIndex:
                 self._ends.setdefault(end, []).append(name)
             if number := re.fullmatch(r"(?:COCO_\w+_)?(\d{1,12})", stem.rpartition("/")[2]):
                 self._numbers.setdefault(number[1].zfill(12), []).append(name)
+
+    def only(self, name: str) -> str | None:
+        """The picture that `name` means, or None where it fits none or several."""
+        found = self.find(name)
+        return found[0] if len(found) == 1 else None
 
     def find(self, name: str) -> list[str]:
         """The pictures that `name` may mean; the first rule that gives any decides, and more than one is ambiguous."""

@@ -23,7 +23,8 @@ class Discs:
     """Solid discs: `present` within `radius` pixels of the joint, `absent` elsewhere and where the joint is unknown.
 
     PG2 (`_getSparsePose`, convert_market.py): radius 4 at both image sizes, 49 pixels, centre truncated to whole
-    pixels, values 0 and 1 scaled to -1 and +1 by the trainer. Parts outside the picture are clipped.
+    pixels (towards zero, as Python's int), values 0 and 1 scaled to -1 and +1 by the trainer. Parts outside the picture
+    are clipped.
     """
 
     radius: float = 4.0
@@ -51,4 +52,5 @@ class Gaussians:
         dx, dy = _offsets(joints, height, width)
         scale = -0.5 / self.sigma**2
         along_x, along_y = (dx.square() * scale).exp(), (dy.square() * scale).exp()
-        return along_y[..., :, None] * along_x[..., None, :] * visible[..., None, None]
+        maps = along_y[..., :, None] * along_x[..., None, :]
+        return torch.where(visible[..., None, None], maps, 0.0)  # a product would keep the NaN of an unknown joint

@@ -20,12 +20,7 @@ def running(rng: np.random.Generator) -> Pose:
 
 def standing(rng: np.random.Generator) -> Pose:
     """At ease: arms hang, the weight more or less on one leg."""
-    arms = {
-        side: Arm(
-            flexion=rng.uniform(-8, 10), abduction=rng.uniform(6, 15), twist=rng.uniform(5, 45), elbow=rng.uniform(6, 28)
-        )
-        for side in SIDES
-    }
+    arms = {side: _hanging_arm(rng) for side in SIDES}
     slack = rng.uniform(0, 22) * (rng.uniform() < 0.5)
     legs = {side: Leg(abduction=rng.uniform(1.5, 6), turnout=rng.uniform(4, 16)) for side in SIDES}
     resting = str(rng.choice(list(SIDES)))
@@ -67,7 +62,7 @@ def striding(rng: np.random.Generator) -> Pose:
     """Legs apart, arms a little out."""
     spread = rng.uniform(8, 16)
     legs = {side: Leg(abduction=spread, turnout=rng.uniform(8, 20), knee=rng.uniform(2, 12)) for side in SIDES}
-    arms = {side: Arm(flexion=rng.uniform(-5, 15), abduction=rng.uniform(14, 32), elbow=rng.uniform(8, 40)) for side in SIDES}
+    arms = {side: replace(_hanging_arm(rng), abduction=rng.uniform(14, 32)) for side in SIDES}
     return _with_head(rng, Pose(arms=arms, legs=legs))
 
 
@@ -96,10 +91,20 @@ def _gait(phase: float, *, stride: float, swing: float, elbow: float, lean: floa
     arms, legs = {}, {}
     for side, sign in SIDES.items():
         forward, advancing = sign * np.sin(phase), max(0.0, sign * np.cos(phase))
-        legs[side] = Leg(flexion=3 + stride * forward + 0.12 * swing * advancing, knee=5 + swing * advancing, abduction=1.5)
-        arms[side] = Arm(flexion=-1.05 * stride * forward, abduction=9, twist=22, elbow=elbow - 10 * forward)
+        flexion = 3 + stride * forward + 0.12 * swing * advancing
+        legs[side] = Leg(flexion=flexion, knee=5 + swing * advancing, abduction=1.5)
+        arms[side] = Arm(flexion=-1.05 * stride * forward, abduction=12, twist=22, elbow=elbow - 10 * forward)
     turned = 0.25 * stride * np.sin(phase)
     return Pose(arms=arms, legs=legs, lean=lean, twist=turned, head_turn=-turned)
+
+
+def _hanging_arm(rng: np.random.Generator) -> Arm:
+    return Arm(
+        flexion=rng.uniform(-8, 10),
+        abduction=rng.uniform(9, 17),
+        twist=rng.uniform(5, 45),
+        elbow=rng.uniform(6, 28),
+    )
 
 
 def _with_arms(rng: np.random.Generator, arm: Arm, *, both: float) -> Pose:

@@ -7,12 +7,12 @@ DISTRACTOR = "distractor"
 NO_JOINTS = "no joint is visible"
 NO_TORSO = "a shoulder or a hip is missing"
 NOT_FINITE = "joints that are no finite coordinates"
-NO_PARTNER = "no partner in its group"
 
+ALONE = "usable but alone in its group"
 NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
 PAIR_ACROSS_GROUPS = "pair across two groups"
 PAIR_OF_REJECTED = "pair of a rejected picture"
-NOT_PICTURES = (NO_PICTURE, PAIR_ACROSS_GROUPS, PAIR_OF_REJECTED)  # every other reason rejects one picture
+NO_UNUSABLE_PICTURE = (ALONE, NO_PICTURE, PAIR_ACROSS_GROUPS, PAIR_OF_REJECTED)  # each of the others is one
 
 # What is kept and counted all the same: the manifest's notes.
 RESIZED = "resized"

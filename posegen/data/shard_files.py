@@ -46,7 +46,7 @@ def shard_stem(split: str, number: int) -> str:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a complete folder of shards; None where it is missing, unreadable or of another schema version."""
+    """The manifest of a complete folder of shards; None where it or a shard is missing or its schema is another."""
     manifest = read_json(folder / MANIFEST)
     if manifest is None or manifest.get("schema_version") != SCHEMA_VERSION:
         return None

@@ -104,7 +104,7 @@ def _usable_rows(work: Work, source: Source, settings: ShardSettings) -> tuple[l
             rejects.append(_reject(entry, error))
     members = Counter(row.entry.group for row in rows)
     alone = [row.entry for row in rows if members[row.entry.group] == 1]
-    rejects += [Reject(entry.name, entry.split, reasons.NO_PARTNER, entry.group) for entry in alone]
+    rejects += [Reject(entry.name, entry.split, reasons.ALONE, entry.group) for entry in alone]
     return [row for row in rows if members[row.entry.group] > 1], rejects
 
 

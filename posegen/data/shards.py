@@ -38,7 +38,7 @@ def write_shards(
     """Make the shards of a source in `folder` and return the manifest; the caller has initialised Ray.
 
     `folder` must be seen by every node under the same path. Shards that are there already for the same fingerprint,
-    listing and settings are kept; files of others are removed first. `progress` is told of pictures done, on the driver.
+    listing and settings are kept; files of others are removed first. `progress` hears of pictures done, on the driver.
 
     Raises ValueError, with the counts by reason, where the training or the test split ends without a pair.
     """
@@ -59,6 +59,7 @@ def write_shards(
     missing = [work for work in works if work.stem not in summaries]
     make = partial(make_shard, source=source, folder=folder.absolute(), settings=settings, made_from=made_from)
     total, done = len(listing.entries), sum(summary["pictures"] for summary in summaries.values())
+    progress("pictures", done, total)
     for summary in _made(missing, make):
         summaries[shard_files.shard_stem(summary["split"], summary["number"])] = summary
         done += summary["pictures"]
@@ -134,11 +135,12 @@ def _write_rejects(rejects: Sequence[Reject], path: Path) -> None:
 
 
 def _counts(split: str, rejects: Sequence[Reject], summaries: Sequence[Mapping]) -> dict[str, int]:
+    """Usable are the stored pictures and those that lack nothing but a partner; the others were rejected."""
     of_split = [summary for summary in summaries if summary["split"] == split]
-    usable = sum(summary["rows"] for summary in of_split)
-    rejected = sum(reject.split == split and reject.reason not in reasons.NOT_PICTURES for reject in rejects)
+    why = [reject.reason for reject in rejects if reject.split == split]
+    usable = sum(summary["rows"] for summary in of_split) + why.count(reasons.ALONE)
     return {
-        "pictures": usable + rejected,
+        "pictures": usable + sum(reason not in reasons.NO_UNUSABLE_PICTURE for reason in why),
         "usable": usable,
         "groups": sum(summary["groups"] for summary in of_split),
         "pairs": sum(summary["pairs"] for summary in of_split),
@@ -151,9 +153,9 @@ def _check_pairs(folder: Path, name: str, split: str, counts: Mapping[str, int],
     by_reason = Counter(reject.reason for reject in rejects if reject.split == split).most_common()
     why = ", ".join(f"{count:,} {reason}" for reason, count in by_reason) or "nothing was listed"
     raise ValueError(
-        f"{name}: no pair is left in the split '{split}'. Of its {counts['pictures']:,} pictures {counts['usable']:,} are "
-        f"usable; rejected: {why}. A pair takes two pictures of one person that can be decoded and whose shoulders and "
-        f"hips are known. Every reject is named in {folder / shard_files.REJECTS}."
+        f"{name}: no pair is left in the split '{split}'. Of its {counts['pictures']:,} pictures, {counts['usable']:,} "
+        f"are usable; rejected: {why}. A pair takes two pictures of one person that can be decoded and whose shoulders "
+        f"and hips are known. Every reject is named in {folder / shard_files.REJECTS}."
     )
 
 

@@ -37,7 +37,7 @@ class Arm:
     """An arm's angles: forward, sideways, forearm turned inwards, elbow bent. All zero hangs straight down."""
 
     flexion: float = 0.0
-    abduction: float = 8.0
+    abduction: float = 10.0
     twist: float = 20.0
     elbow: float = 14.0
 
@@ -119,8 +119,8 @@ def pose_skeleton(proportions: Proportions, pose: Pose) -> Skeleton:
 
 
 def _face(middle: np.ndarray, head: np.ndarray, scale: float) -> dict[str, np.ndarray]:
-    places = {"nose": (0, -0.022, 0.1), "right_eye": (-0.031, 0.014, 0.078), "left_eye": (0.031, 0.014, 0.078)}
-    places |= {"right_ear": (-0.071, -0.008, -0.004), "left_ear": (0.071, -0.008, -0.004)}
+    places = {"nose": (0, -0.022, 0.09), "right_eye": (-0.031, 0.014, 0.073), "left_eye": (0.031, 0.014, 0.073)}
+    places |= {"right_ear": (-0.066, -0.008, -0.004), "left_ear": (0.066, -0.008, -0.004)}
     return {name: middle + head @ np.array(place) * scale for name, place in places.items()}
 
 

@@ -94,10 +94,12 @@ def _grid_triangles(rings: int, places: int) -> np.ndarray:
 
 def _normals(vertices: np.ndarray) -> tuple[np.ndarray, float]:
     """Unit normals that point away from the rings' middles, and the sign that the grid's own orientation had."""
-    around = np.empty_like(vertices)
+    around, along = np.empty_like(vertices), np.empty_like(vertices)
     around[:, 1:-1] = vertices[:, 2:] - vertices[:, :-2]
     around[:, 0] = around[:, -1] = vertices[:, 1] - vertices[:, -2]
-    normals = np.cross(around, np.gradient(vertices, axis=0))
+    along[1:-1] = vertices[2:] - vertices[:-2]
+    along[0], along[-1] = vertices[1] - vertices[0], vertices[-1] - vertices[-2]
+    normals = around[..., [1, 2, 0]] * along[..., [2, 0, 1]] - around[..., [2, 0, 1]] * along[..., [1, 2, 0]]
     outside = vertices - vertices[:, :-1].mean(axis=1, keepdims=True)
     sign = 1.0 if np.einsum("rpk,rpk->", normals, outside) >= 0 else -1.0
     return sign * normals / (np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-12), sign

@@ -15,7 +15,7 @@ Logits = Float[Tensor, " batch"]
 def judged_real(logits: Logits) -> Scalar:
     """-mean log sigmoid(z) = BCE(sigmoid(z), 1), of logits z: in [0, inf), log 2 where the critic cannot tell.
 
-    The critic's term for real pictures, and the generator's non-saturating loss for its own (PG2, equations 5 and 6).
+    The critic's term for real pictures, and the generator's non-saturating loss for its own (PG2's L_adv).
     """
     return -F.logsigmoid(_at_least_float32(logits)).mean()
 
@@ -31,7 +31,6 @@ def score_together(
     """The critic's logits for groups of pictures, stacked on the batch axis and scored in one forward pass.
 
     PG2's released trainer.py does so: the critic's batch normalisation then sees the statistics of the whole stack.
-    Groups may have different numbers of pictures.
     """
     logits = critic(torch.cat(list(groups.values())))
     return dict(zip(groups, logits.split([len(group) for group in groups.values()]), strict=True))

@@ -21,8 +21,8 @@ def l1(generated: Images, target: Images) -> Scalar:
 def masked_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
     """mean(|G - I| * M): the divisor is all pixels, not the mask's area, so a mask of ones gives `l1`.
 
-    PG2's released trainer.py adds it to `l1`: mean |G - I| + mean(|G - I| M) = mean(|G - I| (1 + M)), equation 3 of the
-    paper up to its normalisation.
+    PG2's released trainer.py adds it to `l1`: mean |G - I| + mean(|G - I| M) = mean(|G - I| (1 + M)), the paper's pose
+    mask loss up to its normalisation.
     """
     return ((generated - target).abs() * mask).mean()
 

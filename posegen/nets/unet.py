@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from posegen.batch import Images
 
-Features = Float[Tensor, "batch channels rows columns"]
+Features = Float[Tensor, "batch _ _ _"]  # batch, channels, rows, columns
 
 
 def level_count(size: tuple[int, int]) -> int:
@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """The encoder of PG2's G1: level k is a residual block of width * (k + 1) channels; strided convolutions between."""
+    """The encoder of PG2's G1: residual blocks of width * (k + 1) channels, convolutions of stride 2 between."""
 
     def __init__(self, *, channels: int, width: int, levels: int) -> None:
         super().__init__()

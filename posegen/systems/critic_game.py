@@ -9,7 +9,7 @@ Where PG2's paper and released code disagree, both are here, chosen by a stage's
   picture (fake). Both are scored in one forward pass, as the code does with its stack: our choice, the paper is silent.
 
 The critic minimises 0.5 BCE(D(I_B), 1) + 0.25 BCE(D(I_A), 0) + 0.25 BCE(D(G), 0) on a stack (trainer.py), and on pairs
-0.5 BCE(D(I_A, I_B), 1) + 0.5 BCE(D(I_A, G), 0): the paper's equation 5, halved to the code's scale.
+0.5 BCE(D(I_A, I_B), 1) + 0.5 BCE(D(I_A, G), 0): the paper's adversarial loss, halved to the code's scale.
 """
 
 from typing import Literal
@@ -45,12 +45,12 @@ def _groups(kind: CriticInput, batch: Batch, generated: Images) -> dict[str, Ten
 
 
 def generator_terms(kind: CriticInput, critic: nn.Module, batch: Batch, generated: Images) -> dict[str, Term]:
-    """ "adversarial": BCE(D(G), 1), equation 6; the critic sees the whole stack, for its batch statistics."""
+    """The term "adversarial": BCE(D(G), 1). The critic scores the whole stack, for its batch statistics."""
     return {"adversarial": Term(judged_real(scores(kind, critic, batch, generated)["fake"]))}
 
 
 def critic_terms(kind: CriticInput, critic: nn.Module, batch: Batch, generated: Images) -> dict[str, Term]:
-    """ "real", "fake" and in a stack "condition"; "coarse", of weight 0, tells how real stage I's picture looks."""
+    """The terms "real", "fake", and in a stack "condition"; "coarse", of weight 0, says how real stage I looks."""
     logits = scores(kind, critic, batch, generated)
     fakes = 1 + ("condition" in logits)
     weights = {"fake": 0.5 / fakes, "condition": 0.5 / fakes, "coarse": 0.0}

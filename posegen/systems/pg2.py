@@ -18,9 +18,9 @@ Parameters at width 128: stage I 70.8 M, stage II 6.06 M, critic 4.32 M for 128x
 256x256.
 
 Numbers to expect of the full system: SSIM 0.253, IS 3.460, mask-SSIM 0.792, mask-IS 3.435 on Market-1501 and SSIM
-0.762, IS 3.090 on DeepFashion, as later papers quote the paper's table 1; re-runs of the released code differ by more
-than their rivals do (SSIM 0.268 to 0.311). The text says: "g1-l1" beats "g1-ce-l1" on every measure and is about
-"g1-hme-l1", "g1-mask" has the best SSIM, adversarial variants are sharper at lower SSIM.
+0.762, IS 3.090 on DeepFashion, as later papers quote table 1 (we did not see the table itself, and have no numbers for
+the variants). The text says: "g1-l1" beats "g1-ce-l1" on every measure and is about as good as "g1-hme-l1", "g1-mask"
+has the best SSIM, adversarial variants are sharper at lower SSIM.
 
 Our choices: the layer sizes of the embeddings in "g1-ce-l1" and "g1-hme-l1", and loss and steps of "g1+d"
 (adversarial + lambda L1, for as many steps as both stages have), for which neither paper nor code says; the settings
@@ -119,7 +119,7 @@ def coordinates(joints: Joints, visible: Visible, size: tuple[int, int]) -> Floa
 
 @dataclass(frozen=True, kw_only=True)
 class PoseIntegration:
-    """Stage I. Without a critic: mean |G1 - I_B| + mask_weight mean(|G1 - I_B| M_B), the paper's equation 3.
+    """Stage I. Without a critic: mean |G1 - I_B| + mask_weight mean(|G1 - I_B| M_B), the pose mask loss.
 
     With a critic ("g1+d", one stage only): BCE(D(G1), 1) + l1_weight times that. `mask_weight` 0 is plain L1.
     """
@@ -261,21 +261,21 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    "market1501": Settings((128, 64), 4, PoseIntegration(), Refinement()),
+    "market1501": Settings((128, 64), 4.0, PoseIntegration(), Refinement()),
     "deepfashion": Settings(
         (256, 256),
-        4,
+        4.0,
         PoseIntegration(steps=30_000, batch_size=8),
-        Refinement(steps=20_000, batch_size=8, l1_weight=50, full_resolution_skip=True, critic="stack"),
+        Refinement(steps=20_000, batch_size=8, l1_weight=50.0, full_resolution_skip=True, critic="stack"),
     ),
     # Our choice: what two processor cores train in a few minutes.
     "synthetic": Settings(
         (64, 32),
-        2,
+        2.0,
         PoseIntegration(width=24, steps=400, batch_size=32, lr=1e-3, constant_lr_share=0.5),
         Refinement(
             width=24, steps=150, batch_size=16, lr=2e-4, critic_lr=2e-4, critic_width=32, critic="stack",
-            l1_weight=50, full_resolution_skip=True, constant_lr_share=0.5,
+            l1_weight=50.0, full_resolution_skip=True, constant_lr_share=0.5,
         ),
     ),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from posegen.nets.unet import level_count
 from posegen.stage import Constant, LinearDecay, Stage
@@ -17,6 +17,7 @@ def check_known(what: str, given: str, known: Collection[str]) -> None:
         raise ValueError(f"no {what} is called '{given}'.{hint} There are: {', '.join(known)}")
 
 
+@runtime_checkable
 class Sized(Protocol):
     """A row of settings that knows the picture size that it is for."""
 

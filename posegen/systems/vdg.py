@@ -226,20 +226,20 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    "market1501": Settings((128, 64), 4, Reconstruction(), Refinement()),
+    "market1501": Settings((128, 64), 4.0, Reconstruction(), Refinement()),
     "deepfashion": Settings(
         (256, 256),
-        4,
+        4.0,
         Reconstruction(steps=30_000, batch_size=8),
-        Refinement(steps=20_000, batch_size=8, image_weight=50),
+        Refinement(steps=20_000, batch_size=8, image_weight=50.0),
     ),
     # Our choice: what two processor cores train in a few minutes.
     "synthetic": Settings(
         (64, 32),
-        2,
+        2.0,
         Reconstruction(width=24, steps=400, batch_size=32, lr=1e-3, constant_lr_share=0.5),
         Refinement(
-            width=24, steps=150, batch_size=16, lr=2e-4, critic_lr=2e-4, critic_width=32, image_weight=50,
+            width=24, steps=150, batch_size=16, lr=2e-4, critic_lr=2e-4, critic_width=32, image_weight=50.0,
             constant_lr_share=0.5,
         ),
     ),

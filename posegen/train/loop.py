@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,7 @@ class Task:
         return max(1, min(50, math.ceil(self.stage.steps / 200)))
 
 
+@runtime_checkable
 class Context(Protocol):
     """Where the loop runs: one of `world_size` processes, and whom to tell."""
 

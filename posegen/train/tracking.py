@@ -6,6 +6,7 @@ A failure of tracking warns loudly and never ends a training.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -52,6 +53,8 @@ class Tracking:
 
     def start(self, parameters: Mapping[str, object]) -> None:
         """Makes the store, the experiment and the pipeline's run where they are not there yet."""
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
         self._guarded(lambda: self._start(parameters))
 

@@ -1,0 +1,65 @@
+"""Small data that the tests share: pictures of blocks with joints, in shards, made without Ray."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+
+from posegen.data.rows import Entry, Listing, Picture
+from posegen.data.shard_making import ShardSettings, make_shard
+from posegen.data.shard_planning import plan_works
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Each person is a coloured block that stands somewhere else in each picture, with joints around it."""
+
+    name: ClassVar[str] = "blocks"
+    people: int = 6
+    pictures: int = 4
+    size: tuple[int, int] = (64, 32)
+
+    def listing(self) -> Listing:
+        entries = [
+            Entry(f"{person:04d}_{number}.png", "test" if person % 3 == 2 else "train", str(person), str(person), "", "")
+            for person in range(self.people)
+            for number in range(self.pictures)
+        ]
+        return Listing(entries, fingerprint=repr(self))
+
+    def load(self, entry: Entry) -> Picture:
+        random = np.random.default_rng([int(part) for part in entry.name[:-4].split("_")])
+        colour = np.random.default_rng(int(entry.identity)).integers(0, 255, 3)
+        height, width = self.size
+        left, top = random.integers(1, width // 2), random.integers(1, height // 2)
+        picture = np.full((height, width, 3), 40, np.uint8)
+        picture[top : top + height // 3, left : left + width // 3] = colour
+        joints = np.stack([left + random.uniform(0, width / 3, 18), top + random.uniform(0, height / 3, 18)], axis=1)
+        mask = np.zeros((height, width), np.uint8)
+        mask[top : top + height // 3, left : left + width // 3] = 1
+        return Picture(
+            cv2.imencode(".png", picture)[1].tobytes(), joints.astype(np.float32), np.ones(18, bool), mask
+        )
+
+
+@pytest.fixture(scope="session")
+def block_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete folder of 64x32 shards: 4 training people and 2 test people, 4 pictures each."""
+    from posegen.data.shards import _conclude
+
+    folder = tmp_path_factory.mktemp("blocks") / "shards"
+    folder.mkdir()
+    source, settings = Blocks(), ShardSettings(size=(64, 32), mask_radius=2)
+    made_from = {
+        "schema_version": 1,
+        "fingerprint": "blocks",
+        "source": source.listing().fingerprint,
+        "settings": {**asdict(settings), "size": list(settings.size)},
+    }
+    works, rejects = plan_works(source.listing(), settings.pictures_per_shard)
+    summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
+    _conclude(folder, source.name, made_from, rejects, summaries)
+    return folder

@@ -1,0 +1,48 @@
+import math
+
+import pytest
+import torch
+
+from posegen.data.pose_maps import Discs
+from posegen.train.step import new_game
+
+SIZE = (32, 16)
+
+
+def waves(shape, phase):
+    """Numbers in [-1, 1] that depend on no random generator."""
+    count = math.prod(shape)
+    return torch.sin(torch.arange(count, dtype=torch.float64) * 0.7 + phase).view(shape)
+
+
+@pytest.fixture
+def batch():
+    """Two pairs of 32x16 pictures in float64, as the stages of both systems read them."""
+    joints = (waves((2, 18, 2), 3.0) + 1) / 2 * torch.tensor([16.0, 32.0], dtype=torch.float64)
+    visible = waves((2, 18), 4.0) > -0.5
+    return {
+        "source_image": waves((2, 3, *SIZE), 0.0),
+        "target_image": waves((2, 3, *SIZE), 1.0),
+        "coarse_image": waves((2, 3, *SIZE), 2.0),
+        "target_joints": joints,
+        "target_visible": visible,
+        "target_pose": Discs(radius=2.0)(joints, visible, *SIZE),
+        "target_pose_mask": (waves((2, 1, *SIZE), 5.0) > 0).double(),
+    }
+
+
+@pytest.fixture
+def golden(batch):
+    """Plays two steps from weights that depend on no random generator, and gives the last step's terms."""
+
+    def play(stage):
+        game = new_game(stage, seed=0, device=torch.device("cpu"))
+        for network in game.bare.values():
+            network.double()
+            for phase, parameter in enumerate(network.parameters()):
+                fan_in = max(1, parameter[0].numel())
+                parameter.data = waves(parameter.shape, phase) / math.sqrt(fan_in)
+        game.play(0, lambda: batch)
+        return {name: value.item() for name, value in game.play(1, lambda: batch).items()}
+
+    return play

@@ -1,0 +1,168 @@
+"""Evaluation: which pairs, chunks that are kept, what is written, and one run through Ray Data."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+import ray
+import torch
+from safetensors.torch import save_file
+
+from posegen import catalog, evaluate
+from posegen.baselines import BASELINES
+from posegen.data.loader import Shards
+from posegen.evaluate import chosen_pairs
+from posegen.metrics import METRICS
+from posegen.stage import System
+from posegen.train.checkpoint import Progress
+
+PAIRS = 24  # of the blocks' two test people
+
+
+@pytest.fixture(scope="module")
+def system() -> System:
+    settings = {"coarse.width": 4, "refinement.width": 4, "refinement.critic_width": 4}
+    return catalog.override(catalog.system("vdg", "synthetic"), settings)
+
+
+@pytest.fixture(scope="module")
+def stages(system, tmp_path_factory) -> Path:
+    """Finished checkpoints of untrained networks."""
+    folder = tmp_path_factory.mktemp("trained") / "stages"
+    torch.manual_seed(0)
+    for stage in system.stages:
+        checkpoint = folder / stage.name / f"checkpoint_{stage.steps:08d}"
+        checkpoint.mkdir(parents=True)
+        networks = stage.networks().items()
+        tensors = {f"{name}.{key}": t.contiguous() for name, net in networks for key, t in net.state_dict().items()}
+        save_file(tensors, checkpoint / "networks.safetensors")
+        progress = Progress(step=stage.steps, recipe="", seed=0, last_terms={})
+        (checkpoint / "stage.json").write_text(json.dumps(asdict(progress)))
+    return folder
+
+
+@pytest.fixture
+def scored(monkeypatch) -> list[str]:
+    """Chunks of 10 pairs are scored here, one after another; gives the names of the parts as they are made."""
+    made: list[str] = []
+
+    def score(missing, scorer, *, use_gpu):
+        worker = evaluate._Scorer(**scorer)
+        for file, pairs in missing.items():
+            made.append(file.name)
+            yield worker({"file": str(file), "pairs": pairs})["pairs"]
+
+    monkeypatch.setattr(evaluate, "CHUNK", 10)
+    monkeypatch.setattr(evaluate, "_score", score)
+    return made
+
+
+def run(system, shards, stages, scores, *, pairs=None, fingerprint="first", told=None) -> dict:
+    progress = (lambda *_: None) if told is None else (lambda *what: told.append(what))
+    return evaluate.evaluate(
+        system, shards=shards, stages=stages, scores=scores, pairs=pairs, fingerprint=fingerprint, use_gpu=False,
+        progress=progress,
+    )  # fmt: skip
+
+
+def test_chosen_pairs():
+    assert chosen_pairs(5, None) == chosen_pairs(5, 5) == chosen_pairs(5, 9) == [0, 1, 2, 3, 4]
+    drawn = chosen_pairs(1000, 20)
+    assert drawn == sorted(set(drawn)) == chosen_pairs(1000, 20)
+    assert len(drawn) == 20
+    assert drawn[-1] > 500
+
+
+def test_no_pair_and_no_number_of_pairs_are_told():
+    with pytest.raises(ValueError, match="no test pair"):
+        chosen_pairs(0, None)
+    with pytest.raises(ValueError, match="0 was given; at least 1 is needed, and there are 24"):
+        chosen_pairs(24, 0)
+
+
+def test_everything_is_written(system, block_shards, stages, scored, tmp_path):
+    told: list[tuple] = []
+    metrics = run(system, block_shards, stages, tmp_path, told=told)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert (metrics["fingerprint"], metrics["pairs"], metrics["pairs_available"]) == ("first", PAIRS, PAIRS)
+    table = parquet.read_table(tmp_path / "pairs.parquet")
+    assert table.column_names[:4] == ["pair", "source", "target", "person"]
+    assert table["pair"].to_pylist() == list(range(PAIRS))
+    names = list(zip(table["source"].to_pylist(), table["target"].to_pylist(), strict=True))
+    assert names == Shards(block_shards).pair_names("test", range(PAIRS))
+    assert {name[:4].lstrip("0") for name, _ in names} == set(table["person"].to_pylist()) == {"2", "5"}
+    assert told == [("scoring", done, PAIRS) for done in (0, 10, 20, 24)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "pairs.parquet"]
+
+
+def test_means_are_those_of_the_table(system, block_shards, stages, scored, tmp_path):
+    metrics = run(system, block_shards, stages, tmp_path)
+    table = parquet.read_table(tmp_path / "pairs.parquet")
+    for name in METRICS:
+        assert metrics["scores"][name] == pytest.approx(np.mean(table[name].to_numpy()))
+        for baseline in BASELINES:
+            expected = np.mean(table[f"{baseline}.{name}"].to_numpy())
+            assert metrics["baselines"][baseline][name] == pytest.approx(expected)
+
+
+def test_parts_of_an_interrupted_run_are_kept(system, block_shards, stages, scored, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(system, block_shards, stages, tmp_path)
+    assert not (tmp_path / "metrics.json").exists()
+    (tmp_path / "parts/part-00001.parquet").unlink()
+    scored.clear()
+    metrics = run(system, block_shards, stages, tmp_path)
+    assert scored == ["part-00001.parquet"]
+    assert metrics == run(system, block_shards, stages, tmp_path / "at once")
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": "second"}, {"pairs": 11}])
+def test_parts_of_other_inputs_are_not_kept(system, block_shards, stages, scored, tmp_path, monkeypatch, change):
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "_finish", lambda *_: {})
+        run(system, block_shards, stages, tmp_path)
+    scored.clear()
+    metrics = run(system, block_shards, stages, tmp_path, **change)
+    assert len(scored) == (3 if "fingerprint" in change else 2)
+    assert metrics["pairs"] == change.get("pairs", PAIRS)
+
+
+def test_draw_of_pairs_is_said(system, block_shards, stages, scored, tmp_path):
+    metrics = run(system, block_shards, stages, tmp_path, pairs=7)
+    assert (metrics["pairs"], metrics["pairs_available"]) == (7, PAIRS)
+    assert parquet.read_table(tmp_path / "pairs.parquet")["pair"].to_pylist() == chosen_pairs(PAIRS, 7)
+
+
+def test_untrained_stage_is_told_before_anything_is_removed(system, block_shards, tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="'coarse' is not trained"):
+        run(system, block_shards, tmp_path / "stages", tmp_path)
+    assert (tmp_path / "metrics.json").exists()
+
+
+def test_on_ray_data_as_here(system, block_shards, stages, tmp_path, monkeypatch, request):
+    """Two actors, three chunks: the same scores as in this process."""
+    monkeypatch.setattr(evaluate, "CHUNK", 10)
+    paths = os.pathsep.join([str(request.config.rootpath), os.environ.get("PYTHONPATH", "")])
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )  # fmt: skip
+    try:
+        told: list[tuple] = []
+        distributed = run(system, block_shards, stages, tmp_path / "ray", told=told)
+    finally:
+        ray.shutdown()
+    assert told[0] == ("scoring", 0, PAIRS)
+    assert told[-1] == ("scoring", PAIRS, PAIRS)
+    request.getfixturevalue("scored")
+    local = run(system, block_shards, stages, tmp_path / "here")
+    for name, mean in local["scores"].items():
+        assert distributed["scores"][name] == pytest.approx(mean, rel=1e-5)
+    assert distributed["baselines"] == local["baselines"]
