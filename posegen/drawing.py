@@ -70,11 +70,18 @@ def data_uri(picture: Picture) -> str:
 
 
 def sheet(rows: Sequence[Sequence[AnyPicture]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
-    """One picture of rows of pictures, each brought to `height` (nearest pixel), with a white gap between them."""
+    """One picture of rows of pictures, each brought to `height`, with a white gap between them."""
     gap = max(4, height // 32)
     bands = []
     for row in rows:
-        cells = [cv2.resize(p, (round(p.shape[1] * height / p.shape[0]), height), interpolation=0) for p in row]
+        cells = [_resized(picture, height) for picture in row]
         bands.append(np.concatenate([np.pad(c, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for c in cells], 1))
     whole = np.concatenate(bands)
     return np.pad(whole, ((0, gap), (0, gap), (0, 0)), constant_values=255).astype(np.uint8)
+
+
+def _resized(picture: AnyPicture, height: int) -> np.ndarray:
+    """Enlarged pixel by pixel, or shrunk by area."""
+    width = round(picture.shape[1] * height / picture.shape[0])
+    kind = cv2.INTER_NEAREST if height > picture.shape[0] else cv2.INTER_AREA
+    return cv2.resize(picture, (width, height), interpolation=kind)

@@ -6,7 +6,7 @@ scores/metrics.json              written last: it is there when, and only when, 
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,15 @@ import torch
 from posegen.baselines import mean_picture
 from posegen.data.loader import Shards
 from posegen.data.shard_files import read_arrow, write_json, write_whole
+from posegen.data.shards import Progress
 from posegen.scoring import score_chunk
 from posegen.stage import System
 from posegen.summary import summary
 from posegen.synthesize import load
 
-CHUNK = 128  # pairs scored between two writes
+CHUNK = 64  # pairs scored between two writes
 SEED = 0  # of the draw of test pairs
 ACTORS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several share a GPU
-
-Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 def evaluate(
@@ -134,7 +133,8 @@ def _finish(scores: Path, parts: Sequence[Path], shards: Path, fingerprint: str)
     write_whole(scores / "pairs.parquet", partial(pq.write_table, named))
     available = Shards(shards).pair_count("test")
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    metrics = {"fingerprint": fingerprint, "pairs": table.num_rows, "pairs_available": available}
+    drawn = "all test pairs" if table.num_rows == available else f"test pairs drawn by seed {SEED}"
+    metrics = {"fingerprint": fingerprint, "pairs": table.num_rows, "pairs_available": available, "selection": drawn}
     metrics |= summary(columns, persons)
     write_json(scores / "metrics.json", metrics)
     shutil.rmtree(scores / "parts")

@@ -129,7 +129,9 @@ def counts_lines(manifest: dict[str, Any]) -> list[str]:
         for split, c in manifest["counts"].items()
     ]
     rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest["rejects"].items())
-    return lines + ([f"rejected (listed in shards/rejects.parquet): {rejects}"] if rejects else [])
+    notes = ", ".join(f"{n:,} {note}" for note, n in manifest["notes"].items())
+    lines += [f"rejected (listed in shards/rejects.parquet): {rejects}"] if rejects else []
+    return lines + ([f"kept, but to note: {notes}"] if notes else [])
 
 
 def _train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display) -> None:

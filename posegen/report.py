@@ -32,11 +32,8 @@ from posegen.train.checkpoint import latest_checkpoint, read_curve
 HEADLINES = ("mask_l1", "ssim", "mask_ssim", "psnr")
 CASE_SCORES = ("mask_l1", "ssim", "mask_ssim", "psnr", "l1")
 PACKAGES = ("posegen", "torch", "ray", "numpy", "opencv-python", "scikit-image", "pyarrow", "simplejpeg", "safetensors")
-SECTIONS = {
-    "best": "The best",
-    "worst": "The worst",
-    "fixed": "A fixed draw",
-}
+SHOWN_ELSEWHERE = ("stages", "paper")  # of the plan
+SECTIONS = {"best": "The best", "worst": "The worst", "fixed": "A fixed draw"}
 
 
 def write_report(
@@ -61,21 +58,9 @@ def write_report(
     chosen = chosen_rows(table)
     cases = {name: make_cases(trained, data, table, rows, CASE_SCORES) for name, rows in chosen.items()}
     curves = {stage.name: _stage_charts(stages / stage.name) for stage in trained.system.stages}
-    page = _render(
-        fingerprint=fingerprint,
-        plan=plan,
-        size=trained.system.size,
-        paper=trained.system.paper,
-        metrics=metrics,
-        headlines=[headline(name, metrics) for name in HEADLINES if metrics["scores"][name] is not None],
-        rows=[score_row(name, metrics) for name in METRICS],
-        wins=wins(table),
-        cases=cases,
-        curves=curves,
-        manifest=data.manifest,
-        reproduce=reproduce,
-        panels=max((len(case.panels) for case in cases["fixed"]), default=1),
-    )
+    about = {"fingerprint": fingerprint, "plan": plan, "reproduce": reproduce, "manifest": data.manifest}
+    about |= {"size": trained.system.size, "paper": trained.system.paper, "cases": cases, "curves": curves}
+    page = _render(about | _numbers(metrics, table))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.json").unlink(missing_ok=True)
     write_whole(folder / "sample_sheet.png", lambda path: path.write_bytes(_sheet_png(cases["fixed"])))
@@ -91,6 +76,15 @@ def _read_scores(scores: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return json.loads((scores / "metrics.json").read_text()), {n: table[n].to_numpy() for n in table.column_names}
 
 
+def _numbers(metrics: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {
+        "metrics": metrics,
+        "headlines": [headline(name, metrics) for name in HEADLINES if metrics["scores"][name] is not None],
+        "rows": [score_row(name, metrics) for name in METRICS],
+        "wins": wins(table),
+    }
+
+
 def _stage_charts(folder: Path) -> list:
     checkpoint = latest_checkpoint(folder)
     return charts(read_curve(checkpoint)) if checkpoint else []
@@ -104,7 +98,7 @@ def _sheet_png(cases: Sequence[Case]) -> bytes:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -129,18 +123,18 @@ def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     """A setting as one reads it."""
-    if isinstance(value, list | tuple):
-        return ", ".join(_shown(item) for item in value) or "none"
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_shown(item)}" for name, item in value.items()) or "none"
-    return (
-        {None: "not set", True: "yes", False: "no"}.get(value, str(value))
-        if isinstance(value, bool | None)
-        else str(value)
-    )
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(item) for item in value) or "none"
+    return str(value)
 
 
-def _render(**context: Any) -> str:
+def _render(about: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -149,18 +143,18 @@ def _render(**context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": data_uri, "shown": _shown, "score": lambda value, name: score_text(name, value)}
-    plan = context["plan"]
-    general = {name: value for name, value in plan.items() if not isinstance(value, Mapping) and name != "stages"}
-    groups = {name: flattened(value) for name, value in plan.items() if isinstance(value, Mapping)}
+    nested = {name: flattened(value) for name, value in about["plan"].items() if isinstance(value, Mapping)}
+    flat = {name: value for name, value in about["plan"].items() if name not in {*nested, *SHOWN_ELSEWHERE}}
     return environment.get_template("report.html").render(
-        **context,
-        general=general,
-        groups=groups,
+        about,
+        general=flat,
+        groups=nested,
         flattened=flattened,
         all_metrics=METRICS,
         baselines=BASELINES,
         sections=SECTIONS,
         case_seed=SEED,
+        panels=max(len(case.panels) for case in about["cases"]["fixed"]),
         small=SMALL,
         heat_full=HEAT_FULL,
         plot={"width": WIDTH, "height": HEIGHT},

@@ -24,7 +24,9 @@ class Blocks:
 
     def listing(self) -> Listing:
         entries = [
-            Entry(f"{person:04d}_{number}.png", "test" if person % 3 == 2 else "train", str(person), str(person), "", "")
+            Entry(
+                f"{person:04d}_{number}.png", "test" if person % 3 == 2 else "train", str(person), str(person), "", ""
+            )
             for person in range(self.people)
             for number in range(self.pictures)
         ]
@@ -40,9 +42,7 @@ class Blocks:
         joints = np.stack([left + random.uniform(0, width / 3, 18), top + random.uniform(0, height / 3, 18)], axis=1)
         mask = np.zeros((height, width), np.uint8)
         mask[top : top + height // 3, left : left + width // 3] = 1
-        return Picture(
-            cv2.imencode(".png", picture)[1].tobytes(), joints.astype(np.float32), np.ones(18, bool), mask
-        )
+        return Picture(cv2.imencode(".png", picture)[1].tobytes(), joints.astype(np.float32), np.ones(18, bool), mask)
 
 
 @pytest.fixture(scope="session")

@@ -136,6 +136,7 @@ def test_parts_of_other_inputs_are_not_kept(system, block_shards, stages, scored
 def test_draw_of_pairs_is_said(system, block_shards, stages, scored, tmp_path):
     metrics = run(system, block_shards, stages, tmp_path, pairs=7)
     assert (metrics["pairs"], metrics["pairs_available"]) == (7, PAIRS)
+    assert metrics["selection"] == "test pairs drawn by seed 0"
     assert parquet.read_table(tmp_path / "pairs.parquet")["pair"].to_pylist() == chosen_pairs(PAIRS, 7)
 
 

@@ -114,7 +114,8 @@ def training_batches(
     Draw d takes the places d * batch_size .. (d + 1) * batch_size - 1 of an endless stream of permutations, one an
     epoch. Pairs and flips depend on (seed, d) and the place in the global batch only, so any number of workers sees the
     same pairs in the same order, and a run that goes on at d sees what an uninterrupted one would have seen
-    (MosaicML Streaming's elastic determinism). With `flip`, half of the pairs are mirrored, both pictures together.
+    (MosaicML Streaming's elastic determinism). With `flip`, half of the pairs are mirrored, both pictures together and
+    left and right joints exchanged: our choice, where PG2 stores mirrored pictures with poses of their own.
 
     `columns` names what is read of `posegen.batch.COLUMNS`; joints and visible always come, other names are not the
     loader's. Closing the iterator ends its threads. Raises ValueError for a batch that the ranks cannot share equally,

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A picture or annotation that cannot be used, and why. `reason` is one of a few short phrases; `detail` is free."""
+    """A picture or annotation that cannot be used, and why: `reason` is a short phrase, `detail` is free."""
 
     name: str
     split: str
@@ -37,7 +37,7 @@ class Reject(NamedTuple):
 class Picture(NamedTuple):
     """A loaded picture: its encoded bytes, its joints and, where the data set knows it, its person mask."""
 
-    image: bytes  # JPEG or PNG
+    image: bytes  # an encoded picture, in any format that `image_bytes` decodes
     joints: np.ndarray  # float32 (18, 2), x, y in pixels
     visible: np.ndarray  # bool (18,)
     person_mask: np.ndarray | None = None  # uint8 (height, width), 0 or 1
@@ -66,9 +66,9 @@ class Source(Protocol):
     name: ClassVar[str]
 
     def listing(self) -> Listing:
-        """Metadata of all pictures. Runs on the driver; raises ValueError, worded for the user, where nothing is usable."""
+        """Metadata of all pictures, on the driver. Raises ValueError, worded for the user, where nothing is usable."""
         ...
 
     def load(self, entry: Entry) -> Picture:
-        """One picture's bytes and joints. Runs in a task; raises ValueError(reason, detail) for a picture that must be rejected."""
+        """One picture's bytes and joints, in a task. Raises ValueError(reason, detail) for what must be rejected."""
         ...

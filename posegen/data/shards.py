@@ -26,6 +26,7 @@ from posegen.data.rows import Reject, Source
 from posegen.data.shard_files import read_manifest
 from posegen.data.shard_making import ShardSettings, Work, make_shard
 from posegen.data.shard_planning import plan_works
+from posegen.data.splits import SPLITS
 
 __all__ = ["Progress", "ShardSettings", "read_manifest", "write_shards"]
 
@@ -58,7 +59,8 @@ def write_shards(
     _remove_all_but(folder, summaries)
     missing = [work for work in works if work.stem not in summaries]
     make = partial(make_shard, source=source, folder=folder.absolute(), settings=settings, made_from=made_from)
-    total, done = len(listing.entries), sum(summary["pictures"] for summary in summaries.values())
+    total = sum(len(work.entries) for work in works)
+    done = sum(summary["pictures"] for summary in summaries.values())
     progress("pictures", done, total)
     for summary in _made(missing, make):
         summaries[shard_files.shard_stem(summary["split"], summary["number"])] = summary
@@ -108,7 +110,7 @@ def _conclude(
     """Write the rejects and, where both splits have pairs, the manifest."""
     rejects = [*rejects, *(Reject(*reject) for summary in summaries for reject in summary["rejects"])]
     shard_files.write_whole(folder / shard_files.REJECTS, partial(_write_rejects, rejects))
-    counts = {split: _counts(split, rejects, summaries) for split in ("train", "test")}
+    counts = {split: _counts(split, rejects, summaries) for split in SPLITS}
     for split in counts:
         _check_pairs(folder, name, split, counts[split], rejects)
     stored = [summary for summary in summaries if summary["rows"]]
@@ -151,7 +153,7 @@ def _check_pairs(folder: Path, name: str, split: str, counts: Mapping[str, int],
     if counts["pairs"]:
         return
     by_reason = Counter(reject.reason for reject in rejects if reject.split == split).most_common()
-    why = ", ".join(f"{count:,} {reason}" for reason, count in by_reason) or "nothing was listed"
+    why = ", ".join(f"{count:,} {reason}" for reason, count in by_reason) or "nothing"
     raise ValueError(
         f"{name}: no pair is left in the split '{split}'. Of its {counts['pictures']:,} pictures, {counts['usable']:,} "
         f"are usable; rejected: {why}. A pair takes two pictures of one person that can be decoded and whose shoulders "

@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 
 from posegen.data.joints import TORSO
-from posegen.data.scenes import CAMERAS
+from posegen.data.people.scenes import CAMERAS
 from posegen.data.synthetic import SyntheticPeople, contact_sheet
 
 SMALL = SyntheticPeople(train_people=3, test_people=2, pictures_per_person=4)

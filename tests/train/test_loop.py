@@ -22,7 +22,13 @@ from .toy import Tug
 def task(shards: Path, folder: Path, **fields) -> Task:
     stage = Tug(**{"ema_decay": 0.0, **fields})
     system = System(
-        name="tug", variant="full", paper="", size=(64, 32), pose_maps=Discs(radius=2), stages=(stage,), image="tug_image"
+        name="tug",
+        variant="full",
+        paper="",
+        size=(64, 32),
+        pose_maps=Discs(radius=2),
+        stages=(stage,),
+        image="tug_image",
     )
     return Task(
         system=system, index=0, shards=shards, stages=folder, seed=5, recipe="recipe", checkpoint_every=3

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from posegen.data.wardrobe import Cloth, Colour, Look
+from posegen.data.people.wardrobe import Cloth, Colour, Look
 
 SIDE = 128
 FRONT = SIDE // 2

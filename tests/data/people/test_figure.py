@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from posegen.data.body import dress
-from posegen.data.fabrics import TILES, draw_tiles
-from posegen.data.figure import Figure, Surface, View, draw_figure, visible_joints
+from posegen.data.people.body import dress
+from posegen.data.people.fabrics import TILES, draw_tiles
+from posegen.data.people.figure import Figure, Surface, View, draw_figure, visible_joints
 from posegen.data.joints import JOINTS
-from posegen.data.rasterizer import Fragments
-from posegen.data.skeleton import SIDES, Arm, Leg, Pose, Proportions, pose_skeleton, turn
-from posegen.data.tubes import join
-from posegen.data.wardrobe import Cloth, Look, random_look
+from posegen.data.people.rasterizer import Fragments
+from posegen.data.people.skeleton import SIDES, Arm, Leg, Pose, Proportions, pose_skeleton, turn
+from posegen.data.people.tubes import join
+from posegen.data.people.wardrobe import Cloth, Look, random_look
 
 SIZE = (128, 64)
 RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 2, 5, 8, 11

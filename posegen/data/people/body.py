@@ -6,10 +6,10 @@ The tables below are cross sections of an average body in metres, measured by ey
 import numpy as np
 from jaxtyping import Float
 
-from posegen.data.hair import hair_tubes
-from posegen.data.skeleton import SIDES, Proportions, Skeleton
-from posegen.data.tubes import Tube, loft
-from posegen.data.wardrobe import Look
+from posegen.data.people.hair import hair_tubes
+from posegen.data.people.skeleton import SIDES, Proportions, Skeleton
+from posegen.data.people.tubes import Tube, loft
+from posegen.data.people.wardrobe import Look
 
 # Height above the hips as a share of the spine; half width, half depth, shift forward.
 TRUNK = np.array((

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from posegen.data.skeleton import Proportions, Skeleton
-from posegen.data.tubes import Tube, loft
-from posegen.data.wardrobe import HairStyle
+from posegen.data.people.skeleton import Proportions, Skeleton
+from posegen.data.people.tubes import Tube, loft
+from posegen.data.people.wardrobe import HairStyle
 
 
 class Cut(NamedTuple):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from posegen.data.joints import JOINTS, MIRROR
-from posegen.data.poses import FAMILIES, random_pose
-from posegen.data.skeleton import SIDES, Arm, Leg, Pose, Proportions, pose_skeleton, random_proportions, turn
+from posegen.data.people.poses import FAMILIES, random_pose
+from posegen.data.people.skeleton import SIDES, Arm, Leg, Pose, Proportions, pose_skeleton, random_proportions, turn
 
 STRAIGHT = Pose(
     arms={side: Arm(flexion=0.0, abduction=0.0, twist=0.0, elbow=0.0) for side in SIDES},

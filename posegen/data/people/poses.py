@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from posegen.data.skeleton import SIDES, Arm, Leg, Pose
+from posegen.data.people.skeleton import SIDES, Arm, Leg, Pose
 
 
 def walking(rng: np.random.Generator) -> Pose:

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from posegen.data.body import dress
-from posegen.data.fabrics import SIDE, TILES
+from posegen.data.people.body import dress
+from posegen.data.people.fabrics import SIDE, TILES
 from posegen.data.joints import JOINTS
-from posegen.data.rasterizer import Fragments, rasterize
-from posegen.data.skeleton import Proportions, Skeleton, turn
-from posegen.data.tubes import Mesh, Tube, join
-from posegen.data.wardrobe import Look
+from posegen.data.people.rasterizer import Fragments, rasterize
+from posegen.data.people.skeleton import Proportions, Skeleton, turn
+from posegen.data.people.tubes import Mesh, Tube, join
+from posegen.data.people.wardrobe import Look
 
 DRAWN_HEIGHT = 192  # at least this many rows are drawn, so that small pictures are as smooth as large ones
 

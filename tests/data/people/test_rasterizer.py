@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posegen.data.rasterizer import rasterize
+from posegen.data.people.rasterizer import rasterize
 
 
 def nearest_by_loops(vertices: np.ndarray, triangles: np.ndarray, height: int, width: int) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,93 @@
+"""Options to a plan: every mistake that a user can make is said before anything starts."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from posegen.options import Options, common_size, from_run, keep, parse_settings, parse_size, plan_for
+from posegen.plan import write_json
+
+
+def options(**given) -> Options:
+    return dataclasses.replace(Options(), **given)
+
+
+def test_the_default_is_vdg_on_the_embedded_people():
+    plan = plan_for(Options())
+    assert (plan.system.name, plan.system.variant, plan.dataset) == ("vdg", "full", "synthetic")
+    assert plan.run == Path("runs/vdg-full-synthetic")
+    assert plan.shard_settings.size == plan.system.size == plan.source.size  # pyright: ignore
+    assert plan.score_pairs == 400
+
+
+def test_settings_reach_their_part_by_dotted_path():
+    given = [
+        "coarse.steps=7",
+        "refinement.alpha=0.5",
+        "data.train_people=3",
+        "shards.mask_radius=1",
+        "pose_maps.radius=3",
+    ]
+    plan = plan_for(options(set=given))
+    flat = plan.settings
+    assert (flat["coarse.steps"], flat["refinement.alpha"], flat["data.train_people"]) == (7, 0.5, 3)
+    assert (flat["shards.mask_radius"], flat["pose_maps.radius"]) == (1, 3.0)
+
+
+def test_the_size_reaches_networks_shards_and_drawings():
+    plan = plan_for(options(size="128x64"))
+    assert plan.system.size == plan.source.size == plan.shard_settings.size == (128, 64)  # pyright: ignore
+    assert plan.shard_settings.mask_radius == 4  # PG2's, at PG2's size
+    assert all(stage.size == (128, 64) for stage in plan.system.stages)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"system": "gan"}, "vdg.*pg2"),
+        ({"variant": "fll"}, "full"),
+        ({"set": ["coarse.stps=3"]}, "coarse.steps"),
+        ({"set": ["nothing.steps=3"]}, "coarse.steps"),
+        ({"set": ["data.people=3"]}, "data.train_people"),
+        ({"set": ["shards.mask=3"]}, "shards.mask_radius"),
+        ({"set": ["coarse.steps=many"]}, "whole number"),
+        ({"set": ["coarse.steps"]}, "expected a dotted path"),
+        ({"set": ["steps=3"]}, "expected a dotted path"),
+        ({"size": "big"}, "height x width"),
+        ({"size": "65x32"}, "multiple"),
+        ({"workers": 0}, "at least 1"),
+        ({"pairs": -1}, "at least 1"),
+        ({"workers": 5}, "does not divide"),
+        ({"dataset": "market1501"}, "needs --root"),
+        ({"dataset": "market1501", "root": Path("/nowhere")}, "/nowhere"),
+        ({"dataset": "folder", "root": Path("/nowhere")}, "/nowhere"),
+        ({"root": Path("/nowhere")}, "drawn, not read"),
+    ],
+)
+def test_mistakes_are_named(given: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        plan_for(options(**given))
+
+
+def test_an_empty_folder_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        plan_for(options(dataset="folder", root=tmp_path, size="64x32"))
+
+
+def test_values_may_hold_equals_signs():
+    assert parse_settings(["data.identity=a=(\\d)"]) == {"data.identity": "a=(\\d)"}
+    assert parse_size("128X64") == (128, 64)
+
+
+def test_later_commands_take_what_is_not_given_from_the_run(tmp_path: Path):
+    first = options(system="pg2", set=["coarse.steps=9"], run=tmp_path, seed=4)
+    write_json(tmp_path / "options.json", keep(first))
+    later = from_run(options(run=tmp_path, seed=5))
+    assert (later.system, later.set, later.seed) == ("pg2", ["coarse.steps=9"], 5)
+    assert plan_for(from_run(options(run=tmp_path))).settings == plan_for(first).settings
+
+
+def test_a_folder_of_unreadable_pictures_has_no_size():
+    with pytest.raises(ValueError, match="--size"):
+        common_size(dataclasses.replace(plan_for(Options()).listing, entries=[]))
