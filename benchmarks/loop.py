@@ -42,9 +42,7 @@ def in_bare_process(task: Task, threads: int) -> float:
 
 
 def under_ray(task: Task) -> float:
-    launch_stage(
-        task, workers=1, use_gpu=False, log_rows=lambda rows: None, show=lambda step, terms: None, warn=print
-    )
+    launch_stage(task, workers=1, use_gpu=False, log_rows=lambda rows: None, show=lambda step, terms: None, warn=print)
     return seconds_between_checkpoints(task.folder)
 
 
@@ -73,7 +71,10 @@ def main() -> None:
             alone, ray = in_bare_process(tasks[0], threads), under_ray(tasks[1])
             ratios.append(alone / ray)
             rate = given.steps / 2
-            print(f"bare {rate / alone:.1f} steps/s, under Ray {rate / ray:.1f} steps/s, ratio {alone / ray:.3f}", flush=True)
+            print(
+                f"bare {rate / alone:.1f} steps/s, under Ray {rate / ray:.1f} steps/s, ratio {alone / ray:.3f}",
+                flush=True,
+            )
     print(f"median ratio {statistics.median(ratios):.3f} (1 = as fast as bare)")
     cluster.disconnect()
 

@@ -114,5 +114,6 @@ def score_table(metrics: Mapping[str, Any]) -> Table:
     names = ("ssim", "mask_ssim", "psnr", "l1", "mask_l1")
     table = Table("", *names, title=f"scores on {metrics['pairs']:,} test pairs", title_justify="left")
     for label, scores in {"result": metrics["scores"], **metrics["baselines"]}.items():
-        table.add_row(label, *(f"{scores[name]:.4g}" for name in names), style="bold" if label == "result" else "")
+        values = ("–" if scores[name] is None else f"{scores[name]:.4g}" for name in names)
+        table.add_row(label, *values, style="bold" if label == "result" else "")
     return table

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from posegen.baselines import mean_picture
 from posegen.data.loader import Shards
-from posegen.data.shard_files import read_arrow, write_json, write_whole
+from posegen.data.shard_files import read_arrow
 from posegen.data.shards import Progress
-from posegen.scoring import score_chunk
+from posegen.files import write_json, write_whole
+from posegen.metrics.baselines import mean_picture
+from posegen.metrics.scoring import score_chunk
+from posegen.metrics.summary import summary
 from posegen.stage import System
-from posegen.summary import summary
 from posegen.synthesize import load
 
 CHUNK = 64  # pairs scored between two writes

@@ -14,7 +14,7 @@ from posegen.data.folder import Folder
 from posegen.data.market1501 import Market1501
 from posegen.data.picture_files import picture_size
 from posegen.data.rows import Listing, Source
-from posegen.data.shards import ShardSettings
+from posegen.data.shard_making import ShardSettings
 from posegen.data.synthetic import SyntheticPeople
 from posegen.fields import replace_fields
 from posegen.plan import Plan

@@ -122,4 +122,6 @@ def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
 
 def _settings_lines(plan: Plan) -> list[str]:
     lines = ["settings (change any with --set path=value)"]
-    return lines + [f"  {path} = {value}" for path, value in plan.settings.items() if "." in path and not path.endswith(".size")]
+    return lines + [
+        f"  {path} = {value}" for path, value in plan.settings.items() if "." in path and not path.endswith(".size")
+    ]

@@ -184,7 +184,7 @@ def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
 def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str]) -> None:
     import torch
 
-    from posegen.report import write_report
+    from posegen.report.page import write_report
     from posegen.synthesize import load
 
     display.say("report: choosing pairs and drawing them")

@@ -7,15 +7,15 @@ checkpoint interval) is in no fingerprint.
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from posegen.data.rows import Listing, Source
-from posegen.data.shards import ShardSettings, read_manifest
+from posegen.data.shard_files import read_manifest
+from posegen.data.shard_making import ShardSettings
+from posegen.files import write_json
 from posegen.stage import Stage, System
 from posegen.train.checkpoint import latest_checkpoint, read_progress
 
@@ -90,7 +90,9 @@ class Plan:
         """Fingerprint of everything that decides what one step of a stage does: not how many there are."""
         stage = self.system.stages[index]
         before = self.result(index - 1) if index else self.shards_fingerprint
-        schedules = [repr(player.schedule) for player in stage.players]  # one that ends with the stage depends on `steps`
+        schedules = [
+            repr(player.schedule) for player in stage.players
+        ]  # one that ends with the stage depends on `steps`
         mine = self._under(stage.name, leave="steps")
         return digest(before, self.seed, mine, self._under("pose_maps"), type(stage).__name__, schedules)
 
@@ -165,11 +167,3 @@ def _fields(head: str, described: Any) -> dict[str, Any]:
 def digest(*parts: Any) -> str:
     """A short fingerprint of JSON-like values."""
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, default=str))
-    os.replace(partial, path)

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from posegen import catalog, evaluate
-from posegen.baselines import BASELINES
 from posegen.data.loader import Shards
 from posegen.evaluate import chosen_pairs
-from posegen.metrics import METRICS
+from posegen.metrics.baselines import BASELINES
+from posegen.metrics.measures import METRICS
 from posegen.stage import System
 from posegen.train.checkpoint import Progress
 

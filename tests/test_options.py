@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from posegen.files import write_json
 from posegen.options import Options, common_size, from_run, keep, parse_settings, parse_size, plan_for
-from posegen.plan import write_json
 
 
 def options(**given) -> Options:

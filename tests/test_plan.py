@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from posegen.files import write_json
 from posegen.options import Options, plan_for
-from posegen.plan import Plan, write_json
+from posegen.plan import Plan
 from posegen.train.checkpoint import Progress, write_checkpoint
 from posegen.train.step import new_game
 

@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a module imports from its own row and the rows above it.
 ROWS = (
-    ("batch", "fields"),
+    ("batch", "fields", "files"),
     ("data", "losses", "nets"),
     ("stage",),
     ("systems",),
@@ -29,7 +29,19 @@ ROWS = (
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
-WITHOUT_RAY = ("batch", "fields", "losses", "nets", "stage", "systems", "catalog", "synthesize", "metrics", "report")
+WITHOUT_RAY = (
+    "batch",
+    "fields",
+    "files",
+    "losses",
+    "nets",
+    "stage",
+    "systems",
+    "catalog",
+    "synthesize",
+    "metrics",
+    "report",
+)
 
 
 def imports(path: Path) -> set[str]:

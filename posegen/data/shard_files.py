@@ -7,12 +7,12 @@ manifest.json              everything that was counted; written last of all, so 
 rejects.parquet            what was not used, and why
 """
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
+
+from posegen.files import read_json, write_whole
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -54,20 +54,6 @@ def read_manifest(folder: Path) -> dict | None:
     return manifest if all((folder / name).is_file() for name in named) else None
 
 
-def read_json(path: Path) -> dict | None:
-    """The object in a JSON file; None where there is no such file or it does not hold one."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file, complete or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))
-
-
 def write_arrow(path: Path, schema: pa.Schema, columns: Mapping[str, pa.Array]) -> None:
     """Write columns as one record batch of an Arrow IPC file, complete or not at all."""
     batch = pa.record_batch([columns[name] for name in schema.names], schema=schema)
@@ -82,10 +68,3 @@ def write_arrow(path: Path, schema: pa.Schema, columns: Mapping[str, pa.Array]) 
 def read_arrow(path: Path) -> pa.RecordBatch:
     """The one record batch of a file of `write_arrow`, memory-mapped: nothing is read before it is used."""
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, then put it in its place at once."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, path)

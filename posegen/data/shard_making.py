@@ -17,6 +17,7 @@ from posegen.data.joints import TORSO
 from posegen.data.pairs import ordered_pairs
 from posegen.data.pose_masks import pack, pose_mask
 from posegen.data.rows import Entry, Picture, Reject, Source
+from posegen.files import write_json
 
 COORDINATE_LIMIT = 1e5  # pixels; joints beyond it are no coordinates of any picture, and drawing them would not end
 
@@ -90,7 +91,7 @@ def make_shard(work: Work, source: Source, folder: Path, settings: ShardSettings
         "notes": Counter(note for row in rows for note in row.notes),
         "rejects": [*rejects, *lost],
     }
-    shard_files.write_json(folder / f"{work.stem}.json", summary)
+    write_json(folder / f"{work.stem}.json", summary)
     return summary
 
 

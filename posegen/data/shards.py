@@ -27,6 +27,7 @@ from posegen.data.shard_files import read_manifest
 from posegen.data.shard_making import ShardSettings, Work, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.splits import SPLITS
+from posegen.files import read_json, write_json, write_whole
 
 __all__ = ["Progress", "ShardSettings", "read_manifest", "write_shards"]
 
@@ -73,7 +74,7 @@ def _finished(folder: Path, works: Sequence[Work], made_from: Mapping) -> dict[s
     """Summaries, by stem, of the shards that are there."""
     summaries = {}
     for work in works:
-        summary = shard_files.read_json(folder / f"{work.stem}.json")
+        summary = read_json(folder / f"{work.stem}.json")
         files = [folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"]
         if summary and summary["made_from"] == made_from and (not summary["rows"] or all(f.is_file() for f in files)):
             summaries[work.stem] = summary
@@ -109,7 +110,7 @@ def _conclude(
 ) -> dict:
     """Write the rejects and, where both splits have pairs, the manifest."""
     rejects = [*rejects, *(Reject(*reject) for summary in summaries for reject in summary["rejects"])]
-    shard_files.write_whole(folder / shard_files.REJECTS, partial(_write_rejects, rejects))
+    write_whole(folder / shard_files.REJECTS, partial(_write_rejects, rejects))
     counts = {split: _counts(split, rejects, summaries) for split in SPLITS}
     for split in counts:
         _check_pairs(folder, name, split, counts[split], rejects)
@@ -127,7 +128,7 @@ def _conclude(
         "notes": dict(notes),
         "shards": [_shard(summary) for summary in stored],
     }
-    shard_files.write_json(folder / shard_files.MANIFEST, manifest)
+    write_json(folder / shard_files.MANIFEST, manifest)
     return manifest
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
+from posegen.data.joints import JOINTS
 from posegen.data.people.fabrics import draw_tiles
 from posegen.data.people.figure import Figure, View, draw_figure
-from posegen.data.joints import JOINTS
 from posegen.data.people.poses import random_pose
-from posegen.data.rows import Entry, Listing, Picture
 from posegen.data.people.scenes import CAMERAS, backdrop, ground_shadow
 from posegen.data.people.skeleton import Proportions, pose_skeleton, random_proportions
 from posegen.data.people.wardrobe import Look, random_look
+from posegen.data.rows import Entry, Listing, Picture
 
 DRAWING = 1  # changes whenever a picture's drawing does
 SPLITS = ("train", "test")

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from posegen.data.joints import JOINTS
 from posegen.data.people.body import dress
 from posegen.data.people.fabrics import SIDE, TILES
-from posegen.data.joints import JOINTS
 from posegen.data.people.rasterizer import Fragments, rasterize
 from posegen.data.people.skeleton import Proportions, Skeleton, turn
 from posegen.data.people.tubes import Mesh, Tube, join

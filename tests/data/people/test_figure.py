@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from posegen.data.joints import JOINTS
 from posegen.data.people.body import dress
 from posegen.data.people.fabrics import TILES, draw_tiles
 from posegen.data.people.figure import Figure, Surface, View, draw_figure, visible_joints
-from posegen.data.joints import JOINTS
 from posegen.data.people.rasterizer import Fragments
 from posegen.data.people.skeleton import SIDES, Arm, Leg, Pose, Proportions, pose_skeleton, turn
 from posegen.data.people.tubes import join

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from posegen.baselines import BASELINES
-from posegen.metrics import METRICS
-from posegen.scoring import STOOD_IN
+from posegen.metrics.baselines import BASELINES
+from posegen.metrics.measures import METRICS
+from posegen.metrics.scoring import STOOD_IN
 
 DRAWS = 1000
 SEED = 0

@@ -18,14 +18,14 @@ import jinja2
 import numpy as np
 import pyarrow.parquet as pq
 
-from posegen.baselines import BASELINES
-from posegen.cases import SEED, Case, chosen_rows, make_cases
-from posegen.curves import HEIGHT, WIDTH, charts
 from posegen.data.loader import Shards
-from posegen.data.shard_files import write_json, write_whole
-from posegen.drawing import HEAT_FULL, SMALL, data_uri, sheet
-from posegen.metrics import METRICS
-from posegen.score_table import headline, score_row, score_text, wins
+from posegen.files import write_json, write_whole
+from posegen.metrics.baselines import BASELINES
+from posegen.metrics.measures import METRICS
+from posegen.report.cases import SEED, Case, chosen_rows, make_cases
+from posegen.report.curves import HEIGHT, WIDTH, charts
+from posegen.report.drawing import HEAT_FULL, SMALL, data_uri, sheet
+from posegen.report.score_table import headline, score_row, score_text, wins
 from posegen.synthesize import Trained
 from posegen.train.checkpoint import latest_checkpoint, read_curve
 
@@ -145,7 +145,7 @@ def _render(about: Mapping[str, Any]) -> str:
     environment.filters |= {"data_uri": data_uri, "shown": _shown, "score": lambda value, name: score_text(name, value)}
     nested = {name: flattened(value) for name, value in about["plan"].items() if isinstance(value, Mapping)}
     flat = {name: value for name, value in about["plan"].items() if name not in {*nested, *SHOWN_ELSEWHERE}}
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         about,
         general=flat,
         groups=nested,

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from posegen.baselines import Picture, Pose
 from posegen.data.joints import JOINTS, LIMBS
+from posegen.metrics.baselines import Picture, Pose
 
 DRAWN_LIMBS = LIMBS[:17]  # the arms, legs, trunk and face; the others only close the pose mask
 BACKGROUND = (16, 18, 27)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from posegen.baselines import Picture, Pose, moved_torso
 from posegen.data.columns import to_columns
 from posegen.data.loader import Shards, listed_batches
-from posegen.metrics import Pictures, all_scores, as_pictures
+from posegen.metrics.baselines import Picture, Pose, moved_torso
+from posegen.metrics.measures import Pictures, all_scores, as_pictures
 from posegen.stage import System
 from posegen.synthesize import Trained, synthesize
 

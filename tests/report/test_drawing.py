@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.baselines import Pose
-from posegen.drawing import BACKGROUND, JOINT_COLOURS, LIMB_COLOURS, data_uri, difference, sheet, skeleton
+from posegen.metrics.baselines import Pose
+from posegen.report.drawing import BACKGROUND, JOINT_COLOURS, LIMB_COLOURS, data_uri, difference, sheet, skeleton
 
 
 def pose(*seen: int) -> Pose:

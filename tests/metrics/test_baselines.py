@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.baselines import MEAN_OF, Pose, mean_picture, moved_torso, similarity_transform
 from posegen.data.joints import TORSO
 from posegen.data.loader import Shards
+from posegen.metrics.baselines import MEAN_OF, Pose, mean_picture, moved_torso, similarity_transform
 
 SQUARE = np.array([[10, 10], [20, 10], [10, 30], [20, 30]], dtype=np.float32)
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from posegen import catalog
-from posegen.baselines import BASELINES, Pose, mean_picture, moved_torso
 from posegen.data.joints import TORSO
 from posegen.data.loader import Shards
-from posegen.metrics import METRICS
-from posegen.scoring import STOOD_IN, columns_read, score_chunk, score_pairs, synthesized
+from posegen.metrics.baselines import BASELINES, Pose, mean_picture, moved_torso
+from posegen.metrics.measures import METRICS
+from posegen.metrics.scoring import STOOD_IN, columns_read, score_chunk, score_pairs, synthesized
 from posegen.synthesize import Trained
 
 SIZE, COUNT = (64, 32), 5

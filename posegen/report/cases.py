@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posegen.baselines import Picture, Pose
 from posegen.data.loader import Shards
-from posegen.drawing import difference, enlargement, skeleton
-from posegen.metrics import as_pictures
-from posegen.scoring import synthesized
+from posegen.metrics.baselines import Picture, Pose
+from posegen.metrics.measures import as_pictures
+from posegen.metrics.scoring import synthesized
+from posegen.report.drawing import difference, enlargement, skeleton
 from posegen.stage import System
 from posegen.synthesize import Trained
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from posegen import catalog
-from posegen.baselines import BASELINES, mean_picture
-from posegen.cases import EXTREME, FIXED, chosen_rows, make_cases, ranked
 from posegen.data.loader import Shards
-from posegen.metrics import METRICS
-from posegen.report import flattened, write_report
-from posegen.score_table import best_baseline, comparison, headline, score_row, wins
-from posegen.scoring import score_chunk
-from posegen.summary import summary
+from posegen.metrics.baselines import BASELINES, mean_picture
+from posegen.metrics.measures import METRICS
+from posegen.metrics.scoring import score_chunk
+from posegen.metrics.summary import summary
+from posegen.report.cases import EXTREME, FIXED, chosen_rows, make_cases, ranked
+from posegen.report.page import flattened, write_report
+from posegen.report.score_table import best_baseline, comparison, headline, score_row, wins
 from posegen.synthesize import Trained
 
 VOID = {"meta", "img", "input", "line", "polyline", "br", "link"}

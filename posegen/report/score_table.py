@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from posegen.baselines import BASELINES
-from posegen.cases import RANKED_BY
-from posegen.metrics import METRICS
+from posegen.metrics.baselines import BASELINES
+from posegen.metrics.measures import METRICS
+from posegen.report.cases import RANKED_BY
 
 
 def best_baseline(metric: str, metrics: Mapping[str, Any]) -> tuple[str, float] | None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from posegen.baselines import BASELINES
-from posegen.metrics import METRICS
-from posegen.summary import FEW_PERSONS, interval, resampling, summary
+from posegen.metrics.baselines import BASELINES
+from posegen.metrics.measures import METRICS
+from posegen.metrics.summary import FEW_PERSONS, interval, resampling, summary
 
 
 def table(values: np.ndarray) -> dict[str, np.ndarray]:

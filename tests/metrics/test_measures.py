@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from posegen.metrics import (
+from posegen.metrics.measures import (
     METRICS,
     PSNR_CAP,
     all_scores,
