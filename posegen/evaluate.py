@@ -7,7 +7,8 @@ scores/metrics.json              written last: it is there when, and only when, 
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from posegen.data.loader import Shards
 from posegen.data.shard_files import read_arrow
 from posegen.data.shards import Progress
 from posegen.files import write_json, write_whole
-from posegen.metrics.baselines import mean_picture
+from posegen.metrics.baselines import Picture, mean_picture
 from posegen.metrics.scoring import score_chunk
 from posegen.metrics.summary import summary
 from posegen.stage import System
-from posegen.synthesize import load
+from posegen.synthesize import Trained, load
 
 CHUNK = 64  # pairs scored between two writes
 SEED = 0  # of the draw of test pairs
-ACTORS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several share a GPU
+TASKS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several share a GPU
 
 
 def evaluate(
@@ -52,16 +53,16 @@ def evaluate(
     """
     data = Shards(shards)
     chosen = chosen_pairs(data.pair_count("test"), pairs)
-    load(system, stages, torch.device("cpu"))  # a stage that is not trained is told here, not by an actor
+    load(system, stages, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
     (scores / "metrics.json").unlink(missing_ok=True)
     (scores / "parts").mkdir(parents=True, exist_ok=True)
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
     parts = {scores / "parts" / f"part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
     missing = {file: chunk for file, chunk in parts.items() if not _done(file, chunk, fingerprint)}
-    scorer = {"system": system, "shards": shards, "stages": stages, "fingerprint": fingerprint, "use_gpu": use_gpu}
+    scorer = _Scorer(system, shards, stages, fingerprint, "cuda" if use_gpu else "cpu")
     done = len(chosen) - sum(map(len, missing.values()))
     progress("scoring", done, len(chosen))
-    for count in _score(missing, scorer, use_gpu=use_gpu):
+    for count in _score(missing, scorer):
         done += count
         progress("scoring", done, len(chosen))
     return _finish(scores, list(parts), shards, fingerprint)
@@ -88,40 +89,41 @@ def _done(file: Path, chunk: Sequence[int], fingerprint: str) -> bool:
     return written == fingerprint and pq.read_table(file, columns=["pair"])["pair"].to_pylist() == list(chunk)
 
 
+@dataclass(frozen=True)
 class _Scorer:
-    """An actor of the scoring: holds the networks and the mean picture, and writes one part a call."""
+    """What scores a chunk of pairs and writes it as one part; pickles to tasks."""
 
-    def __init__(self, system: System, shards: Path, stages: Path, fingerprint: str, use_gpu: bool):
-        self.trained = load(system, stages, torch.device("cuda" if use_gpu else "cpu"))
-        self.shards = Shards(shards)
-        self.mean = mean_picture(self.shards)
-        self.fingerprint = fingerprint
+    system: System
+    shards: Path
+    stages: Path
+    fingerprint: str
+    device: str
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pairs = [int(pair) for pair in row["pairs"]]
-        table = pa.table(score_chunk(self.trained, self.shards, pairs, self.mean))
+        trained, shards, mean = _loaded(self)
+        table = pa.table(score_chunk(trained, shards, pairs, mean))
         signed = table.replace_schema_metadata({"fingerprint": self.fingerprint})
         write_whole(Path(row["file"]), partial(pq.write_table, signed))
         return {"pairs": len(pairs)}
 
 
-def _score(missing: Mapping[Path, Sequence[int]], scorer: dict[str, Any], *, use_gpu: bool) -> Iterator[int]:
-    """Scores the chunks in actors made with `scorer`'s arguments; gives the pairs of each chunk as it is written."""
+@lru_cache(maxsize=1)
+def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Picture]:
+    """Networks, data and the mean picture: loaded once in a worker's process, which runs many tasks."""
+    shards = Shards(scorer.shards)
+    return load(scorer.system, scorer.stages, torch.device(scorer.device)), shards, mean_picture(shards)
+
+
+def _score(missing: Mapping[Path, Sequence[int]], scorer: _Scorer) -> Iterator[int]:
+    """Scores the chunks in tasks; gives the number of pairs of each as it is written."""
     if not missing:
         return
-    resource, share = ("GPU", 1 / ACTORS_PER_GPU) if use_gpu else ("CPU", 1)
-    actors = max(1, min(len(missing), int(ray.cluster_resources().get(resource, 0) / share)))
     items = [{"file": str(file), "pairs": list(chunk)} for file, chunk in missing.items()]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     dataset.context.enable_progress_bars = False
-    scored = dataset.map(
-        _Scorer,  # pyright: ignore[reportArgumentType]
-        fn_constructor_kwargs=scorer,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_gpus=share if use_gpu else None,
-        num_cpus=None if use_gpu else share,
-    )
-    for row in scored.iter_rows():
+    share = {"num_gpus": 1 / TASKS_PER_GPU} if scorer.device == "cuda" else {"num_cpus": 1}
+    for row in dataset.map(scorer, **share).iter_rows():  # pyright: ignore[reportArgumentType]
         yield int(row["pairs"])
 
 

@@ -50,11 +50,10 @@ def scored(monkeypatch) -> list[str]:
     """Chunks of 10 pairs are scored here, one after another; gives the names of the parts as they are made."""
     made: list[str] = []
 
-    def score(missing, scorer, *, use_gpu):
-        worker = evaluate._Scorer(**scorer)
+    def score(missing, scorer):
         for file, pairs in missing.items():
             made.append(file.name)
-            yield worker({"file": str(file), "pairs": pairs})["pairs"]
+            yield scorer({"file": str(file), "pairs": pairs})["pairs"]
 
     monkeypatch.setattr(evaluate, "CHUNK", 10)
     monkeypatch.setattr(evaluate, "_score", score)
