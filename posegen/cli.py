@@ -20,6 +20,7 @@ DryRun = Annotated[bool, Parameter(negative=(), help="Print the plan and start n
 
 app = App(
     name="posegen",
+    help_format="plaintext",
     help="Pose-guided human image synthesis: train, compare and use the systems of the papers, on Ray.",
 )
 
@@ -129,7 +130,11 @@ def _show(plan: Plan) -> None:
 
 def run_command(command: Callable[..., None] | App) -> None:
     """Runs a flow's function or the app on the command line. A ValueError is the user's: one message, exit 2."""
-    parser = command if isinstance(command, App) else App(name=Path(sys.argv[0]).name, default_command=command)
+    parser = (
+        command
+        if isinstance(command, App)
+        else App(name=Path(sys.argv[0]).name, default_command=command, help_format="plaintext")
+    )
     try:
         parser()
     except ValueError as error:

@@ -1,14 +1,14 @@
 """The options that the flows and the commands share, and the plan that they describe."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from posegen.batch import COLUMNS
 from posegen.catalog import override, system
 from posegen.data.folder import Folder
 from posegen.data.market1501 import Market1501
@@ -17,58 +17,90 @@ from posegen.data.rows import Listing, Source
 from posegen.data.shard_making import ShardSettings
 from posegen.data.synthetic import SyntheticPeople
 from posegen.fields import replace_fields
+from posegen.files import read_json
 from posegen.plan import Plan
 
 DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
 
 
-def _several(help: str) -> Parameter:
-    return Parameter(name="--set", help=help, consume_multiple=True, negative=())
+SEVERAL = Parameter(consume_multiple=True, negative=())
 
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
 class Options:
-    """What to train on what, and where."""
+    """What to train on what, and where. What is None was not given."""
 
-    system: str = "vdg"
-    "Which system: `posegen systems` lists them."
+    system: str | None = None
+    "Which system, vdg where not given; `posegen systems` lists them."
     variant: str | None = None
     "Which of the system's variants; the paper's full system where not given."
-    dataset: Literal["synthetic", "market1501", "folder"] = "synthetic"
-    "synthetic people (embedded), Market-1501 (official layout), or a folder of your own pictures."
+    dataset: Literal["synthetic", "market1501", "folder"] | None = None
+    "synthetic people (embedded; where not given), Market-1501 (official layout), or a folder of your own pictures."
     root: Path | None = None
     "Where the pictures are; not for synthetic."
     size: str | None = None
-    "Height x width of the pictures, such as 128x64; the system's own for the data set where not given."
+    "Height x width of the pictures, such as 128x64; the system's own, or a folder's most frequent, where not given."
     run: Path | None = None
-    "The run folder; runs/<system>-<variant>-<dataset> where not given."
-    set: Annotated[
-        list[str], _several("Any setting by its dotted path: coarse.steps=200, data.seed=3, pose_maps.radius=2.")
-    ] = field(default_factory=list)
+    "The run folder; runs/SYSTEM-VARIANT-DATASET where not given."
+    set: Annotated[list[str] | None, SEVERAL] = None
+    "Any setting by its dotted path: coarse.steps=200 data.seed=3 pose_maps.radius=2."
     pairs: int | None = None
     "Test pairs to score; all where not given (400 on the synthetic data)."
-    workers: int = 1
-    "Training processes, over as many machines as the cluster has."
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    "Where to train; auto takes GPUs where there are any."
-    seed: int = 0
-    "Seed of networks, order of pairs and synthetic people."
+    workers: int | None = None
+    "Training processes, over as many machines as the cluster has; 1 where not given."
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    "Where to train; auto, where not given, takes GPUs where there are any."
+    seed: int | None = None
+    "Seed of networks, order of pairs and synthetic people; 0 where not given."
     checkpoint_every: int | None = None
     "Steps between two checkpoints; a tenth of a stage, at most 1,000, where not given."
 
 
-def plan_for(options: Options) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The options with their defaults."""
+
+    system: str = "vdg"
+    variant: str = "full"
+    dataset: str = "synthetic"
+    root: Path | None = None
+    size: str | None = None
+    run: Path | None = None
+    set: tuple[str, ...] = ()
+    pairs: int | None = None
+    workers: int = 1
+    device: str = "auto"
+    seed: int = 0
+    checkpoint_every: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies: --run, or a folder named after system, variant and data set."""
+        return self.run or Path("runs") / f"{self.system}-{self.variant}-{self.dataset}"
+
+
+OF_THE_MOMENT = ("run", "workers", "device", "checkpoint_every")  # no result depends on them: not kept with a run
+
+
+def chosen(options: Options) -> Chosen:
+    """The options, with defaults for what was not given."""
+    given = {f.name: getattr(options, f.name) for f in fields(Options)}
+    given["set"] = None if options.set is None else tuple(options.set)
+    return Chosen(**{name: value for name, value in given.items() if value is not None})
+
+
+def plan_for(given: Options) -> Plan:
     """The plan that the options describe. Raises ValueError, worded for the user, where they do not fit together."""
+    options = chosen(given)
     _check_numbers(options)
     settings = parse_settings(options.set)
     source, listing = _source(options, _under(settings, "data"))
-    variant = options.variant or "full"
-    described = system(options.system, options.dataset, variant, _size(options, listing))
+    described = system(options.system, options.dataset, options.variant, _size(options, listing))
     described = override(described, {k: v for k, v in settings.items() if k.split(".")[0] not in ("data", "shards")})
     if isinstance(source, SyntheticPeople) and source.size != described.size:
-        source = replace_fields(source, {"size": described.size}, "data")
+        source = replace(source, size=described.size)
         listing = source.listing()
     shard_settings = ShardSettings(
         size=described.size,
@@ -76,12 +108,12 @@ def plan_for(options: Options) -> Plan:
         pictures_per_shard=DRAWN_A_SHARD if options.dataset == "synthetic" else ShardSettings.pictures_per_shard,
     )
     plan = Plan(
-        run=options.run or Path("runs") / f"{options.system}-{variant}-{options.dataset}",
+        run=options.folder,
         system=described,
         dataset=options.dataset,
         source=source,
         listing=listing,
-        shard_settings=replace_fields(shard_settings, _under(settings, "shards"), "shards"),
+        shard_settings=replace_fields(shard_settings, _under(settings, "shards"), "shards", fixed=("size",)),
         seed=options.seed,
         score_pairs=SYNTHETIC_PAIRS if options.pairs is None and options.dataset == "synthetic" else options.pairs,
         checkpoint_every=options.checkpoint_every,
@@ -89,10 +121,19 @@ def plan_for(options: Options) -> Plan:
         device=options.device,
     )
     _check_workers(plan)
+    _check_wiring(plan)
     return plan
 
 
-def _check_numbers(options: Options) -> None:
+def _check_wiring(plan: Plan) -> None:
+    """Raises ValueError where a stage reads a column that neither the data nor a stage before it has."""
+    masked = isinstance(plan.source, SyntheticPeople)
+    errors = plan.system.wiring_errors({name for name in COLUMNS if masked or not name.endswith("_person_mask")})
+    if errors:
+        raise ValueError(f"{plan.system.name} cannot be trained on {plan.dataset}:\n  " + "\n  ".join(errors))
+
+
+def _check_numbers(options: Chosen) -> None:
     for name in ("pairs", "workers", "checkpoint_every"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -108,7 +149,7 @@ def _check_workers(plan: Plan) -> None:
             )
 
 
-def parse_settings(given: list[str]) -> dict[str, str]:
+def parse_settings(given: Sequence[str]) -> dict[str, str]:
     """['coarse.steps=200', ...] as a mapping. Raises ValueError for what is not of the form path=value."""
     settings: dict[str, str] = {}
     for item in given:
@@ -123,13 +164,13 @@ def _under(settings: Mapping[str, str], head: str) -> dict[str, str]:
     return {path.partition(".")[2]: value for path, value in settings.items() if path.partition(".")[0] == head}
 
 
-def _source(options: Options, settings: Mapping[str, Any]) -> tuple[Source, Listing]:
+def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listing]:
     if options.dataset == "synthetic":
         if options.root is not None:
             raise ValueError(
                 f"--root {options.root} was given, but the synthetic data set is drawn, not read. Give --dataset too."
             )
-        source: Source = replace_fields(SyntheticPeople(seed=options.seed), settings, "data")
+        source: Source = replace_fields(SyntheticPeople(seed=options.seed), settings, "data", fixed=("size",))
     else:
         if options.root is None:
             raise ValueError(f"--dataset {options.dataset} needs --root: the folder that holds its pictures.")
@@ -138,7 +179,7 @@ def _source(options: Options, settings: Mapping[str, Any]) -> tuple[Source, List
     return source, source.listing()
 
 
-def _size(options: Options, listing: Listing) -> tuple[int, int] | None:
+def _size(options: Chosen, listing: Listing) -> tuple[int, int] | None:
     if options.size is not None:
         return parse_size(options.size)
     if options.dataset == "folder":
@@ -165,20 +206,19 @@ def common_size(listing: Listing) -> tuple[int, int]:
 
 
 def from_run(options: Options) -> Options:
-    """The options with everything that was not given taken from the run folder's own (`options.json`)."""
-    path = options.run / "options.json" if options.run else None
-    if path is None or not path.is_file():
-        return options
-    kept = json.loads(path.read_text())
-    default = Options()
-    for each in fields(Options):
-        if getattr(options, each.name) == getattr(default, each.name) and each.name in kept:
-            value = kept[each.name]
-            setattr(options, each.name, Path(value) if each.name in ("root", "run") and value else value)
-    return options
+    """The options with what was not given taken from the run folder's own (`options.json`), where it has any.
+
+    A `set` that was given is added to the run's and wins where both name a setting.
+    """
+    kept = read_json(chosen(options).folder / "options.json") or {}
+    if kept.get("root"):
+        kept["root"] = Path(kept["root"])
+    given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Options)}
+    given["set"] = [*(kept.get("set") or []), *(options.set or [])]
+    return replace(Options(**kept), **{name: value for name, value in given.items() if value is not None})
 
 
 def keep(options: Options) -> dict[str, Any]:
     """The options as JSON values, as options.json holds them: those that a later command on the run takes over."""
-    names = [f.name for f in fields(Options) if f.name not in ("run", "workers", "device", "checkpoint_every")]
-    return {name: str(v.resolve()) if isinstance(v := getattr(options, name), Path) else v for name in names}
+    kept = {f.name: getattr(options, f.name) for f in fields(Options) if f.name not in OF_THE_MOMENT}
+    return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in kept.items()}

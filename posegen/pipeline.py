@@ -10,6 +10,7 @@ from typing import Any
 
 from posegen.display import Display, score_table, terms_text
 from posegen.plan import Plan, Step
+from posegen.train.checkpoint import latest_checkpoint
 
 STEPS = ("shards", "train", "evaluate", "report")
 
@@ -23,14 +24,14 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
     with Display() as display, _alone(plan.run):
         display.log_to(plan.run / "pipeline.log")
         steps = _wanted(plan, until)
-        _settle_differences(plan, steps, update, display)
+        redone = _settle_differences(plan, steps, update, display)
         plan.save()
         pending = [step for step in _wanted(plan, until) if step.state != "done"]
         for step in steps:
             if step not in pending:
                 display.say(f"{step.name}: done already")
         if pending:
-            _carry_out(plan, [step.name for step in pending], display, command)
+            _carry_out(plan, [step.name for step in pending], display, command, anew=bool(redone))
         _conclude(plan, display)
 
 
@@ -53,11 +54,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display: Display) -> None:
+def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display: Display) -> list[str]:
     """Names what was made with other settings; with `update`, removes it so that it is done again."""
     stale = [step.name for step in steps if step.state == "differs"]
     if not stale:
-        return
+        return stale
     reasons = plan.differences() or ["the data, or posegen's way of preparing them, changed"]
     listed = "\n  ".join(reasons)
     if not update:
@@ -68,13 +69,14 @@ def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display
     display.say(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
     for name in stale:
         shutil.rmtree(_folder(plan, name))
+    return stale
 
 
 def _folder(plan: Plan, step: str) -> Path:
     return {"shards": plan.shards, "scores": plan.scores, "report": plan.report}.get(step, plan.stages / step)
 
 
-def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Sequence[str]) -> None:
+def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Sequence[str], *, anew: bool) -> None:
     from posegen import cluster  # Ray and MLflow take seconds to import: only where there is work
 
     display.say(f"starting Ray for: {', '.join(pending)}")
@@ -82,34 +84,42 @@ def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Se
     try:
         device = cluster.resolve_device(plan.device)
         cluster.check_room(plan.workers, device)
-        _with_tracking(plan, pending, device == "cuda", display, command)
+        if "shards" in pending:
+            _write_shards(plan, display)
+        if list(pending) != ["shards"]:
+            with _tracked(plan, display, anew) as tracking:
+                _learn_and_judge(plan, pending, tracking, device == "cuda", display, command)
     finally:
         cluster.disconnect()
 
 
-def _with_tracking(plan: Plan, pending: Sequence[str], use_gpu: bool, display: Display, command: Sequence[str]) -> None:
+@contextmanager
+def _tracked(plan: Plan, display: Display, anew: bool) -> Iterator[Any]:
+    """The pipeline's run in MLflow, FAILED where an error ends it."""
     from posegen.train.tracking import Tracking
 
-    if "shards" in pending:
-        _write_shards(plan, display)
     tracking = Tracking(plan.run, display.warn)
-    if pending == ["shards"]:
-        return
-    tracking.start(plan.settings)
+    tracking.start(plan.settings, anew=anew)
     try:
-        for index, stage in enumerate(plan.system.stages):
-            if stage.name in pending:
-                _train(plan, index, tracking, use_gpu, display)
-        if "scores" in pending:
-            _evaluate(plan, use_gpu, display)
-        if "report" in pending:
-            _report(plan, use_gpu, display, command)
-        if "scores" in pending or "report" in pending:
-            _log_scores(plan, tracking)
+        yield tracking
     except BaseException:
         tracking.finish("pipeline", "FAILED")
         raise
     tracking.finish("pipeline")
+
+
+def _learn_and_judge(
+    plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, display: Display, command: Sequence[str]
+) -> None:
+    for index, stage in enumerate(plan.system.stages):
+        if stage.name in pending:
+            _train(plan, index, tracking, use_gpu, display)
+    if "scores" in pending:
+        _evaluate(plan, use_gpu, display)
+    if "report" in pending:
+        _report(plan, use_gpu, display, command)
+    if "scores" in pending or "report" in pending:
+        _log_scores(plan, tracking)
 
 
 def _write_shards(plan: Plan, display: Display) -> None:
@@ -149,7 +159,7 @@ def _train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Displa
         checkpoint_every=plan.checkpoint_interval(stage),
     )
     mine = {k: v for k, v in plan.settings.items() if k.startswith(f"{stage.name}.")}
-    log_rows = tracking.stage(stage.name, mine)
+    log_rows = tracking.stage(stage.name, mine, anew=latest_checkpoint(task.folder) is None)
     try:
         launch_stage(
             task,

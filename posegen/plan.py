@@ -141,7 +141,21 @@ class Plan:
 
     def save(self) -> None:
         """Writes plan.json, atomically."""
-        content = {"settings": self.settings, "seed": self.seed, "root": str(getattr(self.source, "root", ""))}
+        system, numbered = self.system, enumerate(self.system.stages)
+        content = {
+            "system": {"name": system.name, "variant": system.variant, "paper": system.paper, "image": system.image},
+            "stages": [
+                {"name": s.name, "reads": s.reads, "writes": s.writes, "fingerprint": self.result(n)}
+                for n, s in numbered
+            ],
+            "data": {
+                "name": self.dataset,
+                "root": str(getattr(self.source, "root", "")),
+                "fingerprint": self.shards_fingerprint,
+            },
+            "resources": {"workers": self.workers, "device": self.device},
+            "settings": self.settings,
+        }
         write_json(self.run / "plan.json", content)
 
     def differences(self) -> list[str]:

@@ -54,6 +54,7 @@ def test_the_size_reaches_networks_shards_and_drawings():
         ({"set": ["coarse.steps=many"]}, "whole number"),
         ({"set": ["coarse.steps"]}, "expected a dotted path"),
         ({"set": ["steps=3"]}, "expected a dotted path"),
+        ({"set": ["data.size=64,64"]}, "data.train_people"),
         ({"size": "big"}, "height x width"),
         ({"size": "65x32"}, "multiple"),
         ({"workers": 0}, "at least 1"),
@@ -85,6 +86,10 @@ def test_later_commands_take_what_is_not_given_from_the_run(tmp_path: Path):
     write_json(tmp_path / "options.json", keep(first))
     later = from_run(options(run=tmp_path, seed=5))
     assert (later.system, later.set, later.seed) == ("pg2", ["coarse.steps=9"], 5)
+    assert from_run(options(run=tmp_path, seed=0)).seed == 0, "given, though it is the default"
+    added = from_run(options(run=tmp_path, set=["coarse.steps=8", "coarse.width=4"]))
+    assert plan_for(added).settings["coarse.steps"] == 8
+    assert plan_for(added).settings["coarse.width"] == 4
     assert plan_for(from_run(options(run=tmp_path))).settings == plan_for(first).settings
 
 

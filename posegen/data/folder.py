@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+from posegen.data import reasons
 from posegen.data.joint_files import JointFiles, PosedPictures, find_joint_files, pose_pictures, split_file
 from posegen.data.joints import LAYOUTS
 from posegen.data.keypoint_files import OPENPOSE
@@ -61,9 +62,7 @@ class Folder:
             raise ValueError(f"no picture with joints has an identity: {list(posed.names)[:3]} ({identity_note})")
         split = split_entries(drafts, listed, self.test_share)
         unused = _unused(sizes, posed, identities, split.entries, joint_files)
-        unsupported = [
-            Reject(name, "train", "unsupported picture format") for name in picture_sizes(folder, UNREADABLE)
-        ]
+        unsupported = [Reject(name, "train", reasons.UNSUPPORTED) for name in picture_sizes(folder, UNREADABLE)]
         listing = Listing(split.entries, "", [*posed.rejects, *split.rejects, *unused, *unsupported])
         listing = _with_pairs(listing, lists, index)
         notes = (joints_note, identity_note, split.note, *_shared(split.entries), *listing.notes)
@@ -173,9 +172,9 @@ def _unused(
     for name in names:
         split = splits.get(identities.get(name, ""), "train")
         if name not in posed.names and name not in refused:
-            rejects.append(Reject(name, split, "no joints", f"not named in {joint_files}"))
+            rejects.append(Reject(name, split, reasons.NOT_ANNOTATED, f"not named in {joint_files}"))
         elif name in posed.names and name not in identities:
-            rejects.append(Reject(name, split, "no identity"))
+            rejects.append(Reject(name, split, reasons.NO_IDENTITY))
     return rejects
 
 

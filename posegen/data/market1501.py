@@ -123,7 +123,11 @@ def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, fil
     """Pictures whose row is missing or there twice, and rows without a picture."""
     annotated = {**annotations.poses, **annotations.duplicates}
     return [
-        *(Reject(name, split, "no joints", f"{file} has no row for it") for name in sizes if name not in annotated),
+        *(
+            Reject(name, split, reasons.NOT_ANNOTATED, f"{file} has no row for it")
+            for name in sizes
+            if name not in annotated
+        ),
         *(
             Reject(name, split, reasons.DUPLICATE, where)
             for name, where in annotations.duplicates.items()

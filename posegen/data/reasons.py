@@ -5,6 +5,10 @@ DAMAGED = "truncated or damaged picture"
 DUPLICATE = "duplicate name"
 DISTRACTOR = "distractor"
 NO_JOINTS = "no joint is visible"
+NOT_ANNOTATED = "no joints"  # no annotation names the picture
+NO_IDENTITY = "no identity"
+NOT_LISTED = "in no pair list"
+UNSUPPORTED = "unsupported picture format"
 NO_TORSO = "a shoulder or a hip is missing"
 NOT_FINITE = "joints that are no finite coordinates"
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from posegen.data import reasons
 from posegen.data.pairs import usable_rows
 from posegen.data.rows import Entry, Reject
 
@@ -30,7 +31,7 @@ def split_entries(entries: Sequence[Entry], lists: Mapping[str, Collection[str]]
         kept = {(entry.name, split): entry for entry in entries for split in _given_splits(entry, lists)}
         named = {name for name, _ in kept}
         refused = [entry.name for entry in entries if entry.name not in named]
-        rejects = [Reject(name, "train", "in no pair list") for name in refused]
+        rejects = [Reject(name, "train", reasons.NOT_LISTED) for name in refused]
         source = "the pair lists" if lists else "the annotation files"
         return SplitEntries(
             [entry._replace(split=split) for (_, split), entry in kept.items()], rejects, f"Splits: those of {source}."

@@ -77,7 +77,6 @@ class Reports(UserCallback):
         if "stopped" in metrics[0]:
             self._board.post.remote("stopped", metrics[0]["stopped"])
             return
-        self._board.post.remote("saved", metrics[0]["rows"][-1] if metrics[0]["rows"] else None)
         try:
             self._log_rows(metrics[0]["rows"])
         except Exception as error:  # a tracking failure never ends a training

@@ -51,14 +51,17 @@ class Tracking:
     uri: str = ""
     runs: dict[str, str] = field(default_factory=dict)  # "pipeline" and the stages' names -> MLflow run ids
 
-    def start(self, parameters: Mapping[str, object]) -> None:
-        """Makes the store, the experiment and the pipeline's run where they are not there yet."""
+    def start(self, parameters: Mapping[str, object], *, anew: bool = False) -> None:
+        """Makes the store, the experiment and the pipeline's run where they are not there yet.
+
+        `anew`: something is redone with other settings, so the pipeline gets another run; the old one stays.
+        """
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
-        self._guarded(lambda: self._start(parameters))
+        self._guarded(lambda: self._start(parameters, anew))
 
-    def _start(self, parameters: Mapping[str, object]) -> None:
+    def _start(self, parameters: Mapping[str, object], anew: bool) -> None:
         client = MlflowClient(self.uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         own = None if "MLFLOW_TRACKING_URI" in os.environ else (self.folder.resolve() / "mlartifacts").as_uri()
@@ -67,11 +70,13 @@ class Tracking:
         )
         known = self.folder / "mlflow.json"
         saved = json.loads(known.read_text()) if known.is_file() else {}
-        self.runs = saved.get("runs", {}) if saved.get("uri") == self.uri else {}
+        self.runs = saved.get("runs", {}) if saved.get("uri") == self.uri and not anew else {}
         self._run("pipeline", self.folder.name, identifier, parameters)
 
-    def stage(self, name: str, parameters: Mapping[str, object]) -> Callable[[Curve], None]:
-        """The nested run of a stage; gives what the controller logs its curve with."""
+    def stage(self, name: str, parameters: Mapping[str, object], *, anew: bool) -> Callable[[Curve], None]:
+        """The nested run of a stage, another one where it starts `anew`; gives what its curve is logged with."""
+        if anew:
+            self.runs.pop(name, None)
         self._guarded(lambda: self._nested(name, parameters))
         return StageLog(self.uri, self.runs[name]) if name in self.runs else no_log
 
@@ -89,10 +94,6 @@ class Tracking:
             client.log_batch(self.runs[key], params=[Param(k, str(v)[:6000]) for k, v in parameters.items()])
             (self.folder / "mlflow.json").write_text(json.dumps({"uri": self.uri, "runs": self.runs}, indent=1))
         client.update_run(self.runs[key], status="RUNNING")
-
-    def forget(self, name: str) -> None:
-        """A stage that is redone gets a run of its own; the old one stays in the store."""
-        self.runs.pop(name, None)
 
     def finish(self, name: str, status: str = "FINISHED") -> None:
         """Ends a run: FINISHED, or FAILED."""
