@@ -1,8 +1,10 @@
 """The command `posegen`, and what the flows call: options in, exit codes and clear messages out."""
 
+import logging
 import shlex
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +20,17 @@ from posegen.plan import Plan
 Update = Annotated[bool, Parameter(negative=(), help="Redo what was made with other settings in this run folder.")]
 DryRun = Annotated[bool, Parameter(negative=(), help="Print the plan and start nothing.")]
 
+EXAMPLES = """Examples:
+  full_pipeline.py                            embedded data, on a laptop, in minutes
+  full_pipeline.py --dry-run                  what would be done
+  full_pipeline.py --system pg2 --dataset market1501 --root Market-1501
+  full_pipeline.py --dataset folder --root my_pictures --set coarse.width=32 coarse.steps=2000
+  full_pipeline.py --set refinement.image_weight=20 --update
+"""
+
 app = App(
     name="posegen",
+    version=lambda: version("posegen"),
     help_format="plaintext",
     help="Pose-guided human image synthesis: train, compare and use the systems of the papers, on Ray.",
 )
@@ -29,18 +40,6 @@ def full_pipeline(options: Options | None = None, *, update: Update = False, dry
     """Pictures in; trained stages, scores and a report out.
 
     The same command goes on where it stopped and redoes nothing that is done.
-
-    Examples:
-
-    full_pipeline.py                                     embedded data, on a laptop, in minutes
-
-    full_pipeline.py --dry-run                           what would be done
-
-    full_pipeline.py --system pg2 --dataset market1501 --root Market-1501
-
-    full_pipeline.py --dataset folder --root my_pictures --set coarse.width=32 coarse.steps=2000
-
-    full_pipeline.py --set refinement.image_weight=20 --update
     """
     options = options or Options()
     plan = plan_for(options)
@@ -130,14 +129,13 @@ def _show(plan: Plan) -> None:
 
 def run_command(command: Callable[..., None] | App) -> None:
     """Runs a flow's function or the app on the command line. A ValueError is the user's: one message, exit 2."""
-    parser = (
-        command
-        if isinstance(command, App)
-        else App(name=Path(sys.argv[0]).name, default_command=command, help_format="plaintext")
-    )
+    if not isinstance(command, App):
+        told = {"help_format": "plaintext", "help_epilogue": EXAMPLES, "version": app.version}
+        command = App(name=Path(sys.argv[0]).name, default_command=command, **told)
     try:
-        parser()
+        command(sys.argv[1:])
     except ValueError as error:
+        logging.getLogger("posegen").info("stopped by an error", exc_info=True)  # whole in the run's log
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
