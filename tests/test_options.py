@@ -48,6 +48,7 @@ def test_the_size_reaches_networks_shards_and_drawings():
         ({"system": "gan"}, "vdg.*pg2"),
         ({"variant": "fll"}, "full"),
         ({"set": ["coarse.stps=3"]}, "coarse.steps"),
+        ({"set": ["pose_maps.radius=-1"]}, "at least 0"),
         ({"set": ["nothing.steps=3"]}, "coarse.steps"),
         ({"set": ["data.people=3"]}, "data.train_people"),
         ({"set": ["shards.mask=3"]}, "shards.mask_radius"),

@@ -31,6 +31,10 @@ class Discs:
     present: float = 1.0
     absent: float = -1.0
 
+    def __post_init__(self) -> None:
+        if self.radius < 0:
+            raise ValueError(f"pose_maps.radius is {self.radius}; it must be at least 0 pixels")
+
     def __call__(self, joints: Joints, visible: Visible, height: int, width: int) -> PoseMaps:
         dx, dy = _offsets(joints.trunc(), height, width)
         inside = (dx.square()[..., None, :] + dy.square()[..., :, None]) <= self.radius**2
@@ -47,6 +51,10 @@ class Gaussians:
     """
 
     sigma: float = 6.0
+
+    def __post_init__(self) -> None:
+        if self.sigma <= 0:
+            raise ValueError(f"pose_maps.sigma is {self.sigma}; it must be greater than 0 pixels")
 
     def __call__(self, joints: Joints, visible: Visible, height: int, width: int) -> PoseMaps:
         dx, dy = _offsets(joints, height, width)

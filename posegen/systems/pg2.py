@@ -272,10 +272,10 @@ SETTINGS = {
     "synthetic": Settings(
         (64, 32),
         2.0,
-        PoseIntegration(width=24, steps=400, batch_size=32, lr=1e-3, constant_lr_share=0.5),
+        PoseIntegration(width=16, steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3),
         Refinement(
-            width=24, steps=150, batch_size=16, lr=2e-4, critic_lr=2e-4, critic_width=32, critic="stack",
-            l1_weight=50.0, full_resolution_skip=True, constant_lr_share=0.5,
+            width=16, steps=240, batch_size=16, lr=5e-4, critic_lr=2e-4, critic_width=32, critic="stack",
+            l1_weight=100.0, full_resolution_skip=True, constant_lr_share=0.5,
         ),
     ),
 }  # fmt: skip
@@ -307,7 +307,10 @@ def pg2(dataset: str = "market1501", variant: str = "full", size: tuple[int, int
 def _coarse(variant: str, stage: PoseIntegration, refinement: Refinement) -> PoseIntegration:
     if variant == "g1+d":
         steps, weight = stage.steps + refinement.steps, refinement.l1_weight
-        return dataclasses.replace(stage, critic="stack", l1_weight=weight, steps=steps)
+        rate, width = refinement.critic_lr, refinement.critic_width
+        return dataclasses.replace(
+            stage, critic="stack", l1_weight=weight, steps=steps, critic_lr=rate, critic_width=width
+        )
     embedding: dict[str, Embedding] = {"g1-ce-l1": "coordinates", "g1-hme-l1": "heatmaps"}
     mask_weight = 0.0 if variant.endswith("-l1") else stage.mask_weight
     return dataclasses.replace(stage, embedding=embedding.get(variant, "maps"), mask_weight=mask_weight)

@@ -237,9 +237,9 @@ SETTINGS = {
     "synthetic": Settings(
         (64, 32),
         2.0,
-        Reconstruction(width=24, steps=400, batch_size=32, lr=1e-3, constant_lr_share=0.5),
+        Reconstruction(width=16, steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3),
         Refinement(
-            width=24, steps=150, batch_size=16, lr=2e-4, critic_lr=2e-4, critic_width=32, image_weight=50.0,
+            width=16, steps=240, batch_size=16, lr=5e-4, critic_lr=2e-4, critic_width=32, image_weight=200.0, alpha=0.5,
             constant_lr_share=0.5,
         ),
     ),

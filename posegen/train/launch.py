@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
@@ -169,7 +170,11 @@ class _Listener:
             self._take()
 
     def _take(self) -> None:
-        for kind, content in ray.get(self._board.take.remote()):
+        try:
+            messages = ray.get(self._board.take.remote())
+        except ray.exceptions.RayError:  # the cluster is going away; what ends the run says so
+            return
+        for kind, content in messages:
             if kind == "step":
                 self._show(*content)
             elif kind == "stopped":

@@ -121,9 +121,8 @@ def new_game(stage: Stage, *, seed: int, device: torch.device, rank: int = 0, wr
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:
-    """On the device; on a GPU with channels last, which its convolutions want."""
-    network = network.to(device)
-    return network.to(memory_format=torch.channels_last) if device.type == "cuda" else network  # pyright: ignore
+    """On the device, with channels last: convolutions are faster so, on a GPU and on the CPU."""
+    return network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
 
 
 def _optimizer(player: Player, networks: Mapping[str, nn.Module]) -> torch.optim.Optimizer:
