@@ -16,7 +16,8 @@ the layers, alpha, lambda, the optimiser and the schedule were not found. OUR CH
   last layer of a difference map starts at zero, so that stage II starts from stage I's result;
 - the critic and its game: PG2's released code (`critic_game`);
 - alpha = 0.84, the share of (multi-scale) SSIM beside L1 in Zhao et al., Loss functions for image restoration, 2017;
-- lambda, optimiser, steps, batch: PG2's, for each data set;
+- lambda, optimiser, steps, batch: PG2's, for each data set (and alpha 0.5 on "synthetic", whose short stage II must not
+  trade L1 away);
 - 1 - SSIM as the form of L_SSIM, and its value range (`losses.reconstruction.masked_ssim_loss`).
 
 Variants: "l1" (L_img is plain L1), "mask-l1" (only the masked L1), "full", and "w". The slides give no meaning for

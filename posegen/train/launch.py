@@ -148,7 +148,7 @@ def _fit(trainer: TorchTrainer, task: Task) -> None:
 
 
 class _Listener:
-    """Takes the board's messages twice a second while a stage trains, and once more at its end."""
+    """Takes the board's messages once a second while a stage trains, and once more at its end."""
 
     def __init__(self, board: Any, show: Show, warn: Callable[[str], None]) -> None:
         self.stopped = ""
@@ -166,7 +166,7 @@ class _Listener:
         self._take()
 
     def _listen(self) -> None:
-        while not self._done.wait(0.5):
+        while not self._done.wait(1.0):
             self._take()
 
     def _take(self) -> None:

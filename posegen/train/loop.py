@@ -23,7 +23,7 @@ from posegen.train import checkpoint as checkpoints
 from posegen.train.checkpoint import Curve, Progress, trained_networks
 from posegen.train.step import Game, autocast, new_game
 
-POST_EVERY = 0.5  # seconds between two live progress messages
+POST_EVERY = 1.0  # seconds between two live progress messages
 
 
 @dataclass(frozen=True, kw_only=True)
