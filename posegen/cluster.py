@@ -14,7 +14,7 @@ def connect() -> None:
     """Joins the cluster of RAY_ADDRESS or of this host, or starts one on this machine. Does nothing when connected."""
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # how soon a dead worker or the end is noticed
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "3")  # each poll costs a small machine CPU time
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -55,7 +55,7 @@ class Options:
     seed: int | None = None
     "Seed of networks, order of pairs and synthetic people; 0 where not given."
     checkpoint_every: int | None = None
-    "Steps between two checkpoints; a tenth of a stage, at most 1,000, where not given."
+    "Steps between two checkpoints; a tenth of a stage, 50 to 1,000, where not given."
 
 
 @dataclass(frozen=True, kw_only=True)

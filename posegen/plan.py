@@ -21,7 +21,7 @@ from posegen.train.checkpoint import latest_checkpoint, read_progress
 
 State = Literal["done", "started", "missing", "differs"]
 CHECKPOINTS = 10  # checkpoints of a stage, where no interval is given
-MOST_STEPS_BETWEEN = 1000
+FEWEST_STEPS_BETWEEN, MOST_STEPS_BETWEEN = 50, 1000
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Plan:
 
     def checkpoint_interval(self, stage: Stage) -> int:
         """Steps between two checkpoints."""
-        return self.checkpoint_every or max(1, min(MOST_STEPS_BETWEEN, -(-stage.steps // CHECKPOINTS)))
+        tenth = -(-stage.steps // CHECKPOINTS)
+        return self.checkpoint_every or min(MOST_STEPS_BETWEEN, max(FEWEST_STEPS_BETWEEN, tenth))
 
     @cached_property
     def settings(self) -> dict[str, Any]:

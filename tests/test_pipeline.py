@@ -43,7 +43,7 @@ def command(run: Path, *more: str) -> list[str]:
 
 
 def start(run: Path, *more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     pipe = subprocess.PIPE
     return subprocess.Popen(command(run, *more), stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment)
