@@ -11,7 +11,10 @@ OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go
 
 
 def connect() -> None:
-    """Joins the cluster of RAY_ADDRESS or of this host, or starts one on this machine. Does nothing when connected."""
+    """Joins the cluster of RAY_ADDRESS or of `ray start` on this host, or starts one. Does nothing when connected.
+
+    Another run's own cluster on this machine is left alone: it ends with that run.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "3")  # each poll costs a small machine CPU time
@@ -19,9 +22,9 @@ def connect() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
-        ray.init(address="local", object_store_memory=OBJECT_STORE, **quiet)
+        ray.init(object_store_memory=OBJECT_STORE, **quiet)
+    except ValueError:  # a cluster that is there already has its memory
+        ray.init(**quiet)
     _quiet_ray_data()
 
 

@@ -62,7 +62,7 @@ def test_neither_workers_nor_device_nor_checkpoints_change_a_result(tmp_path: Pa
 @pytest.mark.parametrize(
     ("setting", "redone"),
     [
-        ("refinement.alpha=0.5", {"refinement", "scores", "report"}),
+        ("refinement.alpha=0.25", {"refinement", "scores", "report"}),
         ("coarse.lr=0.5", {"coarse", "refinement", "scores", "report"}),
         ("pose_maps.radius=3", {"coarse", "refinement", "scores", "report"}),
         ("data.seed=3", {"coarse", "refinement", "scores", "report"}),
