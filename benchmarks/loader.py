@@ -43,7 +43,14 @@ def main(
 def _make_shards(folder: Path, pictures: int, size: tuple[int, int]) -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     source = Photos(folder / "photos", pictures, size)
-    write_shards(source, folder / "shards", ShardSettings(size=size), fingerprint="benchmark", progress=lambda *_: None)
+    write_shards(
+        source,
+        folder / "shards",
+        ShardSettings(size=size),
+        listing=source.listing(),
+        fingerprint="benchmark",
+        progress=lambda *_: None,
+    )
     ray.shutdown()
 
 

@@ -58,12 +58,13 @@ def main() -> None:
         shards = Path(folder, "shards")
         source = SyntheticPeople(train_people=20, test_people=2, size=described.size)
         settings = ShardSettings(size=described.size, mask_radius=2)
-        write_shards(source, shards, settings, fingerprint="benchmark", progress=lambda *_: None)
+        write_shards(source, shards, settings, listing=source.listing(), fingerprint="benchmark", progress=lambda *_: None)
         ratios = []
         for repeat in range(given.repeats):
             tasks = [
                 Task(
-                    system=described, index=0, shards=shards, stages=Path(folder, f"{where}-{repeat}"), seed=0,
+                    system=described, index=0, shards=shards, seed=0,
+                    folders={"coarse": Path(folder, f"{where}-{repeat}", "coarse")},
                     recipe="benchmark", checkpoint_every=given.steps // 2,
                 )
                 for where in ("bare", "ray")

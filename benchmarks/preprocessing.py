@@ -31,6 +31,7 @@ def main(pictures: int = 20_000, height: int = 128, width: int = 64, cpus: int =
                 source,
                 Path(folder, "shards"),
                 settings,
+                listing=source.listing(),
                 fingerprint="benchmark",
                 progress=lambda _, done, __: times.append((time.perf_counter(), done)),
             )

@@ -3,7 +3,8 @@
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from posegen.files import write_json
-from posegen.options import Options, from_run, keep, plan_for
+from posegen.options import Options, SweepOptions, from_run, keep, plan_for, sweep_for
 from posegen.pipeline import run
 from posegen.plan import Plan
 
@@ -26,6 +27,16 @@ EXAMPLES = """Examples:
   full_pipeline.py --system pg2 --dataset market1501 --root Market-1501
   full_pipeline.py --dataset folder --root my_pictures --set coarse.width=32 coarse.steps=2000
   full_pipeline.py --set refinement.image_weight=20 --update
+"""
+
+TUNE_EXAMPLES = """Examples:
+  tune_vdg.py                                 embedded data, on a laptop, in minutes
+  tune_vdg.py --dry-run                       what would be searched, and what is shared
+  tune_vdg.py --trials 24                     on the same folder: 12 more
+  tune_vdg.py --metric mask_ssim psnr         the Pareto front of two scores
+  tune_vdg.py --search random --scheduler none --budget 120
+  posegen tune pg2 --dataset market1501 --root Market-1501 --budget 2000 --concurrent 4
+  full_pipeline.py --settings runs/vdg-full-synthetic-tune/best.json
 """
 
 app = App(
@@ -44,7 +55,9 @@ def full_pipeline(options: Options | None = None, *, update: Update = False, dry
     options = options or Options()
     plan = plan_for(options)
     if dry_run:
-        _show(plan)
+        from posegen.outlook import outlook
+
+        _print_lines(outlook(plan))
         return
     _remember(plan, options)
     run(plan, update=update, command=_command())
@@ -96,6 +109,59 @@ def _go_on(options: Options | None, until: str, update: bool) -> None:
     run(plan, until=until, update=update, command=_command())
 
 
+def tune_vdg(
+    options: Options | None = None,
+    how: SweepOptions | None = None,
+    *,
+    update: Update = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Search VDG's loss weights: many trials of stage II on one stage I, judged on people held out for it.
+
+    The same command goes on where it stopped and repeats no finished trial.
+    """
+    options = options or Options()
+    if options.system not in (None, "vdg"):
+        raise ValueError(f"--system {options.system} was given; for another system: posegen tune {options.system} ...")
+    _tune(replace(options, system="vdg"), how, update, dry_run)
+
+
+@app.command(name="tune", help_epilogue=TUNE_EXAMPLES)
+def tune_system(
+    system: str,
+    /,
+    options: Options | None = None,
+    how: SweepOptions | None = None,
+    *,
+    update: Update = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Search a system's loss weights: trials share what comes before them, and are judged on people held out for it.
+
+    The same command goes on where it stopped and repeats no finished trial.
+
+    Parameters
+    ----------
+    system
+        Which system; `posegen systems` lists them.
+    """
+    options = options or Options()
+    if options.system not in (None, system):
+        raise ValueError(f"'{system}' was given, and --system {options.system}: give one of them.")
+    _tune(replace(options, system=system), how, update, dry_run)
+
+
+def _tune(options: Options, how: SweepOptions | None, update: bool, dry_run: bool) -> None:
+    sweep = sweep_for(options, how or SweepOptions())
+    from posegen.outlook import about_data, about_stages
+    from posegen.sweep.run import outlook, run_sweep
+
+    if dry_run:
+        _print_lines([*outlook(sweep), "", *about_data(sweep.base), *about_stages(sweep.base)])
+        return
+    run_sweep(sweep, update=update, command=_command())
+
+
 @app.command
 def systems() -> None:
     """List the systems and their variants."""
@@ -120,17 +186,16 @@ def _command() -> list[str]:
     return [" ".join([start, *map(shlex.quote, sys.argv[1:])])]
 
 
-def _show(plan: Plan) -> None:
-    from posegen.outlook import outlook
-
-    for line in outlook(plan):
+def _print_lines(lines: Sequence[str]) -> None:
+    for line in lines:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def run_command(command: Callable[..., None] | App) -> None:
     """Runs a flow's function or the app on the command line. A ValueError is the user's: one message, exit 2."""
     if not isinstance(command, App):
-        told = {"help_format": "plaintext", "help_epilogue": EXAMPLES, "version": app.version}
+        examples = TUNE_EXAMPLES if command is tune_vdg else EXAMPLES
+        told = {"help_format": "plaintext", "help_epilogue": examples, "version": app.version}
         command = App(name=Path(sys.argv[0]).name, default_command=command, **told)
     try:
         command(sys.argv[1:])

@@ -22,7 +22,7 @@ class _Work:
     started: float = field(default_factory=time.monotonic)
     printed: float = 0.0
     bar: TaskID | None = None
-    marks: deque = field(default_factory=lambda: deque(maxlen=20))  # (time, done)
+    marks: deque = field(default_factory=lambda: deque(maxlen=60))  # (time, done)
     finished: bool = False
 
 
@@ -74,6 +74,7 @@ class Display:
     def advance(self, what: str, done: int, total: int, text: str = "") -> None:
         """`done` of `total` pieces of `what`; `text` is shown beside it."""
         work = self._works.setdefault(what, _Work(total))
+        work.total = total
         work.marks.append((time.monotonic(), done))
         line = "  ".join(part for part in (self._pace(work, done), text) if part)
         if self.console.is_terminal:
@@ -91,7 +92,7 @@ class Display:
     def _show_bar(self, what: str, work: _Work, done: int, line: str) -> None:
         if work.bar is None:
             work.bar = self._bars.add_task(what, total=work.total, text="")
-        self._bars.update(work.bar, completed=done, text=line)
+        self._bars.update(work.bar, completed=done, total=work.total, text=line)
 
     @staticmethod
     def _pace(work: _Work, done: int) -> str:

@@ -1,4 +1,4 @@
-"""Scores of a trained system on its test pairs, on Ray Data: one row a pair, then means, intervals and baselines.
+"""Scores of a trained system on the pairs of a split, on Ray Data: one row a pair, then means, intervals and baselines.
 
 scores/parts/part-00000.parquet  while it runs: one file a chunk, so that what is done is not done again
 scores/pairs.parquet             one row a pair: pair, source, target, person, every metric, "<baseline>.<metric>"
@@ -27,9 +27,10 @@ from posegen.metrics.scoring import score_chunk
 from posegen.metrics.summary import summary
 from posegen.stage import System
 from posegen.synthesize import Trained, load
+from posegen.systems.settings import check_known
 
 CHUNK = 64  # pairs scored between two writes
-SEED = 0  # of the draw of test pairs
+SEED = 0  # of the draw of pairs
 TASKS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several share a GPU
 
 
@@ -43,50 +44,48 @@ def evaluate(
     fingerprint: str,
     use_gpu: bool,
     progress: Progress,
+    split: str = "test",
 ) -> dict:
-    """Scores test pairs, writes them under `scores`, and gives what metrics.json says.
+    """Scores pairs of a split, writes them under `scores`, and gives what metrics.json says.
 
-    All test pairs in listed order, or `pairs` of them drawn by seed 0 where there are more. Chunks that an interrupted
-    evaluation with the same fingerprint has written are kept. Ray must be initialised.
+    All pairs in listed order, or `pairs` of them drawn by seed 0 where there are more. Chunks that an interrupted
+    evaluation of the same split with the same fingerprint has written are kept. Ray must be initialised.
 
-    Raises ValueError where there is no test pair, `pairs` is below 1, or a stage is not trained.
+    Raises ValueError where the shards have no such split or no pair of it, `pairs` is below 1, or a stage is not
+    trained.
     """
     data = Shards(shards)
-    chosen = chosen_pairs(data.pair_count("test"), pairs)
+    check_known("split", split, data.manifest["counts"])
+    chosen = chosen_pairs(data.pair_count(split), pairs, split=split)
     load(system, stages, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
     (scores / "metrics.json").unlink(missing_ok=True)
     (scores / "parts").mkdir(parents=True, exist_ok=True)
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
     parts = {scores / "parts" / f"part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
-    missing = {file: chunk for file, chunk in parts.items() if not _done(file, chunk, fingerprint)}
-    scorer = _Scorer(system, shards, stages, fingerprint, "cuda" if use_gpu else "cpu")
+    scorer = _Scorer(system, shards, stages, fingerprint, "cuda" if use_gpu else "cpu", split)
+    missing = {file: chunk for file, chunk in parts.items() if not _done(file, chunk, scorer)}
     done = len(chosen) - sum(map(len, missing.values()))
     progress("scoring", done, len(chosen))
     for count in _score(missing, scorer):
         done += count
         progress("scoring", done, len(chosen))
-    return _finish(scores, list(parts), shards, fingerprint)
+    return _finish(scores, list(parts), scorer)
 
 
-def chosen_pairs(available: int, pairs: int | None) -> list[int]:
-    """The test pairs to score: all in listed order, or `pairs` of them drawn by seed 0, in listed order too."""
+def chosen_pairs(available: int, pairs: int | None, *, split: str = "test") -> list[int]:
+    """The pairs of a split to score: all in listed order, or `pairs` of them drawn by seed 0, in listed order too.
+
+    Raises ValueError, with the split's name, where there is none, and where `pairs` is below 1.
+    """
     if available == 0:
         raise ValueError(
-            "there is no test pair to score: no two usable test pictures of one group (see rejects.parquet)"
+            f"there is no {split} pair to score: no two usable {split} pictures of one group (see rejects.parquet)"
         )
     if pairs is not None and pairs < 1:
         raise ValueError(f"pairs to score: {pairs} was given; at least 1 is needed, and there are {available}")
     if pairs is None or pairs >= available:
         return list(range(available))
     return sorted(np.random.default_rng(SEED).choice(available, pairs, replace=False).tolist())
-
-
-def _done(file: Path, chunk: Sequence[int], fingerprint: str) -> bool:
-    """Whether a part holds exactly these pairs, scored from the same inputs."""
-    if not file.is_file():
-        return False
-    written = (pq.read_schema(file).metadata or {}).get(b"fingerprint", b"").decode()
-    return written == fingerprint and pq.read_table(file, columns=["pair"])["pair"].to_pylist() == list(chunk)
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,18 @@ class _Scorer:
     stages: Path
     fingerprint: str
     device: str
+    split: str
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """What a written part carries: it is kept where this is the same."""
+        return {"fingerprint": self.fingerprint, "split": self.split}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pairs = [int(pair) for pair in row["pairs"]]
         trained, shards, mean = _loaded(self)
-        table = pa.table(score_chunk(trained, shards, pairs, mean))
-        signed = table.replace_schema_metadata({"fingerprint": self.fingerprint})
+        table = pa.table(score_chunk(trained, shards, pairs, mean, split=self.split))
+        signed = table.replace_schema_metadata(self.signature)
         write_whole(Path(row["file"]), partial(pq.write_table, signed))
         return {"pairs": len(pairs)}
 
@@ -113,6 +118,15 @@ def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Picture]:
     """Networks, data and the mean picture: loaded once in a worker's process, which runs many tasks."""
     shards = Shards(scorer.shards)
     return load(scorer.system, scorer.stages, torch.device(scorer.device)), shards, mean_picture(shards)
+
+
+def _done(file: Path, chunk: Sequence[int], scorer: _Scorer) -> bool:
+    """Whether a part holds exactly these pairs, scored from the same inputs."""
+    if not file.is_file():
+        return False
+    written = pq.read_schema(file).metadata or {}
+    same = all(written.get(key.encode()) == value.encode() for key, value in scorer.signature.items())
+    return same and pq.read_table(file, columns=["pair"])["pair"].to_pylist() == list(chunk)
 
 
 def _score(missing: Mapping[Path, Sequence[int]], scorer: _Scorer) -> Iterator[int]:
@@ -127,28 +141,29 @@ def _score(missing: Mapping[Path, Sequence[int]], scorer: _Scorer) -> Iterator[i
         yield int(row["pairs"])
 
 
-def _finish(scores: Path, parts: Sequence[Path], shards: Path, fingerprint: str) -> dict:
+def _finish(scores: Path, parts: Sequence[Path], scorer: _Scorer) -> dict:
     """Merges the parts, writes pairs.parquet and then metrics.json, and removes the parts."""
     table = pa.concat_tables([pq.read_table(part) for part in parts])
-    identities = picture_identities(shards)
+    split = scorer.split
+    identities = picture_identities(scorer.shards, split)
     persons = [identities[name] for name in table["target"].to_pylist()]
     named = table.add_column(3, "person", pa.array(persons))
     write_whole(scores / "pairs.parquet", partial(pq.write_table, named))
-    available = Shards(shards).pair_count("test")
+    available = Shards(scorer.shards).pair_count(split)
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    drawn = "all test pairs" if table.num_rows == available else f"test pairs drawn by seed {SEED}"
-    metrics = {"fingerprint": fingerprint, "pairs": table.num_rows, "pairs_available": available, "selection": drawn}
+    drawn = f"all {split} pairs" if table.num_rows == available else f"{split} pairs drawn by seed {SEED}"
+    metrics = {**scorer.signature, "pairs": table.num_rows, "pairs_available": available, "selection": drawn}
     metrics |= summary(columns, persons)
     write_json(scores / "metrics.json", metrics)
     shutil.rmtree(scores / "parts")
     return metrics
 
 
-def picture_identities(shards: Path) -> dict[str, str]:
-    """The identity of every test picture, by name."""
+def picture_identities(shards: Path, split: str = "test") -> dict[str, str]:
+    """The identity of every picture of a split, by name."""
     identities = {}
     for shard in Shards(shards).manifest["shards"]:
-        if shard["split"] == "test":
+        if shard["split"] == split:
             batch = read_arrow(shards / shard["file"])
             identities |= dict(zip(batch["name"].to_pylist(), batch["identity"].to_pylist(), strict=True))
     return identities

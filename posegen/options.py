@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -15,10 +15,15 @@ from posegen.data.market1501 import Market1501
 from posegen.data.picture_files import picture_size
 from posegen.data.rows import Listing, Source
 from posegen.data.shard_making import ShardSettings
+from posegen.data.splits import with_validation
 from posegen.data.synthetic import SyntheticPeople
 from posegen.fields import replace_fields
 from posegen.files import read_json
+from posegen.metrics.measures import check_metrics
 from posegen.plan import Plan
+
+if TYPE_CHECKING:  # Ray Tune takes seconds to import: only where it is used
+    from posegen.sweep.plan import SweepPlan
 
 DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
@@ -56,6 +61,35 @@ class Options:
     "Seed of networks, order of pairs and synthetic people; 0 where not given."
     checkpoint_every: int | None = None
     "Steps between two checkpoints; a tenth of a stage, 50 to 1,000, where not given."
+    settings: Path | None = None
+    "A file with settings by dotted path, such as a sweep's best.json; --set wins where both name one."
+
+
+@Parameter(name="*")
+@dataclass(kw_only=True)
+class SweepOptions:
+    """How the weights are searched."""
+
+    trials: int = 12
+    "How many settings are tried; the first one is the paper's. More on the same folder goes on."
+    budget: int | None = None
+    "Steps of each stage that a trial trains; those of the system where not given."
+    concurrent: int | None = None
+    "Trials at once; as many as there is room for, at most a third of them, where not given."
+    search: Literal["optuna", "random", "grid"] | None = None
+    "Who chooses: Optuna's TPE (where not given), chance, or an even grid. A population (pbt) starts at random."
+    scheduler: Literal["asha", "none", "pbt"] | None = None
+    "Who stops trials early: ASHA (where not given), nobody (with several metrics), or population based training."
+    metric: Annotated[list[str], SEVERAL] = field(default_factory=lambda: ["mask_ssim"])
+    "What trials are judged by on the validation people, any score of metrics.json; several give a Pareto front."
+    space: str | None = None
+    "What is searched: a module of tune_spaces/, or a Python file with SPACE; the system's own where not given."
+    seeds: int = 3
+    "Seeds of the last comparison of the best weights with the paper's, on the test people; 0 leaves it out."
+    validation_share: float = 0.1
+    "Share of the training people who are held out for judging trials."
+    validation_pairs: int | None = 200
+    "Validation pairs that a trial is judged on."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +119,45 @@ OF_THE_MOMENT = ("run", "workers", "device", "checkpoint_every")  # no result de
 
 
 def chosen(options: Options) -> Chosen:
-    """The options, with defaults for what was not given."""
+    """The options, with those of the settings file, and with defaults for what was not given."""
+    if options.settings is not None:
+        options = _with_file(options, options.settings)
     given = {f.name: getattr(options, f.name) for f in fields(Options)}
     given["set"] = None if options.set is None else tuple(options.set)
     return Chosen(**{name: value for name, value in given.items() if value is not None})
 
 
-def plan_for(given: Options) -> Plan:
-    """The plan that the options describe. Raises ValueError, worded for the user, where they do not fit together."""
+def _with_file(options: Options, path: Path) -> Options:
+    """The options with a settings file's: {"system": ..., "variant": ..., "settings": {path: value}}."""
+    content = read_json(path)
+    if content is None or not isinstance(content.get("settings"), dict):
+        raise ValueError(
+            f'--settings {path} was given; expected a JSON file such as {{"system": "vdg", "settings": '
+            f'{{"refinement.alpha": 0.5}}}}, and there is {"no such file" if not path.is_file() else "something else"}.'
+        )
+    for name in ("system", "variant"):
+        mine, named = getattr(options, name), content.get(name)
+        if mine is not None and named is not None and mine != named:
+            raise ValueError(f"--{name} {mine} was given, but the settings in {path} are for {name} {named}.")
+    settings = [f"{name}={_as_text(value)}" for name, value in content["settings"].items()]
+    return replace(
+        options,
+        system=options.system or content.get("system"),
+        variant=options.variant or content.get("variant"),
+        set=[*settings, *(options.set or [])],
+        settings=None,
+    )
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
+    """The plan that the options describe, with a share of the training people held out where one is given.
+
+    Raises ValueError, worded for the user, where they do not fit together.
+    """
     options = chosen(given)
     _check_numbers(options)
     settings = parse_settings(options.set)
@@ -102,6 +167,8 @@ def plan_for(given: Options) -> Plan:
     if isinstance(source, SyntheticPeople) and source.size != described.size:
         source = replace(source, size=described.size)
         listing = source.listing()
+    if validation_share:
+        listing = with_validation(listing, validation_share)
     shard_settings = ShardSettings(
         size=described.size,
         mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
@@ -211,8 +278,9 @@ def from_run(options: Options) -> Options:
     A `set` that was given is added to the run's and wins where both name a setting.
     """
     kept = read_json(chosen(options).folder / "options.json") or {}
-    if kept.get("root"):
-        kept["root"] = Path(kept["root"])
+    for name in ("root", "settings"):
+        if kept.get(name):
+            kept[name] = Path(kept[name])
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Options)}
     given["set"] = [*(kept.get("set") or []), *(options.set or [])]
     return replace(Options(**kept), **{name: value for name, value in given.items() if value is not None})
@@ -222,3 +290,69 @@ def keep(options: Options) -> dict[str, Any]:
     """The options as JSON values, as options.json holds them: those that a later command on the run takes over."""
     kept = {f.name: getattr(options, f.name) for f in fields(Options) if f.name not in OF_THE_MOMENT}
     return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
+FEWEST_SEEDS = 3  # below this an interval over seeds says nothing
+
+
+def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
+    """The sweep that the options describe. Raises ValueError, worded for the user, where they do not fit together."""
+    from posegen.sweep.plan import SweepPlan
+    from posegen.train.spaces import check_space, first_touched, load_space
+
+    _check_sweep_numbers(how)
+    check_metrics(how.metric)
+    search, scheduler = _search_and_scheduler(how)
+    options = chosen(given)
+    folder = given.run or options.folder.with_name(f"{options.folder.name}-tune")
+    plan = plan_for(replace(given, run=folder), validation_share=how.validation_share)
+    space = load_space(how.space, plan.system.name)
+    check_space(space, plan.system)
+    first, stages = first_touched(space, plan.system), plan.system.stages
+    if scheduler == "pbt" and first < len(stages) - 1:
+        raise ValueError(
+            f"--scheduler pbt changes settings while the last stage trains, but {space.origin} searches settings of "
+            f"'{stages[first].name}', which is trained before it. Give --scheduler asha, or another --space."
+        )
+    if how.budget:
+        plan = replace(plan, system=override(plan.system, {f"{s.name}.steps": how.budget for s in stages[first:]}))
+    sweep = SweepPlan(
+        base=plan,
+        space=space,
+        metrics=tuple(how.metric),
+        trials=how.trials,
+        search=search,
+        scheduler=scheduler,
+        seeds=how.seeds,
+        validation_pairs=how.validation_pairs,
+        side_by_side=how.concurrent,
+        given={k: v for k, v in parse_settings(options.set).items() if k.split(".")[0] not in ("data", "shards")},
+    )
+    return sweep.fitted()
+
+
+def _check_sweep_numbers(how: SweepOptions) -> None:
+    least = {"trials": 2, "budget": 4, "concurrent": 1, "validation_pairs": 1}
+    for name, fewest in least.items():
+        value = getattr(how, name)
+        if value is not None and value < fewest:
+            raise ValueError(f"--{name.replace('_', '-')} {value} was given; it must be at least {fewest}.")
+    if how.seeds and how.seeds < FEWEST_SEEDS:
+        raise ValueError(
+            f"--seeds {how.seeds} was given; it must be at least {FEWEST_SEEDS} for an interval, or 0 for none."
+        )
+
+
+def _search_and_scheduler(
+    how: SweepOptions,
+) -> tuple[Literal["optuna", "random", "grid"], Literal["asha", "none", "pbt"]]:
+    """Both with their defaults. Raises ValueError for two that do not go together."""
+    scheduler = how.scheduler or ("asha" if len(how.metric) == 1 else "none")
+    if scheduler != "none" and len(how.metric) > 1:
+        raise ValueError(
+            f"--scheduler {scheduler} stops trials by one metric; {len(how.metric)} were given: "
+            f"{', '.join(how.metric)}. Give --scheduler none, or one --metric."
+        )
+    if scheduler == "pbt" and how.search not in (None, "random"):
+        raise ValueError(f"--scheduler pbt starts from random settings; --search {how.search} was given beside it.")
+    return how.search or ("random" if scheduler == "pbt" else "optuna"), scheduler

@@ -27,21 +27,26 @@ def outlook(plan: Plan) -> list[str]:
     system = plan.system
     height, width = system.size
     lines = [f"run      {plan.run}", f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
-    lines += [f"data     {line}" for line in data_lines(plan)]
-    lines += [f"note     {note}" for note in plan.listing.notes]
-    lines += ["", "steps"]
-    for step in plan.steps():
-        lines.append(f"  {step.name:<12} {step.state:<8} {step.detail}")
-    for index in range(len(system.stages)):
-        lines += ["", *stage_lines(plan, index)]
-    return [*lines, "", *_settings_lines(plan)]
+    steps = [f"  {step.name:<12} {step.state:<8} {step.detail}" for step in plan.steps()]
+    return [*lines, *about_data(plan), "", "steps", *steps, *about_stages(plan)]
+
+
+def about_data(plan: Plan) -> list[str]:
+    """The data in numbers, and what the reader noted."""
+    return [f"data     {line}" for line in data_lines(plan)] + [f"note     {note}" for note in plan.listing.notes]
+
+
+def about_stages(plan: Plan) -> list[str]:
+    """Every stage, and every setting."""
+    stages = [line for index in range(len(plan.system.stages)) for line in ("", *stage_lines(plan, index))]
+    return [*stages, "", *_settings_lines(plan)]
 
 
 def data_lines(plan: Plan) -> list[str]:
     """Pictures, usable ones and pairs by split, and the disk that the shards take."""
     entries = plan.listing.entries
     lines = []
-    for split in ("train", "test"):
+    for split in dict.fromkeys(("train", "test", *(entry.split for entry in entries))):
         mine = [entry for entry in entries if entry.split == split]
         lines.append(f"{split}: {len(mine):,} pictures, {_pairs_text(plan, split, mine)}")
     rejects = Counter(reject.reason for reject in plan.listing.rejects)

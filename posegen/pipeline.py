@@ -3,7 +3,7 @@
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
     Raises ValueError, worded for the user, where the folder was made with other settings and `update` is not given,
     where another process is at work on it, or where a step fails.
     """
-    with Display() as display, _alone(plan.run):
+    with Display() as display, alone(plan.run):
         display.log_to(plan.run / "pipeline.log")
         steps = _wanted(plan, until)
         redone = _settle_differences(plan, steps, update, display)
@@ -43,7 +43,7 @@ def _wanted(plan: Plan, until: str) -> list[Step]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Holds the run folder's lock: two processes never work on one run. The kernel frees it when we die."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
@@ -85,21 +85,21 @@ def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Se
         device = cluster.resolve_device(plan.device)
         cluster.check_room(plan.workers, device)
         if "shards" in pending:
-            _write_shards(plan, display)
+            prepare(plan, display)
         if list(pending) != ["shards"]:
-            with _tracked(plan, display, anew) as tracking:
+            with tracked(plan.run, plan.settings, display, anew=anew) as tracking:
                 _learn_and_judge(plan, pending, tracking, device == "cuda", display, command)
     finally:
         cluster.disconnect()
 
 
 @contextmanager
-def _tracked(plan: Plan, display: Display, anew: bool) -> Iterator[Any]:
-    """The pipeline's run in MLflow, FAILED where an error ends it."""
+def tracked(run: Path, settings: Mapping[str, Any], display: Display, *, anew: bool) -> Iterator[Any]:
+    """The run of a pipeline or a sweep in MLflow, FAILED where an error ends it."""
     from posegen.train.tracking import Tracking
 
-    tracking = Tracking(plan.run, display.warn)
-    tracking.start(plan.settings, anew=anew)
+    tracking = Tracking(run, display.warn)
+    tracking.start(settings, anew=anew)
     try:
         yield tracking
     except BaseException:
@@ -113,7 +113,7 @@ def _learn_and_judge(
 ) -> None:
     for index, stage in enumerate(plan.system.stages):
         if stage.name in pending:
-            _train(plan, index, tracking, use_gpu, display)
+            train(plan, index, tracking, use_gpu, display)
     if "scores" in pending:
         _evaluate(plan, use_gpu, display)
     if "report" in pending:
@@ -122,11 +122,17 @@ def _learn_and_judge(
         _log_scores(plan, tracking)
 
 
-def _write_shards(plan: Plan, display: Display) -> None:
+def prepare(plan: Plan, display: Display) -> None:
+    """Makes the shards."""
     from posegen.data.shards import write_shards
 
     manifest = write_shards(
-        plan.source, plan.shards, plan.shard_settings, fingerprint=plan.shards_fingerprint, progress=display.advance
+        plan.source,
+        plan.shards,
+        plan.shard_settings,
+        listing=plan.listing,
+        fingerprint=plan.shards_fingerprint,
+        progress=display.advance,
     )
     for line in counts_lines(manifest):
         display.say(line)
@@ -144,7 +150,8 @@ def counts_lines(manifest: dict[str, Any]) -> list[str]:
     return lines + ([f"kept, but to note: {notes}"] if notes else [])
 
 
-def _train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display) -> None:
+def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display) -> None:
+    """Trains one stage, from its last checkpoint where it has one, with a run of its own in MLflow."""
     from posegen.train.launch import launch_stage
     from posegen.train.loop import Task
 
@@ -153,7 +160,7 @@ def _train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Displa
         system=plan.system,
         index=index,
         shards=plan.shards.resolve(),
-        stages=plan.stages.resolve(),
+        folders=plan.stage_folders,
         seed=plan.seed,
         recipe=plan.recipe(index),
         checkpoint_every=plan.checkpoint_interval(stage),
@@ -249,7 +256,14 @@ def _conclude(plan: Plan, display: Display) -> None:
         display.table(score_table(json.loads(metrics.read_text())))
     if (plan.report / "index.html").is_file():
         display.say(f"report:   {(plan.report / 'index.html').resolve()}")
-    if (plan.run / "mlflow.json").is_file():
-        uri = json.loads((plan.run / "mlflow.json").read_text())["uri"]
-        display.say(f"tracking: {uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}")
+    if opening := open_tracking(plan.run):
+        display.say(f"tracking: {opening}")
     display.say(f"run:      {plan.run}  (the same command goes on where it stopped)")
+
+
+def open_tracking(run: Path) -> str:
+    """How to look at a run's tracking: a command, or the server's address; empty where there is none."""
+    if not (run / "mlflow.json").is_file():
+        return ""
+    uri = json.loads((run / "mlflow.json").read_text())["uri"]
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"

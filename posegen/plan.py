@@ -59,6 +59,11 @@ class Plan:
         return self.run / "stages"
 
     @property
+    def stage_folders(self) -> dict[str, Path]:
+        """Where each stage's checkpoints are, by name, as absolute paths."""
+        return {stage.name: (self.stages / stage.name).resolve() for stage in self.system.stages}
+
+    @property
     def scores(self) -> Path:
         return self.run / "scores"
 

@@ -1,13 +1,14 @@
 """A trained system and a batch of columns to pictures: the only inference path."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from posegen.batch import Batch
-from posegen.stage import System
+from posegen.stage import Networks, System
 from posegen.train.checkpoint import trained_networks
 from posegen.train.step import autocast
 
@@ -17,7 +18,7 @@ class Trained:
     """A system with its stages' networks, in evaluation mode, on a device."""
 
     system: System
-    networks: dict[str, dict[str, nn.Module]]  # by stage
+    networks: Mapping[str, Networks]  # by stage
     device: torch.device
 
 

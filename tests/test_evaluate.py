@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from posegen import catalog, evaluate
 from posegen.data.loader import Shards
-from posegen.evaluate import chosen_pairs
+from posegen.evaluate import chosen_pairs, picture_identities
 from posegen.metrics.baselines import BASELINES
 from posegen.metrics.measures import METRICS
 from posegen.stage import System
@@ -60,11 +60,11 @@ def scored(monkeypatch) -> list[str]:
     return made
 
 
-def run(system, shards, stages, scores, *, pairs=None, fingerprint="first", told=None) -> dict:
+def run(system, shards, stages, scores, *, pairs=None, fingerprint="first", told=None, split="test") -> dict:
     progress = (lambda *_: None) if told is None else (lambda *what: told.append(what))
     return evaluate.evaluate(
         system, shards=shards, stages=stages, scores=scores, pairs=pairs, fingerprint=fingerprint, use_gpu=False,
-        progress=progress,
+        progress=progress, split=split,
     )  # fmt: skip
 
 
@@ -79,6 +79,8 @@ def test_chosen_pairs():
 def test_no_pair_and_no_number_of_pairs_are_told():
     with pytest.raises(ValueError, match="no test pair"):
         chosen_pairs(0, None)
+    with pytest.raises(ValueError, match="no validation pair to score: no two usable validation pictures"):
+        chosen_pairs(0, 5, split="validation")
     with pytest.raises(ValueError, match="0 was given; at least 1 is needed, and there are 24"):
         chosen_pairs(24, 0)
 
@@ -88,6 +90,7 @@ def test_everything_is_written(system, block_shards, stages, scored, tmp_path):
     metrics = run(system, block_shards, stages, tmp_path, told=told)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     assert (metrics["fingerprint"], metrics["pairs"], metrics["pairs_available"]) == ("first", PAIRS, PAIRS)
+    assert (metrics["split"], metrics["selection"]) == ("test", "all test pairs")
     table = parquet.read_table(tmp_path / "pairs.parquet")
     assert table.column_names[:4] == ["pair", "source", "target", "person"]
     assert table["pair"].to_pylist() == list(range(PAIRS))
@@ -121,15 +124,15 @@ def test_parts_of_an_interrupted_run_are_kept(system, block_shards, stages, scor
     assert metrics == run(system, block_shards, stages, tmp_path / "at once")
 
 
-@pytest.mark.parametrize("change", [{"fingerprint": "second"}, {"pairs": 11}])
+@pytest.mark.parametrize("change", [{"fingerprint": "second"}, {"pairs": 11}, {"split": "train"}])
 def test_parts_of_other_inputs_are_not_kept(system, block_shards, stages, scored, tmp_path, monkeypatch, change):
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "_finish", lambda *_: {})
         run(system, block_shards, stages, tmp_path)
     scored.clear()
     metrics = run(system, block_shards, stages, tmp_path, **change)
-    assert len(scored) == (3 if "fingerprint" in change else 2)
-    assert metrics["pairs"] == change.get("pairs", PAIRS)
+    assert len(scored) == {"fingerprint": 3, "pairs": 2, "split": 5}[next(iter(change))]
+    assert metrics["pairs"] == (2 * PAIRS if "split" in change else change.get("pairs", PAIRS))
 
 
 def test_draw_of_pairs_is_said(system, block_shards, stages, scored, tmp_path):
@@ -137,6 +140,31 @@ def test_draw_of_pairs_is_said(system, block_shards, stages, scored, tmp_path):
     assert (metrics["pairs"], metrics["pairs_available"]) == (7, PAIRS)
     assert metrics["selection"] == "test pairs drawn by seed 0"
     assert parquet.read_table(tmp_path / "pairs.parquet")["pair"].to_pylist() == chosen_pairs(PAIRS, 7)
+
+
+def test_another_split_is_scored_by_its_own_pairs_and_people(system, block_shards, stages, scored, tmp_path):
+    metrics = run(system, block_shards, stages, tmp_path, pairs=9, split="train")
+    assert (metrics["split"], metrics["selection"]) == ("train", "train pairs drawn by seed 0")
+    assert (metrics["pairs"], metrics["pairs_available"]) == (9, 2 * PAIRS)
+    table = parquet.read_table(tmp_path / "pairs.parquet")
+    names = list(zip(table["source"].to_pylist(), table["target"].to_pylist(), strict=True))
+    assert names == Shards(block_shards).pair_names("train", chosen_pairs(2 * PAIRS, 9, split="train"))
+    assert table["person"].to_pylist() == [str(int(target[:4])) for _, target in names]
+
+
+def test_identities_of_a_split(block_shards):
+    found = {split: picture_identities(block_shards, split) for split in ("train", "test", "validation")}
+    assert {split: set(people.values()) for split, people in found.items()} == {
+        "train": {"0", "1", "3", "4"},
+        "test": {"2", "5"},
+        "validation": set(),
+    }
+    assert picture_identities(block_shards) == found["test"]
+
+
+def test_a_split_that_the_shards_do_not_have_is_told(system, block_shards, stages, tmp_path):
+    with pytest.raises(ValueError, match=r"no split is called 'validation'\. There are: train, test"):
+        run(system, block_shards, stages, tmp_path, split="validation")
 
 
 def test_untrained_stage_is_told_before_anything_is_removed(system, block_shards, tmp_path):

@@ -15,8 +15,10 @@ NOT_FINITE = "joints that are no finite coordinates"
 ALONE = "usable but alone in its group"
 NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
 PAIR_ACROSS_GROUPS = "pair across two groups"
+PAIR_ACROSS_SPLITS = "pair across training and validation"
 PAIR_OF_REJECTED = "pair of a rejected picture"
-NO_UNUSABLE_PICTURE = (ALONE, NO_PICTURE, PAIR_ACROSS_GROUPS, PAIR_OF_REJECTED)  # each of the others is one
+# Each of the others is an unusable picture.
+NO_UNUSABLE_PICTURE = (ALONE, NO_PICTURE, PAIR_ACROSS_GROUPS, PAIR_ACROSS_SPLITS, PAIR_OF_REJECTED)
 
 # What is kept and counted all the same: the manifest's notes.
 RESIZED = "resized"

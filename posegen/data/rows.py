@@ -15,7 +15,7 @@ class Entry(NamedTuple):
     """
 
     name: str  # unique within its split
-    split: str  # "train" or "test"
+    split: str  # "train", "test" or, of a listing that holds some out, "validation"
     group: str  # pictures that may be paired
     identity: str
     view: str  # camera or azimuth; "" where unknown

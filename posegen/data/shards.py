@@ -22,7 +22,7 @@ import pyarrow.parquet as parquet
 import ray.data
 
 from posegen.data import reasons, shard_files
-from posegen.data.rows import Reject, Source
+from posegen.data.rows import Listing, Reject, Source
 from posegen.data.shard_files import read_manifest
 from posegen.data.shard_making import ShardSettings, Work, make_shard
 from posegen.data.shard_planning import plan_works
@@ -35,16 +35,16 @@ Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 def write_shards(
-    source: Source, folder: Path, settings: ShardSettings, *, fingerprint: str, progress: Progress
+    source: Source, folder: Path, settings: ShardSettings, *, listing: Listing, fingerprint: str, progress: Progress
 ) -> dict:
     """Make the shards of a source in `folder` and return the manifest; the caller has initialised Ray.
 
+    `listing` is the source's own, or that with a validation split (`splits.with_validation`).
     `folder` must be seen by every node under the same path. Shards that are there already for the same fingerprint,
     listing and settings are kept; files of others are removed first. `progress` hears of pictures done, on the driver.
 
-    Raises ValueError, with the counts by reason, where the training or the test split ends without a pair.
+    Raises ValueError, with the counts by reason, where the training, the test or a listed split ends without a pair.
     """
-    listing = source.listing()
     made_from = {
         "schema_version": shard_files.SCHEMA_VERSION,
         "fingerprint": fingerprint,
@@ -108,10 +108,11 @@ def _task(row: dict, make: Callable[[Work], dict]) -> dict:
 def _conclude(
     folder: Path, name: str, made_from: Mapping, rejects: Sequence[Reject], summaries: Sequence[Mapping]
 ) -> dict:
-    """Write the rejects and, where both splits have pairs, the manifest."""
+    """Write the rejects and, where all splits have pairs, the manifest."""
     rejects = [*rejects, *(Reject(*reject) for summary in summaries for reject in summary["rejects"])]
     write_whole(folder / shard_files.REJECTS, partial(_write_rejects, rejects))
-    counts = {split: _counts(split, rejects, summaries) for split in SPLITS}
+    splits = dict.fromkeys((*SPLITS, *(summary["split"] for summary in summaries)))
+    counts = {split: _counts(split, rejects, summaries) for split in splits}
     for split in counts:
         _check_pairs(folder, name, split, counts[split], rejects)
     stored = [summary for summary in summaries if summary["rows"]]

@@ -78,7 +78,7 @@ class SyntheticPeople:
 
     def draw(self, entry: Entry) -> tuple[Figure, np.ndarray]:
         """The figure of an entry and what lies behind it: RGB float (height, width, 3), 0 to 255."""
-        split, number, picture = SPLITS.index(entry.split), *_numbers(entry.name)
+        split, number, picture = _numbers(entry)
         person = _person(self.seed, split, number)
         camera = CAMERAS[int(entry.view)]
         rng = np.random.default_rng((self.seed, split, number, picture))
@@ -120,10 +120,14 @@ def _entry(split: str, person: int, picture: int) -> Entry:
     return Entry(name=name, split=split, group=identity, identity=identity, view=view, path="")
 
 
-def _numbers(name: str) -> tuple[int, int]:
-    """The person's and the picture's number in a name."""
-    person, _, picture = name.removesuffix(".jpg").split("_")
-    return int(person), int(picture)
+def _numbers(entry: Entry) -> tuple[int, int, int]:
+    """The numbers of the split that a person is drawn for, of the person in it, and of the picture.
+
+    Of the identity and the name, not of the entry's split: a training person who is held out stays who they are.
+    """
+    split, _, person = entry.identity.partition("-")
+    picture = entry.name.removesuffix(".jpg").rpartition("_")[2]
+    return SPLITS.index(split), int(person), int(picture)
 
 
 @lru_cache(maxsize=16)

@@ -4,7 +4,7 @@ Pictures are uint8 (pairs, height, width, 3), RGB; masks are uint8 (pairs, heigh
 target. Every metric gives one float64 a pair, NaN where it is undefined (`Metric.undefined`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ from jaxtyping import Float64, UInt8
 from skimage.metrics import structural_similarity
 
 from posegen.batch import Images
+from posegen.systems.settings import check_known
 
 Pictures = UInt8[np.ndarray, "pairs height width 3"]
 PoseMasks = UInt8[np.ndarray, "pairs height width"]
@@ -181,9 +182,21 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
-def all_scores(generated: Pictures, target: Pictures, mask: PoseMasks) -> Mapping[str, Scores]:
-    """Every metric of `METRICS` for every pair. Raises ValueError where the shapes differ or are too small."""
-    return {name: metric.function(generated, target, mask) for name, metric in METRICS.items()}
+def check_metrics(names: Iterable[str]) -> None:
+    """Raise ValueError, with the names that there are, where one is no name of `METRICS`."""
+    for name in names:
+        check_known("score", name, METRICS)
+
+
+def all_scores(
+    generated: Pictures, target: Pictures, mask: PoseMasks, *, names: Sequence[str] = tuple(METRICS)
+) -> Mapping[str, Scores]:
+    """The named metrics of `METRICS`, and no others, for every pair, in that order.
+
+    Raises ValueError for an unknown name, and where the shapes differ or are too small.
+    """
+    check_metrics(names)
+    return {name: METRICS[name].function(generated, target, mask) for name in names}
 
 
 def as_pictures(images: Images) -> Pictures:

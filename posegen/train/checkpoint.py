@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from posegen.train.step import Game, place
 
 Curve = list[dict[str, float]]
 
-KEEP = 2  # newest checkpoints of a stage that stay
+KEEP = 2  # newest checkpoints of a stage that stay, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def read_curve(checkpoint: Path) -> Curve:
     return json.loads((checkpoint / "curve.json").read_text())
 
 
-def write_checkpoint(folder: Path, game: Game, progress: Progress, curve: Curve) -> Path:
-    """Writes `folder/checkpoint_<step>` atomically and removes all but the newest `KEEP`. Returns its path."""
+def write_checkpoint(folder: Path, game: Game, progress: Progress, curve: Curve, *, keep: int = KEEP) -> Path:
+    """Writes `folder/checkpoint_<step>` atomically and removes all but the newest `keep`. Returns its path."""
     final = folder / f"checkpoint_{progress.step:08d}"
     partial = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -68,7 +68,7 @@ def write_checkpoint(folder: Path, game: Game, progress: Progress, curve: Curve)
     (partial / "stage.json").write_text(json.dumps(vars(progress), indent=1))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
-    for old in checkpoints(folder)[:-KEEP]:
+    for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -81,6 +81,29 @@ def _tensors(game: Game) -> dict[str, Tensor]:
         for name, network in networks.items()
         for key, tensor in network.state_dict().items()
     }
+
+
+def remove_other(folder: Path, recipe: str) -> None:
+    """Empties a stage's folder where its newest checkpoint is of another recipe."""
+    latest = latest_checkpoint(folder)
+    if latest is not None and read_progress(latest).recipe != recipe:
+        shutil.rmtree(folder)
+
+
+def take_over(checkpoint: Path, folder: Path, recipe: str) -> Path:
+    """Makes a copy of another run's checkpoint the only one in a stage's folder, under a recipe of its own.
+
+    Training goes on from it with other settings (population based training). Returns its path.
+    """
+    final = folder / checkpoint.name
+    partial = folder.parent / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(checkpoint, partial / checkpoint.name)
+    progress = replace(read_progress(checkpoint), recipe=recipe)
+    (partial / checkpoint.name / "stage.json").write_text(json.dumps(vars(progress), indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    return final
 
 
 def load_networks(checkpoint: Path, networks: Mapping[str, nn.Module], *, averaged: bool = True) -> None:

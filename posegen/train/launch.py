@@ -1,6 +1,7 @@
 """One TorchTrainer for each stage: the stages of a system in order, what is done is skipped."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,16 @@ from posegen.cluster import cpus_per_worker, resources
 from posegen.train.checkpoint import Curve
 from posegen.train.loop import NonFinite, Task, train_stage
 
+ASK_EVERY = 0.05  # seconds between two looks for the answer to a judgement
+LISTEN_EVERY = 0.25  # seconds between two looks at the board
 RETRIES = 3  # worker failures that a stage survives: each repeats at most one checkpoint interval
 
 Show = Callable[[int, dict[str, float]], None]  # (step, terms)
+Decide = Callable[[int, dict[str, float]], bool]  # (step, the judge's scores) -> whether to train further
+
+
+class Diverged(ValueError):
+    """A stage stopped because a term, a gradient or a score is not a number any more: another try would not help."""
 
 
 class Board:
@@ -29,6 +37,7 @@ class Board:
 
     def __init__(self) -> None:
         self._messages: list[tuple[str, object]] = []
+        self._answers: dict[int, bool] = {}
 
     def post(self, kind: str, content: object) -> None:
         self._messages.append((kind, content))
@@ -36,6 +45,13 @@ class Board:
     def take(self) -> list[tuple[str, object]]:
         messages, self._messages = self._messages, []
         return messages
+
+    def answer(self, step: int, goes_on: bool) -> None:
+        self._answers[step] = goes_on
+
+    def answered(self, step: int) -> bool | None:
+        """The answer to the judgement of a step, given once; None while there is none."""
+        return self._answers.pop(step, None)
 
 
 @dataclass
@@ -57,6 +73,14 @@ class OnRay:
             checkpoint=Checkpoint(str(checkpoint)) if checkpoint else None,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
+
+    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+        ray.get(self.board.post.remote("judged", (step, scores)))
+        answer: bool | None = None
+        while answer is None:
+            time.sleep(ASK_EVERY)
+            answer = ray.get(self.board.answered.remote(step))
+        return answer
 
 
 def run_worker(config: dict) -> None:
@@ -103,13 +127,19 @@ def launch_stage(
     log_rows: Callable[[Curve], None],
     show: Show,
     warn: Callable[[str], None],
+    side_by_side: int = 1,
+    decide: Decide = lambda step, scores: True,
 ) -> None:
     """Trains one stage on Ray Train and returns when its last checkpoint is written.
 
-    Raises ValueError where a term stopped being finite, or where the workers failed more than `RETRIES` times.
+    The workers take an even share of the cluster's CPUs, `side_by_side` such stages having room at once. `decide` says
+    after each judgement of the task's judge whether to train further; where it says no, the stage ends there.
+
+    Raises Diverged where a term or score stopped being finite, ValueError where the workers failed more than `RETRIES`
+    times.
     """
     board = ray.remote(num_cpus=0)(Board).remote()
-    threads = cpus_per_worker(workers, resources()[0])
+    threads = cpus_per_worker(workers * side_by_side, resources()[0])
     callbacks: list[UserCallback] = [Reports(board, log_rows)]
     (task.folder / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)  # the loop resumes, not Ray's name match
     trainer = TorchTrainer(
@@ -121,16 +151,16 @@ def launch_stage(
         ),
         run_config=RunConfig(
             name=task.stage.name,
-            storage_path=str(task.stages),
+            storage_path=str(task.folder.parent),
             failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
             checkpoint_config=CheckpointConfig(num_to_keep=None),
             callbacks=callbacks,
         ),
     )
-    with _Listener(board, show, warn) as listener:
+    with _Listener(board, show, warn, decide) as listener:
         _fit(trainer, task)
     if listener.stopped:
-        raise ValueError(listener.stopped)
+        raise Diverged(listener.stopped)
 
 
 def _share(threads: int, use_gpu: bool) -> dict[str, float]:
@@ -148,11 +178,11 @@ def _fit(trainer: TorchTrainer, task: Task) -> None:
 
 
 class _Listener:
-    """Takes the board's messages once a second while a stage trains, and once more at its end."""
+    """Takes the board's messages while a stage trains, and once more at its end."""
 
-    def __init__(self, board: Any, show: Show, warn: Callable[[str], None]) -> None:
+    def __init__(self, board: Any, show: Show, warn: Callable[[str], None], decide: Decide) -> None:
         self.stopped = ""
-        self._board, self._show, self._warn = board, show, warn
+        self._board, self._show, self._warn, self._decide = board, show, warn, decide
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -166,7 +196,7 @@ class _Listener:
         self._take()
 
     def _listen(self) -> None:
-        while not self._done.wait(1.0):
+        while not self._done.wait(LISTEN_EVERY):
             self._take()
 
     def _take(self) -> None:
@@ -179,5 +209,7 @@ class _Listener:
                 self._show(*content)
             elif kind == "stopped":
                 self.stopped = content
+            elif kind == "judged":
+                self._board.answer.remote(content[0], self._decide(*content))
             elif kind == "warning":
                 self._warn(content)

@@ -5,7 +5,7 @@ The same loop runs under Ray Train and in a bare process: everything that differ
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -24,6 +24,22 @@ from posegen.train.checkpoint import Curve, Progress, trained_networks
 from posegen.train.step import Game, autocast, new_game
 
 POST_EVERY = 1.0  # seconds between two live progress messages
+JUDGED = "validation/"  # before the names of scores in a curve
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Scores a system while its last stage trains, on pictures that it does not learn from. Pickles to workers."""
+
+    @property
+    def at(self) -> Collection[int]: ...  # the steps after which it is asked
+
+    def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
+        """Mean scores of the networks of all stages, by stage, in evaluation mode. Draws no random numbers.
+
+        Raises ValueError where a score is not a number.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +49,12 @@ class Task:
     system: System
     index: int  # of the stage
     shards: Path
-    stages: Path  # folder of all the stages' folders
+    folders: Mapping[str, Path]  # of this stage and of those before it, by name: each with its checkpoints
     seed: int
     recipe: str  # fingerprint: a checkpoint with another one is not resumed
     checkpoint_every: int  # steps
+    keep: int = checkpoints.KEEP  # newest checkpoints that stay
+    judge: Judge | None = None  # of the system, where this is its last stage
 
     @property
     def stage(self) -> Stage:
@@ -44,7 +62,10 @@ class Task:
 
     @property
     def folder(self) -> Path:
-        return self.stages / self.stage.name
+        return self.folders[self.stage.name]
+
+    def judged_at(self, step: int) -> bool:
+        return self.judge is not None and step in self.judge.at
 
     @property
     def log_every(self) -> int:
@@ -68,6 +89,10 @@ class Context(Protocol):
         """A checkpoint was written (its path on rank 0, None elsewhere), with the curve's rows since the last one."""
         ...
 
+    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+        """Rank 0 asks, with the judge's scores after a step, whether to train further. May take a while."""
+        ...
+
 
 @dataclass
 class Alone:
@@ -83,6 +108,9 @@ class Alone:
     def saved(self, checkpoint: Path | None, rows: Curve) -> None:
         pass
 
+    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+        return True
+
 
 class NonFinite(Exception):
     """A loss or a gradient is not a number any more. The message names the stage, the step and the term."""
@@ -91,23 +119,32 @@ class NonFinite(Exception):
 def train_stage(task: Task, context: Context) -> None:
     """Trains the stage from its latest checkpoint of the same recipe, or from the start, to its last step.
 
-    Every rank reports at the same steps. Raises NonFinite on all ranks where a term or gradient stops being finite;
-    the checkpoints written before are good.
+    Every rank reports at the same steps. Where the task has a judge, its scores go into the curve, and after each
+    judgement the context says whether to go on; a stage that was told to stop ends with a checkpoint of that step.
+    Raises NonFinite on all ranks where a term, a gradient or a score stops being finite; the checkpoints written
+    before are good.
     """
     game = new_game(task.stage, seed=task.seed, device=context.device, rank=context.rank, wrap=_wrapping(context))
+    earlier = earlier_networks(task, context.device)
     start, curve = resume(game, task)
     journal = Journal(task, context, curve)
-    batches = stage_batches(task, context, range(start * game.turns, task.stage.steps * game.turns))
+    batches = stage_batches(task, context, earlier, range(start * game.turns, task.stage.steps * game.turns))
+    if not _told_to_go_on(start, task, context, curve):
+        return
     for step in range(start, task.stage.steps):
         journal.add(step + 1, game.play(step, lambda: next(batches)))
         if any(player.skip_when for player in task.stage.players):
             game.last_terms |= journal.latest()
+        if task.judged_at(step + 1):
+            journal.judged(step + 1, _judged(step + 1, task, context, game, earlier))
         if _save_after(step + 1, task):
             _save(step + 1, task, context, game, journal)
+        if not _told_to_go_on(step + 1, task, context, curve):
+            return
 
 
 def _save_after(step: int, task: Task) -> bool:
-    return step == task.stage.steps or step % task.checkpoint_every == 0
+    return step == task.stage.steps or step % task.checkpoint_every == 0 or task.judged_at(step)
 
 
 def _save(step: int, task: Task, context: Context, game: Game, journal: "Journal") -> None:
@@ -115,8 +152,48 @@ def _save(step: int, task: Task, context: Context, game: Game, journal: "Journal
     written = None
     if context.rank == 0:
         progress = Progress(step, task.recipe, task.seed, game.last_terms)
-        written = checkpoints.write_checkpoint(task.folder, game, progress, journal.curve)
+        written = checkpoints.write_checkpoint(task.folder, game, progress, journal.curve, keep=task.keep)
     context.saved(written, rows)
+
+
+def _judged(
+    step: int, task: Task, context: Context, game: Game, earlier: Mapping[str, Networks]
+) -> dict[str, float] | ValueError:
+    """The judge's scores, the same on every rank: rank 0 judges, the others wait. What it raised, as a value."""
+    outcome: list[dict[str, float] | ValueError] = [{}]
+    if context.rank == 0 and task.judge is not None:
+        own = game.bare | game.averages
+        for network in own.values():
+            network.eval()
+        try:
+            outcome = [task.judge({**earlier, task.stage.name: own}, step, context.device)]
+        except ValueError as error:
+            outcome = [error]
+        for network in game.bare.values():
+            network.train()
+    if context.world_size > 1:
+        dist.broadcast_object_list(outcome, src=0, device=context.device)
+    return outcome[0]
+
+
+def _told_to_go_on(step: int, task: Task, context: Context, curve: Curve) -> bool:
+    """Whether to train further after this step: only a judgement can end a stage early."""
+    if not task.judged_at(step):
+        return True
+    answer = [True]
+    if context.rank == 0:
+        answer = [context.goes_on(step, judged_scores(curve)[-1][1])]
+    if context.world_size > 1:
+        dist.broadcast_object_list(answer, src=0, device=context.device)
+    return answer[0]
+
+
+def judged_scores(curve: Curve) -> list[tuple[int, dict[str, float]]]:
+    """The judge's scores in a curve: (step, scores by name), by step."""
+    rows = [
+        (int(row["step"]), {k.removeprefix(JUDGED): v for k, v in row.items() if k.startswith(JUDGED)}) for row in curve
+    ]
+    return [(step, scores) for step, scores in rows if scores]
 
 
 def _wrapping(context: Context):
@@ -142,10 +219,15 @@ def resume(game: Game, task: Task) -> tuple[int, Curve]:
     return progress.step, curve
 
 
-def stage_batches(task: Task, context: Context, draws: range) -> Iterator[Batch]:
-    """This rank's batches of columns on the device, with the outputs of the stages before added."""
+def earlier_networks(task: Task, device: torch.device) -> dict[str, Networks]:
+    """The finished networks of the stages before, frozen, by stage."""
     earlier = task.system.stages[: task.index]
-    frozen = [(stage, trained_networks(stage, task.stages / stage.name, context.device)) for stage in earlier]
+    return {stage.name: trained_networks(stage, task.folders[stage.name], device) for stage in earlier}
+
+
+def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks], draws: range) -> Iterator[Batch]:
+    """This rank's batches of columns on the device, with the outputs of the stages before added."""
+    frozen = [(stage, earlier[stage.name]) for stage in task.system.stages[: task.index]]
     for raw in training_batches(
         Shards(task.shards),
         columns=needed_columns(task.system, task.index),
@@ -191,6 +273,15 @@ class Journal:
         self._window.append(self._last)
         if step % self._task.log_every == 0:
             self._close()
+
+    def judged(self, step: int, scores: dict[str, float] | ValueError) -> None:
+        """The judge's scores after a step, as a row of their own."""
+        self._close()
+        if isinstance(scores, ValueError):
+            raise NonFinite(f"stage '{self._task.stage.name}' stopped at step {step}: {scores}")
+        row = {"step": step, **{f"{JUDGED}{name}": value for name, value in scores.items()}}
+        self.curve.append(row)
+        self._rows.append(row)
 
     def flush(self) -> Curve:
         """The rows since the last flush; the open window is closed."""

@@ -1,4 +1,5 @@
-"""MLflow: one run for the pipeline, a nested run for each stage. Written from the driver and the controller only.
+"""MLflow: one run for the pipeline or sweep, nested runs for stages and trials. Written from the driver and the
+controller only.
 
 The store is an SQLite file in the run folder, by an absolute path (workers have other folders), unless
 MLFLOW_TRACKING_URI names another. Run ids are kept in mlflow.json, so that a pipeline that goes on goes on in its runs.
@@ -9,12 +10,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 
 from posegen.train.checkpoint import Curve
 
@@ -77,8 +78,12 @@ class Tracking:
         """The nested run of a stage, another one where it starts `anew`; gives what its curve is logged with."""
         if anew:
             self.runs.pop(name, None)
-        self._guarded(lambda: self._nested(name, parameters))
+        self.nested(name, parameters)
         return StageLog(self.uri, self.runs[name]) if name in self.runs else no_log
+
+    def nested(self, name: str, parameters: Mapping[str, object]) -> None:
+        """A run within the pipeline's: a new one where there is none of this name yet."""
+        self._guarded(lambda: self._nested(name, parameters))
 
     def _nested(self, name: str, parameters: Mapping[str, object]) -> None:
         parent = MlflowClient(self.uri).get_run(self.runs["pipeline"])
@@ -102,16 +107,29 @@ class Tracking:
 
     def scores(self, scores: Mapping[str, float], artifacts: list[Path]) -> None:
         """Scores, the sample sheet and the report, on the pipeline's run."""
-        self._guarded(lambda: self._scores(scores, artifacts))
+        self.rows("pipeline", [{"step": 0, **scores}])
+        self.tag("pipeline", "posegen.folder", str(self.folder.resolve()))
+        self.files("pipeline", artifacts)
 
-    def _scores(self, scores: Mapping[str, float], artifacts: list[Path]) -> None:
-        client, run, now = MlflowClient(self.uri), self.runs["pipeline"], int(time.time() * 1000)
-        metrics = [Metric(name, value, now, 0) for name, value in scores.items()]
-        client.log_batch(run, metrics=metrics, tags=[RunTag("posegen.folder", str(self.folder.resolve()))])
-        for path in artifacts:
-            client.log_artifact(run, str(path), "report")
+    def rows(self, name: str, rows: Curve) -> None:
+        """Values by step on a run: {"step": n, "<metric>": value}."""
+        if name in self.runs:
+            self._guarded(lambda: StageLog(self.uri, self.runs[name])(rows))
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def tag(self, name: str, key: str, value: str) -> None:
+        if name in self.runs:
+            self._guarded(lambda: MlflowClient(self.uri).set_tag(self.runs[name], key, value))
+
+    def files(self, name: str, paths: Sequence[Path], folder: str = "report") -> None:
+        """Copies of files with a run."""
+        if name in self.runs:
+            self._guarded(lambda: self._files(self.runs[name], paths, folder))
+
+    def _files(self, run: str, paths: Sequence[Path], folder: str) -> None:
+        for path in paths:
+            MlflowClient(self.uri).log_artifact(run, str(path), folder)
+
+    def _guarded(self, work: Callable[[], object]) -> None:
         try:
             work()
         except Exception as error:

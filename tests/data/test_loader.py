@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
     settings = ShardSettings(size=(HEIGHT, WIDTH), pictures_per_shard=4)
     with pytest.MonkeyPatch.context() as patch:  # the tasks run here, without Ray
         patch.setattr(shards_module, "_made", lambda works, make: (json.loads(json.dumps(make(w))) for w in works))
-        write_shards(Drawn(), folder, settings, fingerprint="f", progress=lambda *_: None)
+        write_shards(Drawn(), folder, settings, listing=Drawn().listing(), fingerprint="f", progress=lambda *_: None)
     return folder
 
 

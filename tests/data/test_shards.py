@@ -19,6 +19,8 @@ from posegen.data.shard_files import read_arrow
 from posegen.data.shard_making import Work, make_shard, prepare
 from posegen.data.shard_planning import plan_works
 from posegen.data.shards import ShardSettings, read_manifest, write_shards
+from posegen.data.splits import with_validation
+from posegen.data.synthetic import SyntheticPeople
 
 HEIGHT, WIDTH = 64, 32
 SETTINGS = ShardSettings(size=(HEIGHT, WIDTH), pictures_per_shard=4)
@@ -79,9 +81,10 @@ def in_place(monkeypatch):
     monkeypatch.setattr(shards, "_made", lambda works, make: (json.loads(json.dumps(make(work))) for work in works))
 
 
-def write(source, folder, settings=SETTINGS, fingerprint="first", told=None):
+def write(source, folder, settings=SETTINGS, fingerprint="first", told=None, listing=None):
     progress = (lambda *_: None) if told is None else (lambda *what: told.append(what))
-    return write_shards(source, folder, settings, fingerprint=fingerprint, progress=progress)
+    listing = source.listing() if listing is None else listing
+    return write_shards(source, folder, settings, listing=listing, fingerprint=fingerprint, progress=progress)
 
 
 def stored_rejects(folder):
@@ -192,6 +195,67 @@ def test_given_pairs_decide_in_their_order(in_place, tmp_path):
     }
     assert manifest["notes"] == {reasons.LISTED_ANYWAY: 2}
     assert manifest["counts"]["train"] == {"pictures": 9, "usable": 7, "groups": 2, "pairs": 4}
+
+
+def stored_identities(folder, manifest, split):
+    files = [shard["file"] for shard in manifest["shards"] if shard["split"] == split]
+    return {name for file in files for name in read_arrow(folder / file).column("identity").to_pylist()}
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_validation_split_has_shards_counts_and_pairs_of_its_own(in_place, tmp_path, given):
+    entries = (*(entry(f"{group}{number}", group) for group in "abcd" for number in range(3)), *TEST_ENTRIES)
+    pairs = tuple((f"{group}2", f"{group}0") for group in "dcba")
+    source = Drawn(entries, pairs=(("train", pairs),) if given else ())
+    listing = with_validation(source.listing(), 0.25)
+    manifest = write(source, tmp_path, listing=listing)
+    assert read_manifest(tmp_path) == manifest
+    assert manifest["source"] == listing.fingerprint != source.listing().fingerprint
+    (held,) = stored_identities(tmp_path, manifest, "validation")
+    assert stored_identities(tmp_path, manifest, "train") == set("abcd") - {held}
+    every = (
+        pairs if given else [pair for group in "abcd" for pair in permutations([f"{group}{n}" for n in range(3)], 2)]
+    )
+    for split in ("train", "validation"):
+        expected = [pair for pair in every if (pair[0][0] == held) == (split == "validation")]
+        assert stored_pairs(tmp_path, manifest, split) == expected
+    assert list(manifest["counts"]) == ["train", "test", "validation"]
+    assert manifest["counts"]["train"] == {"pictures": 9, "usable": 9, "groups": 3, "pairs": 3 if given else 18}
+    assert manifest["counts"]["validation"] == {"pictures": 3, "usable": 3, "groups": 1, "pairs": 1 if given else 6}
+
+
+def test_a_validation_split_without_a_pair_is_an_error_that_says_why(in_place, tmp_path):
+    entries = [entry(f"{group}{number}", group) for group in "ab" for number in range(2)]
+    listing = with_validation(Listing([*entries, *TEST_ENTRIES], "f"), 0.5)
+    spoilt = [e._replace(name=f"truncated-{e.name}") if e.split == "validation" else e for e in listing.entries]
+    with pytest.raises(ValueError, match=f"no pair is left in the split 'validation'.*2 {reasons.DAMAGED}"):
+        write(Drawn(()), tmp_path, listing=replace(listing, entries=spoilt))
+    assert read_manifest(tmp_path) is None
+
+
+def test_a_pair_across_training_and_validation_is_a_reject_and_no_picture(in_place, tmp_path):
+    entries = (*(entry(f"{group}{number}", group) for group in "ab" for number in range(2)), *TEST_ENTRIES)
+    source = Drawn(entries, pairs=(("train", (("a0", "a1"), ("a0", "b0"), ("b1", "b0"))),))
+    manifest = write(source, tmp_path, listing=with_validation(source.listing(), 0.5))
+    assert manifest["rejects"] == {reasons.PAIR_ACROSS_SPLITS: 1}
+    assert stored_rejects(tmp_path) == [Reject("a0,b0", "train", reasons.PAIR_ACROSS_SPLITS)]
+    assert [manifest["counts"][split]["pictures"] for split in ("train", "validation")] == [2, 2]
+
+
+def test_embedded_people_who_are_held_out_are_stored_as_they_were(in_place, tmp_path):
+    source = SyntheticPeople(train_people=3, test_people=1, pictures_per_person=4)
+    plain = write(source, tmp_path / "plain")
+    held = write(source, tmp_path / "held", listing=with_validation(source.listing(), 0.3))
+    assert held["counts"]["validation"]["pictures"] == 4
+    rows = [
+        {
+            (row["identity"], row["name"]): row
+            for s in made["shards"]
+            for row in read_arrow(folder / s["file"]).to_pylist()
+        }
+        for made, folder in ((plain, tmp_path / "plain"), (held, tmp_path / "held"))
+    ]
+    assert rows[0] == rows[1]
 
 
 def test_only_what_is_missing_is_made_again(in_place, tmp_path):

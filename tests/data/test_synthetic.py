@@ -8,6 +8,7 @@ import simplejpeg
 
 from posegen.data.joints import TORSO
 from posegen.data.people.scenes import CAMERAS
+from posegen.data.splits import with_validation
 from posegen.data.synthetic import SyntheticPeople, contact_sheet
 
 SMALL = SyntheticPeople(train_people=3, test_people=2, pictures_per_person=4)
@@ -40,6 +41,21 @@ def test_a_picture_depends_on_the_seed_and_its_name_only():
     assert first.image == again.image
     np.testing.assert_array_equal(first.joints, again.joints)
     assert first.image != other.image
+
+
+def test_a_training_person_who_is_held_out_is_drawn_the_same():
+    listing = SMALL.listing()
+    held = with_validation(listing, 0.3).entries
+    moved = [pair for pair in zip(listing.entries, held, strict=True) if pair[0] != pair[1]]
+    assert len(moved) == 4
+    for before, after in moved:
+        assert (before.split, after.split) == ("train", "validation")
+        first, again = SMALL.load(before), SMALL.load(after)
+        assert first.image == again.image
+        for name in ("joints", "visible", "person_mask"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    pictures = {SMALL.load(entry).image for entry in held}
+    assert len(pictures) == len(held)
 
 
 def test_the_fingerprint_follows_the_fields():

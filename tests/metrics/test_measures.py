@@ -1,5 +1,7 @@
 """Metrics against values that can be worked out by hand and against direct calls of scikit-image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,25 @@ def test_identical_pictures_score_perfectly(pictures):
     np.testing.assert_array_equal(scores["psnr"], PSNR_CAP)
     np.testing.assert_array_equal(scores["l1"], 0)
     np.testing.assert_array_equal(scores["mask_l1"], 0)
+
+
+def test_only_the_named_scores_are_computed(pictures, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("not asked for")
+
+    every = all_scores(*pictures)
+    for name, metric in METRICS.items():
+        if name not in ("psnr", "mask_ssim"):
+            monkeypatch.setitem(METRICS, name, replace(metric, function=refuse))
+    some = all_scores(*pictures, names=("psnr", "mask_ssim"))
+    assert list(some) == ["psnr", "mask_ssim"]
+    for name, scores in some.items():
+        np.testing.assert_array_equal(scores, every[name])
+
+
+def test_an_unknown_score_is_told_with_those_that_there_are(pictures):
+    with pytest.raises(ValueError, match=r"no score is called 'mask_ll'. Did you mean 'mask_l1'\?.* psnr, ssim,"):
+        all_scores(*pictures, names=("ssim", "mask_ll"))
 
 
 def test_constant_offset():

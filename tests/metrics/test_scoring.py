@@ -9,7 +9,7 @@ from posegen.data.joints import TORSO
 from posegen.data.loader import Shards
 from posegen.metrics.baselines import BASELINES, Pose, mean_picture, moved_torso
 from posegen.metrics.measures import METRICS
-from posegen.metrics.scoring import STOOD_IN, columns_read, score_chunk, score_pairs, synthesized
+from posegen.metrics.scoring import STOOD_IN, columns_read, result_scores, score_chunk, score_pairs, synthesized
 from posegen.synthesize import Trained
 
 SIZE, COUNT = (64, 32), 5
@@ -109,6 +109,48 @@ def test_broken_network_is_counted_and_not_hidden(trained, block_shards):
     table = score_chunk(Trained(trained.system, networks, trained.device), shards, [0, 1], mean_picture(shards))
     assert not table["finite"].any()
     assert np.isnan(table["ssim"]).all()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_scores_of_the_result_are_columns_of_a_chunk(trained, block_shards, split):
+    shards, pairs, metrics = Shards(block_shards), [5, 23, 0], ("psnr", "mask_l1", "ssim_defgan")
+    chunk = score_chunk(trained, shards, pairs, mean_picture(shards), split=split)
+    assert list(zip(chunk["source"], chunk["target"], strict=True)) == shards.pair_names(split, pairs)
+    alone = result_scores(trained, shards, pairs, split=split, metrics=metrics)
+    assert list(alone) == ["pair", "finite", *metrics]
+    for name, column in alone.items():
+        np.testing.assert_array_equal(column, chunk[name], err_msg=name)
+    assert {alone[name].dtype for name in metrics} == {np.dtype(np.float64)}
+
+
+def test_the_splits_have_scores_of_their_own(trained, block_shards):
+    shards = Shards(block_shards)
+    train, test = (
+        result_scores(trained, shards, range(4), split=split, metrics=["mask_l1"]) for split in ("train", "test")
+    )
+    assert (train["mask_l1"] != test["mask_l1"]).all()
+
+
+def test_scores_of_a_result_that_is_no_number_are_not_a_number(trained, block_shards):
+    networks = {**trained.networks, "coarse": trained.system.stages[0].networks()}
+    for parameter in networks["coarse"]["generator"].parameters():
+        parameter.data.fill_(torch.nan)
+    broken = Trained(trained.system, networks, trained.device)
+    table = result_scores(broken, Shards(block_shards), [0, 1], split="test", metrics=["l1", "psnr"])
+    assert table["finite"].tolist() == [False, False]
+    assert np.isnan(table["l1"]).all()
+    assert np.isnan(table["psnr"]).all()
+
+
+def test_an_unknown_score_is_told_before_anything_is_synthesized(block_shards, monkeypatch, trained):
+    monkeypatch.setattr("posegen.metrics.scoring.synthesize", lambda *_: pytest.fail("a picture is synthesized"))
+    with pytest.raises(ValueError, match="no score is called 'lpips'"):
+        result_scores(trained, Shards(block_shards), [0], split="test", metrics=["l1", "lpips"])
+
+
+def test_pairs_that_a_split_does_not_have_are_told(block_shards, trained):
+    with pytest.raises(ValueError, match=r"\[24\] are no pairs of 'test': there are 24"):
+        result_scores(trained, Shards(block_shards), [3, 24], split="test", metrics=["l1"])
 
 
 def test_synthesized_gives_every_stage(trained, block_shards):

@@ -31,7 +31,7 @@ def task(shards: Path, folder: Path, **fields) -> Task:
         image="tug_image",
     )
     return Task(
-        system=system, index=0, shards=shards, stages=folder, seed=5, recipe="recipe", checkpoint_every=3
+        system=system, index=0, shards=shards, folders={"tug": folder / "tug"}, seed=5, recipe="recipe", checkpoint_every=3
     )  # fmt: skip
 
 
@@ -108,7 +108,9 @@ def test_two_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Path):
     settings = {"coarse.width": 8, "coarse.steps": 50, "coarse.batch_size": 8, "coarse.lr": 2e-5}
     system = override(catalog_system("vdg", "synthetic"), settings)
     one, two = (
-        dataclasses.replace(task(block_shards, tmp_path / name), system=system, checkpoint_every=50)
+        dataclasses.replace(
+            task(block_shards, tmp_path), system=system, folders={"coarse": tmp_path / name}, checkpoint_every=50
+        )
         for name in ("one", "two")
     )
     train_stage(one, Alone())

@@ -1,0 +1,95 @@
+"""What a trial is judged by: scores of its pictures on pairs of people that it does not learn from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from posegen.data.loader import Shards
+from posegen.files import write_whole
+from posegen.metrics.baselines import Picture
+from posegen.metrics.measures import METRICS, as_pictures
+from posegen.metrics.scoring import result_scores, synthesized
+from posegen.stage import Networks, System
+from posegen.synthesize import Trained
+
+SAMPLES = 8  # fixed pairs whose pictures every trial keeps
+
+
+@dataclass(frozen=True)
+class PairsJudge:
+    """Mean scores over listed pairs of one split, on one worker. `train.loop.Judge`; pickles to workers.
+
+    Leaves in `folder`: samples.png, the results of the fixed pairs side by side, at every judgement; pairs.parquet, one
+    row a pair with all metrics, at the last one.
+    """
+
+    system: System
+    shards: Path
+    split: str
+    pairs: tuple[int, ...]
+    metrics: tuple[str, ...]  # scored on the way; all of them at the last judgement
+    at: tuple[int, ...]  # steps
+    folder: Path
+
+    def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
+        """Raises ValueError where a picture has values that are not numbers, or a score has no pair to stand on."""
+        trained, shards = Trained(self.system, networks, device), _opened(self.shards)
+        last = step == max(self.at)
+        wanted = tuple(METRICS) if last else self.metrics
+        table = result_scores(trained, shards, self.pairs, split=self.split, metrics=wanted)
+        broken = int((~table["finite"]).sum())
+        if broken:
+            raise ValueError(f"{broken} of {len(self.pairs)} generated pictures have values that are not numbers")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "samples.png", partial(_write_png, self._samples(trained, shards)))
+        if last:
+            write_whole(self.folder / "pairs.parquet", partial(pq.write_table, pa.table(table)))
+        return {name: _mean(name, table[name]) for name in wanted if name in self.metrics or _known(table[name])}
+
+    def _samples(self, trained: Trained, shards: Shards) -> list[Picture]:
+        pictures: list[Picture] = []
+        for _, columns in synthesized(trained, shards, sample_pairs(self.pairs), split=self.split):
+            pictures += list(as_pictures(columns[self.system.image].float()))
+        return pictures
+
+
+@lru_cache(maxsize=1)
+def _opened(shards: Path) -> Shards:
+    return Shards(shards)
+
+
+def _known(values: np.ndarray) -> bool:
+    return bool(np.isfinite(values).any())
+
+
+def _mean(name: str, values: np.ndarray) -> float:
+    """The mean over the pairs that have this score."""
+    if not _known(values):
+        raise ValueError(f"no pair has a {name}: {METRICS[name].undefined}")
+    return float(values[np.isfinite(values)].mean())
+
+
+def sample_pairs(pairs: Sequence[int]) -> list[int]:
+    """The fixed pairs: `SAMPLES` of those judged, evenly along their list, so of many people."""
+    count = min(SAMPLES, len(pairs))
+    return [pairs[place * len(pairs) // count] for place in range(count)]
+
+
+def _write_png(pictures: Sequence[Picture], path: Path) -> None:
+    encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(pictures, axis=1), cv2.COLOR_RGB2BGR))[1]
+    path.write_bytes(encoded.tobytes())
+
+
+def read_samples(path: Path, width: int) -> list[Picture]:
+    """The pictures of a samples.png, each `width` pixels wide, RGB."""
+    whole = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    assert whole is not None, f"{path} cannot be read"
+    pictures = cv2.cvtColor(whole, cv2.COLOR_BGR2RGB).astype(np.uint8)
+    return [pictures[:, left : left + width] for left in range(0, pictures.shape[1], width)]

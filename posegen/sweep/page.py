@@ -1,0 +1,123 @@
+"""The page of a sweep: its records, its comparison and its pictures, put together for `report.sweep`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from posegen.data.loader import Shards, listed_batches
+from posegen.evaluate import chosen_pairs, picture_identities
+from posegen.files import write_json
+from posegen.metrics.baselines import Pose
+from posegen.pipeline import open_tracking
+from posegen.report import sweep as report
+from posegen.report.cases import Panel
+from posegen.report.drawing import enlargement, skeleton
+from posegen.report.sweep import Row
+from posegen.sweep.judge import read_samples, sample_pairs
+from posegen.sweep.plan import SweepPlan
+from posegen.sweep.result import Comparison, compare, pareto_front, ranked
+from posegen.train.trials import Trial
+from posegen.train.tune import rungs
+
+
+def write_page(sweep: SweepPlan, best: Trial, command: Sequence[str], fingerprint: str) -> Path:
+    """Writes report/tune.html, and report/fingerprint.json after it. Returns the page's path."""
+    trials, shards = sweep.folder.read(), Shards(sweep.base.shards)
+    pairs = chosen_pairs(shards.pair_count("validation"), sweep.validation_pairs, split="validation")
+    shown = _shown(sweep, trials, best)
+    path = sweep.run / "report" / "tune.html"
+    report.write_sweep_report(path, _content(sweep, trials, best, command), _rows(sweep, pairs, shown), shown)
+    write_json(path.with_name("fingerprint.json"), {"fingerprint": fingerprint})
+    return path
+
+
+def final_comparison(sweep: SweepPlan) -> Comparison | None:
+    """The best weights beside the paper's on the test people; None where it was left out or is not done."""
+    finals = [trial for trial in sweep.finals.read() if trial.ended]
+    if not finals or not sweep.seeds:
+        return None
+    shards = Shards(sweep.base.shards)
+    pairs = chosen_pairs(shards.pair_count("test"), sweep.base.score_pairs)
+    return compare(finals, sweep.metrics[0], pairs=len(pairs), persons=_persons(shards, "test", pairs))
+
+
+def _persons(shards: Shards, split: str, pairs: Sequence[int]) -> int:
+    identities = picture_identities(shards.folder, split)
+    return len({identities[target] for _, target in shards.pair_names(split, pairs)})
+
+
+def _content(sweep: SweepPlan, trials: Sequence[Trial], best: Trial, command: Sequence[str]) -> report.Sweep:
+    system, shards = sweep.base.system, Shards(sweep.base.shards)
+    pairs = chosen_pairs(shards.pair_count("validation"), sweep.validation_pairs, split="validation")
+    front = pareto_front(trials, sweep.metrics) if len(sweep.metrics) > 1 else []
+    shared = [stage.name for stage in system.stages[: sweep.first]]
+    return report.Sweep(
+        about={
+            "system": system.name,
+            "variant": system.variant,
+            "dataset": sweep.base.dataset,
+            "paper": system.paper,
+            "size": list(system.size),
+            "budget": sweep.budget,
+            "search": sweep.search,
+            "scheduler": sweep.scheduler,
+            "seed": sweep.base.seed,
+        },
+        metrics=sweep.metrics,
+        space=sweep.space.words(),
+        logarithmic=sweep.space.logarithmic(),
+        rungs=rungs(sweep.budget) if sweep.scheduler == "asha" else [],
+        trials=trials,
+        best=best.number,
+        front=[trial.number for trial in front],
+        paper=sweep.paper,
+        validation={"pairs": len(pairs), "persons": _persons(shards, "validation", pairs)},
+        shared={"stages": shared, "steps": sweep.steps_shared, "saved": sweep.steps_saved},
+        final=final_comparison(sweep),
+        command=command,
+        tracking=open_tracking(sweep.run),
+        settings=sweep.settings,
+    )
+
+
+def _shown(sweep: SweepPlan, trials: Sequence[Trial], best: Trial) -> dict[int, str]:
+    """The trials whose pictures are shown, with what they are: the best, the paper's, and the worst of the finished."""
+    finished = ranked(trials, sweep.metrics[0])
+    papers = [trial for trial in finished if dict(trial.settings) == sweep.paper]
+    labelled = [("best", best), *(("paper's weights", trial) for trial in papers[:1]), ("worst", finished[-1])]
+    shown: dict[int, str] = {}
+    for label, trial in labelled:
+        before = shown.get(trial.number, "").partition(", trial")[0]
+        shown[trial.number] = f"{before + ', ' if before else ''}{label}, trial {trial.number}"
+    return shown
+
+
+def _rows(sweep: SweepPlan, pairs: Sequence[int], shown: dict[int, str]) -> list[Row]:
+    """The fixed pairs with the pictures of the shown trials."""
+    width = sweep.base.system.size[1]
+    made = {number: read_samples(sweep.folder.of(number) / "samples.png", width) for number in shown}
+    given = given_rows(sweep, "validation", sample_pairs(pairs))
+    return [
+        replace(row, made={number: pictures[place] for number, pictures in made.items()})
+        for place, row in enumerate(given)
+    ]
+
+
+def given_rows(sweep: SweepPlan, split: str, pairs: Sequence[int]) -> list[Row]:
+    """Pairs of a split without results: the source picture, the target pose, the target."""
+    shards = Shards(sweep.base.shards)
+    height, width = sweep.base.system.size
+    columns = {"source_image", "target_image"}
+    (raw,) = listed_batches(shards, split, columns=columns, batch_size=len(pairs), pairs=pairs)
+    arrays: dict[str, Any] = {name: column.numpy() for name, column in raw.items()}
+    rows = []
+    for place, (source, target) in enumerate(shards.pair_names(split, pairs)):
+        pose = Pose(arrays["target_joints"][place], arrays["target_visible"][place])
+        panels = [
+            Panel("source", "given", arrays["source_image"][place]),
+            Panel("target pose", "given", skeleton(pose, height, width, enlargement(height))),
+            Panel("target", "target", arrays["target_image"][place]),
+        ]
+        rows.append(Row(source, target, panels, {}))
+    return rows

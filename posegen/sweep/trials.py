@@ -1,0 +1,205 @@
+"""The trials of a sweep as they run: shown, tracked, and told to Ray Tune."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from posegen.data.loader import Shards
+from posegen.display import Display
+from posegen.evaluate import chosen_pairs
+from posegen.metrics.measures import METRICS
+from posegen.report.drawing import SMALL, sheet
+from posegen.report.sweep import Row
+from posegen.sweep.judge import read_samples, sample_pairs
+from posegen.sweep.page import given_rows
+from posegen.sweep.plan import SweepPlan
+from posegen.sweep.result import best_trial
+from posegen.train.checkpoint import latest_checkpoint, read_curve
+from posegen.train.choosers import Listed
+from posegen.train.loop import JUDGED
+from posegen.train.trial_run import Job
+from posegen.train.trials import Trial, TrialFolder
+from posegen.train.tune import run_trials
+
+
+@dataclass
+class Trials:
+    """What runs the search and the last comparison."""
+
+    sweep: SweepPlan
+    tracking: Any
+    display: Display
+    use_gpu: bool
+    side_by_side: int
+
+    def search(self) -> Trial:
+        """Runs the trials that are left. Gives the best one. Raises ValueError where none came to its end."""
+        sweep = self.sweep
+        ended, waiting = sweep.standing()
+        shards = Shards(sweep.base.shards)
+        pairs = chosen_pairs(shards.pair_count("validation"), sweep.validation_pairs, split="validation")
+        watch = Following(sweep, self.tracking, self.display, "trials", sweep.folder, "validation", pairs)
+        watch.begin([*ended, *waiting])
+        run_trials(
+            waiting,
+            ended,
+            search=sweep.searching(),
+            chooser=sweep.chooser(),
+            job=self._job(sweep.folder, "validation", pairs),
+            folder=sweep.folder,
+            watch=watch,
+        )
+        trials = sweep.folder.read()
+        best = best_trial(trials, sweep.metrics)
+        if best is None:
+            raise ValueError(_none_ended(sweep, trials))
+        for trial in trials:
+            self.tracking.tag(tracked_name("trials", trial), "posegen.best", str(trial.number == best.number).lower())
+        return best
+
+    def compare(self, best: Trial) -> None:
+        """Trains the best weights and the paper's with the seeds of the last comparison, judged on the test people."""
+        sweep = self.sweep
+        ended, waiting = sweep.standing_finals(best)
+        if not waiting:
+            return
+        pairs = chosen_pairs(Shards(sweep.base.shards).pair_count("test"), sweep.base.score_pairs)
+        watch = Following(sweep, self.tracking, self.display, "comparison", sweep.finals, "test", pairs)
+        watch.begin([*ended, *waiting])
+        run_trials(
+            waiting,
+            [],
+            search=sweep.comparing(),
+            chooser=Listed([]),
+            job=self._job(sweep.finals, "test", pairs),
+            folder=sweep.finals,
+            watch=watch,
+        )
+
+    def _job(self, folder: TrialFolder, split: str, pairs: Sequence[int]) -> Job:
+        tasks = self.sweep.tasks(folder, split, pairs)
+        return Job(tasks, self.sweep.base.workers, self.use_gpu, self.side_by_side)
+
+
+def _none_ended(sweep: SweepPlan, trials: Sequence[Trial]) -> str:
+    counts = Counter(trial.state for trial in trials)
+    why = next((f" Trial {t.number}: {t.why}" for t in trials if t.why), "")
+    found = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return (
+        f"no trial was trained to its end ({found}), so there is no best one.{why} Their records are in "
+        f"{sweep.folder.path}; give a narrower --space, or another --run after the cause is gone."
+    )
+
+
+def tracked_name(what: str, trial: Trial) -> str:
+    """The name of a trial's run in MLflow."""
+    return f"trial-{trial.number:04d}" if what == "trials" else f"final-{trial.name}-seed-{trial.seed}"
+
+
+@dataclass
+class Following:
+    """Follows trials for the screen and for MLflow (`train.tune.Watch`)."""
+
+    sweep: SweepPlan
+    tracking: Any
+    display: Display
+    what: str  # "trials" or "comparison"
+    folder: TrialFolder
+    split: str
+    pairs: Sequence[int]
+    trials: dict[int, Trial] = field(default_factory=dict)
+    _reached: Mapping[int, int] = field(default_factory=dict)
+    _given: list[Row] = field(default_factory=list)
+    _warned: set[str] = field(default_factory=set)
+
+    def begin(self, trials: Sequence[Trial]) -> None:
+        self.trials = {trial.number: trial for trial in trials}
+        self.steps({})
+
+    def changed(self, trial: Trial) -> None:
+        before = self.trials[trial.number]
+        self.trials[trial.number] = trial
+        name = tracked_name(self.what, trial)
+        if trial.state == "running" and before.state != "running":
+            self.tracking.nested(name, {**trial.settings, "seed": trial.seed})
+        known = {row["step"] for row in before.judged}
+        self.tracking.rows(name, [_judged_row(row) for row in trial.judged if row["step"] not in known])
+        if trial.ended:
+            self._ended(trial, name)
+        self.steps(self._reached)
+
+    def _ended(self, trial: Trial, name: str) -> None:
+        self.display.say(self._sentence(trial))
+        home = self.folder.of(trial.number)
+        latest = latest_checkpoint(home / "stages" / self.sweep.base.system.stages[-1].name)
+        rows = read_curve(latest) if latest else []
+        self.tracking.rows(name, [row for row in rows if not any(key.startswith(JUDGED) for key in row)])
+        if trial.judged:
+            self.tracking.rows(name, [{"step": trial.step, **_scores(trial)}])
+        if (home / "samples.png").is_file():
+            self._write_sheet(home)
+            self.tracking.files(name, [home / "sample_sheet.png"], "samples")
+        self.tracking.tag(name, "posegen.state", trial.state)
+        self.tracking.finish(name, "FAILED" if trial.state in ("failed", "diverged") else "FINISHED")
+
+    def _sentence(self, trial: Trial) -> str:
+        """What became of a trial, in one line."""
+        score = trial.score(self.sweep.metrics[0])
+        judged = "" if score is None else f", {METRICS[self.sweep.metrics[0]].title} {score:.4f}"
+        settings = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in trial.settings.items())
+        at = f" at step {trial.step}" if trial.state == "stopped" else ""
+        why = f": {trial.why}" if trial.why else ""
+        label = f"{trial.name}, seed {trial.seed}" if trial.name else f"trial {trial.number}"
+        return f"{label} {trial.state}{at}{judged} ({settings}){why}"
+
+    def _write_sheet(self, home: Path) -> None:
+        """The fixed pairs with this trial's results, a row a pair."""
+        if not self._given:
+            self._given = given_rows(self.sweep, self.split, sample_pairs(self.pairs))
+        results = read_samples(home / "samples.png", self.sweep.base.system.size[1])
+        rows = [
+            [*(panel.picture for panel in row.given[:-1]), result, row.given[-1].picture]
+            for row, result in zip(self._given, results, strict=True)
+        ]
+        whole = sheet(rows, max(SMALL, self.sweep.base.system.size[0]))
+        cv2.imwrite(str(home / "sample_sheet.png"), cv2.cvtColor(whole, cv2.COLOR_RGB2BGR))
+
+    def steps(self, reached: Mapping[int, int]) -> None:
+        """Steps done and to do, over all trials; those that were stopped early shorten the way."""
+        self._reached = {**self._reached, **reached}
+        each = self.sweep.steps_each
+        lead = each - self.sweep.budget
+        done = {n: lead + t.step if t.judged else 0 for n, t in self.trials.items()}
+        done |= {n: max(done[n], step) for n, step in self._reached.items() if not self.trials[n].ended}
+        left = sum(each - done[n] for n, trial in self.trials.items() if not trial.ended)
+        self.display.advance(self.what, sum(done.values()), sum(done.values()) + left, self._states())
+
+    def _states(self) -> str:
+        counts = Counter(trial.state for trial in self.trials.values())
+        states = ", ".join(f"{counts[s]} {s}" for s in ("running", "waiting", "finished", "stopped") if counts[s])
+        lost = counts["diverged"] + counts["failed"]
+        best = best_trial(list(self.trials.values()), self.sweep.metrics)
+        found = f"; best {best.score(self.sweep.metrics[0]):.4f} (trial {best.number})" if best else ""
+        return states + (f", {lost} lost" if lost else "") + (found if self.what == "trials" else "")
+
+    def warn(self, text: str) -> None:
+        """Says each warning once: an attempt that fails again fails in the same words."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.display.warn(text)
+
+
+def _judged_row(row: Mapping[str, float]) -> dict[str, float]:
+    return {"step": row["step"], **{JUDGED + name: value for name, value in row.items() if name != "step"}}
+
+
+def _scores(trial: Trial) -> dict[str, float]:
+    return {name: value for name, value in trial.judged[-1].items() if name != "step"}
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,73 @@
+"""The trials of a sweep as files: one folder each, its `trial.json` written by the driver alone, whole or not at all.
+
+They are all that a sweep needs to go on after it was killed: Ray Tune's own state is not kept.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from posegen.files import read_json, write_json
+
+State = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
+ENDED: tuple[State, ...] = ("finished", "stopped", "diverged", "failed")
+
+Value = float | int | str | bool
+Settings = Mapping[str, Value]  # dotted path -> value
+Judged = Mapping[str, float]  # {"step": n, "<score>": mean over the pairs judged}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One setting of the searched fields: what it was given and what became of it."""
+
+    number: int
+    settings: Settings
+    name: str = ""  # of a trial that is not part of the search: "best" or "paper"
+    seed: int = 0
+    state: State = "waiting"
+    judged: Sequence[Judged] = ()  # by step, growing
+    why: str = ""  # it diverged or failed, in words
+    seconds: float = 0.0  # that it ran, over all attempts
+    inherited: Sequence[
+        Mapping[str, Any]
+    ] = ()  # {"step", "before"}: another trial's place was taken, and what its settings were (PBT)
+
+    @property
+    def step(self) -> int:
+        """The last step judged; 0 before the first."""
+        return int(self.judged[-1]["step"]) if self.judged else 0
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    def score(self, metric: str) -> float | None:
+        """The last judged value of a score; None where there is none."""
+        return self.judged[-1].get(metric) if self.judged else None
+
+    def with_judged(self, judged: Judged) -> "Trial":
+        """The trial with one more judgement, which replaces those of the same or a later step."""
+        before = [row for row in self.judged if row["step"] < judged["step"]]
+        return replace(self, judged=[*before, dict(judged)])
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The folder of all trials: `0000/`, `0001/`, ... each with its trial.json, stages and sample pictures."""
+
+    path: Path
+
+    def of(self, number: int) -> Path:
+        return self.path / f"{number:04d}"
+
+    def read(self) -> list[Trial]:
+        """All trials, by number."""
+        found = [read_json(path) for path in sorted(self.path.glob("[0-9]*/trial.json"))]
+        return sorted((Trial(**content) for content in found if content), key=lambda trial: trial.number)
+
+    def write(self, trial: Trial) -> None:
+        self.of(trial.number).mkdir(parents=True, exist_ok=True)
+        write_json(self.of(trial.number) / "trial.json", json.loads(json.dumps(asdict(trial), default=float)))

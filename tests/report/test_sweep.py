@@ -1,0 +1,547 @@
+"""The page of a sweep: places worked out by hand, directions of metrics, and whatever a sweep may leave behind."""
+
+import dataclasses
+import html
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posegen.metrics.measures import METRICS
+from posegen.report.cases import Panel
+from posegen.report.curves import Tick
+from posegen.report.sweep import (
+    BETWEEN,
+    CURVES,
+    SCATTER,
+    TALL,
+    Row,
+    Sweep,
+    against,
+    axis_of,
+    best_card,
+    by_rank,
+    colour,
+    duration,
+    effort,
+    final_rows,
+    fine_score,
+    goodness,
+    learning,
+    looks,
+    number_axis,
+    parallel_lines,
+    pareto,
+    rank_correlation,
+    scatters,
+    score_axis,
+    setting_axis,
+    split_path,
+    uprights,
+    value_text,
+    write_sweep_report,
+)
+from posegen.train.trials import Trial
+
+VOID = {"meta", "img", "input", "br", "wbr"}
+HOSTILE = "<script>alert('&\"')</script>"
+
+
+def trial(number: int, settings: dict, state: str = "finished", **scores: Any) -> Trial:
+    """A trial that was judged at steps 100, 200, ...; one list of values a score."""
+    rows = [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
+    judged = [{"step": 100 * (n + 1), **row} for n, row in enumerate(rows)]
+    return Trial(number=number, settings=settings, state=state, judged=judged, seconds=60.0 * len(judged))  # pyright: ignore[reportArgumentType]
+
+
+def a_sweep(trials: list[Trial], **changes: Any) -> Sweep:
+    """A sweep over one weight, "s.weight", whose paper has 10, of up to 300 steps."""
+    sweep = Sweep(
+        about={
+            "system": "vdg", "variant": "full", "dataset": "synthetic", "paper": "The paper", "size": [64, 32],
+            "budget": 300, "search": "optuna", "scheduler": "asha", "seed": 0,
+        },
+        metrics=["mask_l1"], space={"s.weight": "log-uniform from 1 to 100"}, logarithmic=["s.weight"], rungs=[100],
+        trials=trials, best=None, front=[], paper={"s.weight": 10.0}, validation={"pairs": 64, "persons": 8},
+        shared={"stages": ["coarse"], "steps": 50, "saved": 100}, final=None, command=["posegen tune"], tracking="",
+        settings={"seed": 0},
+    )  # fmt: skip
+    return dataclasses.replace(sweep, **changes)
+
+
+@pytest.fixture
+def three() -> Sweep:
+    """The paper's weight, a better one, and one that was stopped at its first judgement."""
+    return a_sweep(
+        [
+            trial(0, {"s.weight": 10.0}, mask_l1=[0.3, 0.25, 0.2]),
+            trial(1, {"s.weight": 100.0}, mask_l1=[0.3, 0.2, 0.1]),
+            trial(2, {"s.weight": 1.0}, "stopped", mask_l1=[0.5]),
+        ],
+        best=1,
+    )
+
+
+def points(polyline: str) -> list[tuple[float, float]]:
+    return [tuple(float(number) for number in point.split(",")) for point in polyline.split()]  # pyright: ignore[reportReturnType]
+
+
+# Axes
+
+
+def test_logarithmic_axis_has_equal_factors_at_equal_distances():
+    axis = setting_axis([1.0, 100.0], logarithmic=True)
+    places = [axis.place(value) for value in (1, 10, 100)]
+    assert places[1] == pytest.approx(0.5)
+    assert places[2] - 0.5 == pytest.approx(0.5 - places[0])
+    assert places[0] == pytest.approx(0.1 / 2.2)  # two decades and a twentieth of them on either side
+    assert axis.place(0) is None
+    assert {tick.label: tick.at for tick in axis.ticks} == pytest.approx({"1": places[0], "10": 0.5, "100": places[2]})
+
+
+def test_logarithmic_axis_of_less_than_a_decade_still_has_ticks():
+    assert [tick.label for tick in setting_axis([1.5, 6.0], logarithmic=True).ticks] == ["2", "5"]
+    assert len(setting_axis([1e-6, 1e6], logarithmic=True).ticks) <= 8
+
+
+def test_what_is_not_above_zero_makes_the_axis_linear():
+    axis = setting_axis([0.0, 10.0], logarithmic=True)
+    assert not axis.logarithmic
+    assert axis.place(5) == pytest.approx(0.5)
+
+
+def test_words_and_choices_are_spread_evenly():
+    axis = setting_axis(["w", "plain", "w", None])
+    assert [(tick.label, tick.at) for tick in axis.ticks] == [("plain", 0.25), ("w", 0.75)]
+    assert setting_axis([True, False]).place(True) == 0.75
+    assert axis.place("another") is None
+    choice = setting_axis([4, 1, 2, 1], choice=True)
+    assert [choice.place(value) for value in (1, 2, 4)] == pytest.approx([1 / 6, 3 / 6, 5 / 6])
+
+
+def test_one_of_in_the_space_is_a_choice_and_the_papers_value_is_on_it():
+    trials = [trial(0, {"s.steps": 1}), trial(1, {"s.steps": 8})]
+    sweep = a_sweep(trials, space={"s.steps": "one of 1, 8"}, paper={"s.steps": 2})
+    assert axis_of(sweep, "s.steps").names == ["1", "2", "8"]
+    assert not axis_of(dataclasses.replace(sweep, space={"s.steps": "integers from 1 to 8"}), "s.steps").names
+
+
+def test_linear_axis_and_its_whole_ticks():
+    axis = number_axis(0, 10)
+    assert (axis.low, axis.high) == (-0.5, 10.5)
+    assert axis.place(5) == 0.5
+    assert axis.place(99) == 1
+    assert axis.place(math.nan) is None
+    assert [tick.label for tick in setting_axis([1, 3]).ticks] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("values", [[0.3, 0.3], [0.3], [0], [0.1 + 0.2, 0.3]])
+def test_equal_values_lie_in_the_middle(values):
+    axis = setting_axis(values)
+    assert axis.place(values[0]) == pytest.approx(0.5, abs=0.01)
+    assert axis.ticks
+
+
+def test_equal_values_lie_in_the_middle_of_a_logarithmic_axis():
+    assert setting_axis([7.0, 7.0], logarithmic=True).place(7) == pytest.approx(0.5)
+
+
+def test_a_score_that_exploded_does_not_flatten_the_others():
+    axis = score_axis([0.1, 0.11, 0.12, 0.13, 0.14, 50.0])
+    assert axis.high < 0.2
+    assert axis.place(50.0) == 1
+
+
+# Directions
+
+
+def test_lower_is_better_and_higher_is_better():
+    settings = {"s.weight": 1.0}
+    scores = {0: 0.1, 1: 0.2, 2: 0.4}
+    for name, best, worst in (("mask_l1", 0, 2), ("ssim", 2, 0)):
+        sweep = a_sweep([trial(n, settings, **{name: [score]}) for n, score in scores.items()], metrics=[name])
+        levels = goodness(sweep)
+        assert (levels[best], levels[worst]) == (1, 0)
+        assert levels[1] == pytest.approx(2 / 3 if name == "mask_l1" else 1 / 3)
+        assert [t.number for t in by_rank(sweep)] == [best, 1, worst]
+        assert list(looks(sweep)) == [worst, 1, best]
+
+
+def test_the_best_is_drawn_last_though_a_stopped_one_has_a_better_score():
+    sweep = a_sweep([trial(0, {}, mask_l1=[0.3]), trial(1, {}, "stopped", mask_l1=[0.1])], best=0)
+    assert list(looks(sweep)) == [1, 0]
+    assert "leader" in looks(sweep)[0]["classes"].split()
+
+
+def test_colours_span_the_trials_that_finished():
+    trials = [trial(0, {}, mask_l1=[0.2]), trial(1, {}, mask_l1=[0.4]), trial(2, {}, "stopped", mask_l1=[0.9])]
+    assert goodness(a_sweep(trials)) == {0: 1, 1: 0, 2: 0}
+    assert goodness(a_sweep(trials[2:])) == {2: 1}
+    assert goodness(a_sweep([])) == {}
+
+
+def test_better_is_farther_from_the_ground():
+    def brightness(text: str) -> float:
+        return sum(int(text[at : at + 2], 16) * share for at, share in ((1, 0.2126), (3, 0.7152), (5, 0.0722)))
+
+    light = [brightness(colour(level / 10, dark=False)) for level in range(11)]
+    dark = [brightness(colour(level / 10, dark=True)) for level in range(11)]
+    assert light == sorted(light, reverse=True)
+    assert dark == sorted(dark)
+    assert light[0] < 190  # of 255: still seen on white
+    assert dark[0] > 60  # and on black
+
+
+@pytest.mark.parametrize(
+    ("metric", "mine", "other", "expected"),
+    [
+        ("mask_l1", 0.09, 0.1, ("10.0 % lower", "good")),
+        ("mask_l1", 0.12, 0.1, ("20.0 % higher", "bad")),
+        ("ssim", 0.55, 0.5, ("10.0 % higher", "good")),
+        ("ssim", -0.1, 0.5, ("−0.6000", "bad")),
+        ("psnr", 20.5, 20.0, ("+0.500 dB", "good")),
+        ("ssim", 0.5, 0.5, ("the same", "")),
+        ("ssim", None, 0.5, ("", "")),
+    ],
+)
+def test_against(metric, mine, other, expected):
+    assert against(metric, mine, other) == expected
+
+
+# What the head says
+
+
+def test_best_card_compares_trials_of_the_same_step_only(three):
+    card = best_card(three)
+    assert (card["trial"].number, card["paper"].number) == (1, 0)
+    assert (card["text"], card["kind"]) == ("50.0 % lower", "good")
+    short = dataclasses.replace(three.trials[0], judged=three.trials[0].judged[:2], state="stopped")
+    card = best_card(dataclasses.replace(three, trials=[short, *three.trials[1:]]))
+    assert (card["paper"], card["text"]) == (short, "")
+    assert best_card(dataclasses.replace(three, best=None)) is None
+
+
+def test_papers_trial_is_the_one_with_all_its_values(three):
+    assert three.papers_trial.number == 0
+    more = dataclasses.replace(three, space={**three.space, "s.mask": "one of w, plain"})
+    assert dataclasses.replace(more, paper={"s.weight": 10.0, "s.mask": "w"}).papers_trial is None
+    assert dataclasses.replace(three, space={}).papers_trial is None
+
+
+def test_effort_counts_what_only_stopped_trials_left_out(three):
+    failed = trial(3, {"s.weight": 2.0}, "failed")
+    counted = effort(dataclasses.replace(three, trials=[*three.trials, failed]))
+    assert counted == {
+        "trained": 300 + 300 + 100 + 50,
+        "saved by shared stages": 100,
+        "saved by stopping early": 200,
+    }
+
+
+def test_ranking_lists_what_finished_first_and_what_never_began_last(three):
+    waiting, failed = Trial(number=3, settings={}), trial(4, {}, "failed")
+    farther = trial(5, {}, "stopped", mask_l1=[0.9, 0.9])
+    unjudged = trial(6, {}, mask_l1=[math.nan])
+    sweep = dataclasses.replace(three, trials=[waiting, failed, farther, unjudged, *three.trials])
+    assert [t.number for t in by_rank(sweep)] == [1, 0, 6, 5, 2, 4, 3]
+
+
+# Charts
+
+
+def test_parallel_lines_pass_their_values(three):
+    lines = {number: points(line) for number, line in parallel_lines(three).items()}
+    assert [x for x, _ in lines[0]] == [0, BETWEEN]
+    assert lines[0][0][1] == pytest.approx(TALL / 2, abs=0.1)  # 10 is midway between 1 and 100
+    assert lines[1][0][1] < lines[0][0][1] < lines[2][0][1]  # y downwards
+    assert lines[1][1][1] > lines[0][1][1] > lines[2][1][1]  # scores grow upwards, whichever way is better
+    assert [(axis.path, axis.at) for axis in uprights(three)] == [("s.weight", 0), ("mask_l1", BETWEEN)]
+    assert [axis.paper for axis in uprights(three)] == [pytest.approx(TALL / 2), None]
+
+
+def test_a_line_without_a_score_ends_before_the_last_axis():
+    space = {"s.a": "uniform", "s.b": "uniform"}
+    trials = [trial(n, {"s.a": 0.1 * n, "s.b": 1}, mask_l1=[score]) for n, score in enumerate((0.1, math.nan))]
+    drawn = parallel_lines(a_sweep(trials, space=space))
+    assert [len(points(drawn[number])) for number in (0, 1)] == [3, 2]
+    assert "nan" not in drawn[1]
+    assert parallel_lines(a_sweep([Trial(number=0, settings={})])) == {}
+
+
+def test_scatter_has_a_point_a_judged_trial_and_the_papers_value(three):
+    unjudged = trial(3, {"s.weight": 2.0}, "failed")
+    (chart,) = scatters(dataclasses.replace(three, trials=[*three.trials, unjudged]))
+    assert [number for number, _, _ in chart.points] == [0, 1, 2]
+    assert chart.points[0][1] == chart.paper == pytest.approx(SCATTER[0] / 2)
+    for _, x, y in chart.points:
+        assert 0 <= x <= SCATTER[0]
+        assert 0 <= y <= SCATTER[1]
+
+
+def test_trend_is_of_the_trials_that_finished():
+    trials = [trial(n, {"s.weight": float(n + 1)}, mask_l1=[0.5 - 0.01 * n]) for n in range(5)]
+    trials.append(trial(5, {"s.weight": 100.0}, "stopped", mask_l1=[0.9]))
+    assert scatters(a_sweep(trials))[0].note == "ρ −1.00"
+    assert scatters(a_sweep(trials[1:]))[0].note == ""
+    words = [dataclasses.replace(t, settings={"s.weight": "w"}) for t in trials]
+    assert scatters(a_sweep(words))[0].note == ""
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3, 4, 100], [1, 4, 9, 16, 17]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]) == pytest.approx(0.8)  # 1 - 6 * 4 / (5 * 24)
+    assert rank_correlation([1, 1, 2, 2, 3], [1, 1, 2, 2, 3]) == pytest.approx(1)
+    assert rank_correlation([1, 1, 1, 1, 1], [1, 2, 3, 4, 5]) is None
+
+
+def test_pareto_front_is_joined_from_left_to_right():
+    scores = {0: (0.1, 0.5), 1: (0.3, 0.9), 2: (0.2, 0.7), 3: (0.3, 0.5)}
+    trials = [trial(n, {"s.weight": 1.0}, mask_l1=[a], ssim=[b]) for n, (a, b) in scores.items()]
+    chart = pareto(a_sweep(trials, metrics=["mask_l1", "ssim"], front=[0, 1, 2]))
+    assert len(chart.points) == 4
+    front = points(chart.front)
+    assert front == sorted(front)
+    assert [y for _, y in front] == sorted((y for _, y in front), reverse=True)
+    assert front[1] == pytest.approx((SCATTER[0] / 2, SCATTER[1] / 2))
+    assert pareto(a_sweep(trials)) is None
+
+
+def test_learning_curves_end_where_the_trial_was_stopped(three):
+    lines, steps, _, rungs = learning(three)
+    drawn = {line.trial: points(line.points) for line in lines}
+    assert [x for x, _ in drawn[0]] == pytest.approx([CURVES[0] / 3, CURVES[0] * 2 / 3, CURVES[0]], abs=0.1)
+    assert len(drawn[2]) == 1
+    assert drawn[1][0][1] < drawn[1][-1][1]  # mask-L1 falls
+    assert [(rung.at, rung.label) for rung in rungs] == [(pytest.approx(CURVES[0] / 3), "100")]
+    assert steps[0] == Tick(0.0, "0")
+    assert lines[0].end == pytest.approx(drawn[0][-1], abs=0.1)
+
+
+def test_learning_curves_of_a_sweep_without_steps_have_axes():
+    sweep = a_sweep([])
+    lines, steps, heights, rungs = learning(dataclasses.replace(sweep, about={**sweep.about, "budget": 0}))
+    assert (lines, heights, rungs) == ([], [], [])
+    assert steps
+
+
+def test_learning_curves_leave_out_what_is_not_finite():
+    rows = [{"step": 100, "mask_l1": 0.3}, {"step": 200, "mask_l1": None}, {"step": 300, "mask_l1": math.inf}]
+    broken = Trial(number=0, settings={"s.weight": 1.0}, state="diverged", judged=rows)  # pyright: ignore[reportArgumentType]
+    lines, *_ = learning(a_sweep([broken, trial(1, {}, "failed")]))
+    assert [(line.trial, len(points(line.points))) for line in lines] == [(0, 1)]
+
+
+# Words
+
+
+def test_values_as_one_reads_them():
+    texts = [value_text(value) for value in (0.123456, 1000.0, 12345, 2e-5, True, None, [1, 0.5], "w", math.inf)]
+    assert texts == ["0.1235", "1,000", "12,345", "2e-05", "yes", "not set", "1, 0.5", "w", "inf"]
+    assert value_text(0.123456, digits=12) == "0.123456"
+    assert [duration(seconds) for seconds in (42.4, 200, 7500)] == ["42 s", "3 min 20 s", "2 h 05 min"]
+    assert [fine_score("ssim", 0.51234), fine_score("psnr", 20.0), fine_score("ssim", None)] == [
+        "0.5123",
+        "20.000",
+        "–",
+    ]
+    assert split_path("stage.inner.weight") == ("stage.inner", "weight")
+    assert split_path("x" * 40)[1] == "…" + "x" * 23
+
+
+# The final comparison
+
+
+def side(mean: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    interval = None if low is None else [low, high]
+    return {"values": [mean, mean], "mean": mean, "interval": interval}
+
+
+def test_final_rows_know_the_better_one_and_draw_it_to_the_right():
+    scores = {
+        "mask_l1": {"best": side(0.1), "paper": side(0.2), "difference": side(-0.1, -0.15, -0.05)},
+        "ssim": {"best": side(0.4), "paper": side(0.5), "difference": side(-0.1, -0.3, 0.1)},
+        "psnr": {"best": side(None), "paper": side(20.0), "difference": side(None)},
+    }
+    lower, higher, unknown = final_rows({"scores": scores})
+    assert (lower["kind"], lower["apart"]) == ("good", True)
+    assert (higher["kind"], higher["apart"]) == ("bad", False)
+    assert (unknown["kind"], unknown["reach"]) == ("", None)
+    assert lower["reach"]["mean"] == pytest.approx(50 + 46 * 2 / 3)
+    assert lower["reach"]["ends"] == pytest.approx([50 + 46 / 3, 96])
+    assert higher["reach"]["mean"] < 50
+
+
+# The page
+
+
+class Strict(HTMLParser):
+    """Fails on tags that are not closed in order; collects attributes and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def written(path: Path, sweep: Sweep, rows=(), shown=None) -> tuple[str, Strict]:
+    page = write_sweep_report(path / "report/tune.html", sweep, list(rows), shown or {}).read_text(encoding="utf-8")
+    parsed = Strict()
+    parsed.feed(page)
+    parsed.close()
+    assert parsed.open == []
+    ids = [value for _, name, value in parsed.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    anchors = {value[1:] for _, name, value in parsed.attributes if name == "href" and value.startswith("#")}
+    assert anchors <= set(ids)
+    drawn = " ".join(value for _, name, value in parsed.attributes if name in {"points", "d", "x", "y", "cx", "cy"})
+    assert not re.search(r"nan|inf|None", drawn)
+    return page, parsed
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((64, 32, 3), value, np.uint8)
+
+
+@pytest.fixture
+def whole(three) -> Sweep:
+    """Everything that a sweep may have, in hostile words."""
+    broken = dataclasses.replace(trial(3, {"s.weight": 5.0}, "failed"), why=HOSTILE)
+    judged = [{"step": 100, "mask_l1": 0.4, "ssim": 0.3}]
+    taken = Trial(
+        number=4, settings={"s.weight": 50.0}, state="running", judged=judged,
+        inherited=[{"step": 100, "from": 1, "settings": {}}],
+    )  # fmt: skip
+    scores = {name: {side_: side(0.5, 0.4, 0.6) for side_ in ("best", "paper", "difference")} for name in METRICS}
+    final = {"pairs": 1234, "persons": 56, "seeds": [7, 8], "verdict": f"verdict {HOSTILE}", "outcome": "same"}
+    return dataclasses.replace(
+        three, trials=[*three.trials, broken, taken], metrics=["mask_l1", "ssim"], front=[1],
+        about={**three.about, "dataset": HOSTILE}, space={"s.weight": HOSTILE}, tracking="mlflow ui", command=[HOSTILE],
+        settings={"s.name": HOSTILE, "s.none": None}, final={**final, "scores": scores},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pairs() -> list[Row]:
+    given = [Panel(label, "given", picture(n)) for n, label in enumerate(("source", "target pose", "target"))]
+    return [Row(HOSTILE, "target.jpg", given, {1: picture(9), 0: picture(8)}), Row("a", "b", given, {1: picture(7)})]
+
+
+def test_nothing_is_fetched(tmp_path, whole, pairs):
+    page, parsed = written(tmp_path, whole, pairs, {1: HOSTILE, 0: "paper's weights, trial 0"})
+    references = [value for _, name, value in parsed.attributes if name in {"src", "href", "srcset", "action", "data"}]
+    assert len([value for value in references if value.startswith("data:image/")]) == 2 * 3 + 3
+    assert all(value.startswith(("data:image/", "#")) for value in references)
+    assert not re.search(r"https?://|@import|url\(|<link|<iframe", re.sub(r"base64,[^\"]*", "", page))
+
+
+def test_everything_is_escaped(tmp_path, whole, pairs):
+    page, parsed = written(tmp_path, whole, pairs, {1: HOSTILE})
+    assert page.count("<script>") == 1  # the page's own
+    assert html.escape("<script>alert(", quote=False) in page
+    assert (
+        parsed.text.count(HOSTILE) >= 9
+    )  # title, head, why twice, verdict twice, label, pair, space, command, setting
+
+
+def test_every_trial_is_in_the_table_and_in_the_charts(tmp_path, whole):
+    _, parsed = written(tmp_path, whole)
+    found = [(tag, value) for tag, name, value in parsed.attributes if name == "data-trial"]
+    assert sorted(value for tag, value in found if tag == "tr") == ["0", "1", "2", "3", "4"]
+    drawn = [
+        value for tag, value in found if tag == "g"
+    ]  # parallel, scatter, learning, and Pareto where both are known
+    assert {number: drawn.count(number) for number in "01234"} == {"0": 3, "1": 3, "2": 3, "3": 0, "4": 4}
+
+
+def test_page_tells_the_sweep(tmp_path, whole):
+    _, parsed = written(tmp_path, whole)
+    for said in (
+        "5 trials over 1 setting",
+        "64 validation pairs of 8 persons",
+        "0.1000 trial 1",
+        "50.0 % lower than the paper's",
+        "saved by shared stages100",
+        "saved by stopping early200",
+        "1,234 pairs of 56 persons",
+        "Student's t over n = 2 seeds",
+        "from trial 1 at step 100",
+        "Trial 0 has the paper's values.",
+        "mlflow ui",
+        "No difference",
+        "not set",
+    ):
+        assert said in parsed.text, said
+    assert all(metric.title in parsed.text for metric in METRICS.values())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"), [("better", "card good"), ("worse", "card bad"), ("same", "card ")], ids=lambda value: value
+)
+def test_the_verdict_is_coloured_by_its_outcome(tmp_path, whole, outcome, kind):
+    _, parsed = written(tmp_path, dataclasses.replace(whole, final={**whole.final, "outcome": outcome}))
+    cards = [value for tag, name, value in parsed.attributes if (tag, name) == ("section", "class")]
+    assert cards[3] == kind
+
+
+def test_nothing_judged_is_a_page_too(tmp_path):
+    _, parsed = written(tmp_path, a_sweep([]))
+    for said in (
+        "No trial was started yet.",
+        "No trial was judged yet.",
+        "No pictures were kept.",
+        "Not compared yet.",
+    ):
+        assert said in parsed.text, said
+    assert "Failed trials" not in parsed.text
+    unjudged = [Trial(number=0, settings={"s.weight": 3.0}), trial(1, {"s.weight": 4.0}, "failed")]
+    _, parsed = written(tmp_path, a_sweep(unjudged))
+    assert "No reason was recorded." in parsed.text
+
+
+def test_a_single_trial_and_equal_scores(tmp_path):
+    one = trial(0, {"s.weight": 10.0}, mask_l1=[0.2])
+    _, parsed = written(tmp_path, a_sweep([one], best=0))
+    assert "with the paper's own values" in parsed.text
+    equal = [trial(n, {"s.weight": 10.0 + n}, mask_l1=[0.2]) for n in range(3)]
+    _, parsed = written(tmp_path, a_sweep(equal, best=1))
+    assert "the same as the paper's" in parsed.text
+
+
+def test_eight_settings_of_all_kinds_and_two_hundred_trials(tmp_path):
+    kinds = [lambda n: n / 7, lambda n: n, lambda n: n % 2 == 0, lambda n: "abc"[n % 3]]
+    space = {f"a_stage.with.long_names.of_a_field_{k}": "uniform" for k in range(8)}
+    draws = [{path: kinds[k % 4](n) for k, path in enumerate(space)} for n in range(200)]
+    trials = [trial(n, draw, mask_l1=[1 / (n + 1)]) for n, draw in enumerate(draws)]
+    sweep = a_sweep(trials, space=space, logarithmic=list(space)[:2], paper=draws[5], best=199)
+    page, _ = written(tmp_path, sweep)
+    assert page.count("<tr class=") == 200
+    assert len(page) < 2_000_000
+    assert sweep.papers_trial.number == 5
+
+
+def test_missing_pictures_leave_their_place_empty(tmp_path, whole, pairs):
+    page, _ = written(tmp_path, whole, pairs, {1: "best", 0: "paper's"})
+    assert page.count('<div class="none">') == 1

@@ -1,0 +1,1 @@
+"""What is searched, one module a system: `SPACE`, dotted paths of settings to Ray Tune distributions, and no more."""
