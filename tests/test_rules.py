@@ -25,6 +25,7 @@ ROWS = (
     ("evaluate", "report"),
     ("display",),
     ("outlook", "pipeline"),
+    ("sweep",),
     ("options",),
     ("cli",),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -15,6 +15,7 @@ FEWEST_RANDOM, MOST_RANDOM = 4, 6  # trials before TPE has an opinion: a quarter
 CANDIDATES = 64  # that TPE weighs for each trial; Optuna's default is 24
 
 
+@runtime_checkable
 class Chooser(Protocol):
     """Proposes settings and is told what became of them, in any order."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import ray
 import ray.exceptions
@@ -100,6 +100,7 @@ def _within(space: Space, settings: dict[str, Any]) -> dict[str, Any]:
     return {path: space.nearest(path, value) for path, value in settings.items()}
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Who is told of a trial whenever its record changes, and of the steps reached, on the driver."""
 

@@ -1,4 +1,4 @@
-"""The page of a sweep: places worked out by hand, directions of metrics, and whatever a sweep may leave behind."""
+"""The page of a sweep: directions of metrics, what it says, and whatever a sweep may leave behind."""
 
 import dataclasses
 import html
@@ -13,147 +13,28 @@ import pytest
 
 from posegen.metrics.measures import METRICS
 from posegen.report.cases import Panel
-from posegen.report.curves import Tick
 from posegen.report.sweep import (
-    BETWEEN,
-    CURVES,
-    SCATTER,
-    TALL,
     Row,
     Sweep,
     against,
-    axis_of,
     best_card,
     by_rank,
-    colour,
     duration,
     effort,
     final_rows,
     fine_score,
     goodness,
-    learning,
     looks,
-    number_axis,
-    parallel_lines,
-    pareto,
-    rank_correlation,
-    scatters,
-    score_axis,
-    setting_axis,
     split_path,
-    uprights,
-    value_text,
     write_sweep_report,
 )
+from posegen.report.sweep_content import value_text
 from posegen.train.trials import Trial
+
+from .made_up_sweep import a_sweep, trial
 
 VOID = {"meta", "img", "input", "br", "wbr"}
 HOSTILE = "<script>alert('&\"')</script>"
-
-
-def trial(number: int, settings: dict, state: str = "finished", **scores: Any) -> Trial:
-    """A trial that was judged at steps 100, 200, ...; one list of values a score."""
-    rows = [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
-    judged = [{"step": 100 * (n + 1), **row} for n, row in enumerate(rows)]
-    return Trial(number=number, settings=settings, state=state, judged=judged, seconds=60.0 * len(judged))  # pyright: ignore[reportArgumentType]
-
-
-def a_sweep(trials: list[Trial], **changes: Any) -> Sweep:
-    """A sweep over one weight, "s.weight", whose paper has 10, of up to 300 steps."""
-    sweep = Sweep(
-        about={
-            "system": "vdg", "variant": "full", "dataset": "synthetic", "paper": "The paper", "size": [64, 32],
-            "budget": 300, "search": "optuna", "scheduler": "asha", "seed": 0,
-        },
-        metrics=["mask_l1"], space={"s.weight": "log-uniform from 1 to 100"}, logarithmic=["s.weight"], rungs=[100],
-        trials=trials, best=None, front=[], paper={"s.weight": 10.0}, validation={"pairs": 64, "persons": 8},
-        shared={"stages": ["coarse"], "steps": 50, "saved": 100}, final=None, command=["posegen tune"], tracking="",
-        settings={"seed": 0},
-    )  # fmt: skip
-    return dataclasses.replace(sweep, **changes)
-
-
-@pytest.fixture
-def three() -> Sweep:
-    """The paper's weight, a better one, and one that was stopped at its first judgement."""
-    return a_sweep(
-        [
-            trial(0, {"s.weight": 10.0}, mask_l1=[0.3, 0.25, 0.2]),
-            trial(1, {"s.weight": 100.0}, mask_l1=[0.3, 0.2, 0.1]),
-            trial(2, {"s.weight": 1.0}, "stopped", mask_l1=[0.5]),
-        ],
-        best=1,
-    )
-
-
-def points(polyline: str) -> list[tuple[float, float]]:
-    return [tuple(float(number) for number in point.split(",")) for point in polyline.split()]  # pyright: ignore[reportReturnType]
-
-
-# Axes
-
-
-def test_logarithmic_axis_has_equal_factors_at_equal_distances():
-    axis = setting_axis([1.0, 100.0], logarithmic=True)
-    places = [axis.place(value) for value in (1, 10, 100)]
-    assert places[1] == pytest.approx(0.5)
-    assert places[2] - 0.5 == pytest.approx(0.5 - places[0])
-    assert places[0] == pytest.approx(0.1 / 2.2)  # two decades and a twentieth of them on either side
-    assert axis.place(0) is None
-    assert {tick.label: tick.at for tick in axis.ticks} == pytest.approx({"1": places[0], "10": 0.5, "100": places[2]})
-
-
-def test_logarithmic_axis_of_less_than_a_decade_still_has_ticks():
-    assert [tick.label for tick in setting_axis([1.5, 6.0], logarithmic=True).ticks] == ["2", "5"]
-    assert len(setting_axis([1e-6, 1e6], logarithmic=True).ticks) <= 8
-
-
-def test_what_is_not_above_zero_makes_the_axis_linear():
-    axis = setting_axis([0.0, 10.0], logarithmic=True)
-    assert not axis.logarithmic
-    assert axis.place(5) == pytest.approx(0.5)
-
-
-def test_words_and_choices_are_spread_evenly():
-    axis = setting_axis(["w", "plain", "w", None])
-    assert [(tick.label, tick.at) for tick in axis.ticks] == [("plain", 0.25), ("w", 0.75)]
-    assert setting_axis([True, False]).place(True) == 0.75
-    assert axis.place("another") is None
-    choice = setting_axis([4, 1, 2, 1], choice=True)
-    assert [choice.place(value) for value in (1, 2, 4)] == pytest.approx([1 / 6, 3 / 6, 5 / 6])
-
-
-def test_one_of_in_the_space_is_a_choice_and_the_papers_value_is_on_it():
-    trials = [trial(0, {"s.steps": 1}), trial(1, {"s.steps": 8})]
-    sweep = a_sweep(trials, space={"s.steps": "one of 1, 8"}, paper={"s.steps": 2})
-    assert axis_of(sweep, "s.steps").names == ["1", "2", "8"]
-    assert not axis_of(dataclasses.replace(sweep, space={"s.steps": "integers from 1 to 8"}), "s.steps").names
-
-
-def test_linear_axis_and_its_whole_ticks():
-    axis = number_axis(0, 10)
-    assert (axis.low, axis.high) == (-0.5, 10.5)
-    assert axis.place(5) == 0.5
-    assert axis.place(99) == 1
-    assert axis.place(math.nan) is None
-    assert [tick.label for tick in setting_axis([1, 3]).ticks] == ["1", "2", "3"]
-
-
-@pytest.mark.parametrize("values", [[0.3, 0.3], [0.3], [0], [0.1 + 0.2, 0.3]])
-def test_equal_values_lie_in_the_middle(values):
-    axis = setting_axis(values)
-    assert axis.place(values[0]) == pytest.approx(0.5, abs=0.01)
-    assert axis.ticks
-
-
-def test_equal_values_lie_in_the_middle_of_a_logarithmic_axis():
-    assert setting_axis([7.0, 7.0], logarithmic=True).place(7) == pytest.approx(0.5)
-
-
-def test_a_score_that_exploded_does_not_flatten_the_others():
-    axis = score_axis([0.1, 0.11, 0.12, 0.13, 0.14, 50.0])
-    assert axis.high < 0.2
-    assert axis.place(50.0) == 1
 
 
 # Directions
@@ -182,18 +63,6 @@ def test_colours_span_the_trials_that_finished():
     assert goodness(a_sweep(trials)) == {0: 1, 1: 0, 2: 0}
     assert goodness(a_sweep(trials[2:])) == {2: 1}
     assert goodness(a_sweep([])) == {}
-
-
-def test_better_is_farther_from_the_ground():
-    def brightness(text: str) -> float:
-        return sum(int(text[at : at + 2], 16) * share for at, share in ((1, 0.2126), (3, 0.7152), (5, 0.0722)))
-
-    light = [brightness(colour(level / 10, dark=False)) for level in range(11)]
-    dark = [brightness(colour(level / 10, dark=True)) for level in range(11)]
-    assert light == sorted(light, reverse=True)
-    assert dark == sorted(dark)
-    assert light[0] < 190  # of 255: still seen on white
-    assert dark[0] > 60  # and on black
 
 
 @pytest.mark.parametrize(
@@ -248,91 +117,6 @@ def test_ranking_lists_what_finished_first_and_what_never_began_last(three):
     unjudged = trial(6, {}, mask_l1=[math.nan])
     sweep = dataclasses.replace(three, trials=[waiting, failed, farther, unjudged, *three.trials])
     assert [t.number for t in by_rank(sweep)] == [1, 0, 6, 5, 2, 4, 3]
-
-
-# Charts
-
-
-def test_parallel_lines_pass_their_values(three):
-    lines = {number: points(line) for number, line in parallel_lines(three).items()}
-    assert [x for x, _ in lines[0]] == [0, BETWEEN]
-    assert lines[0][0][1] == pytest.approx(TALL / 2, abs=0.1)  # 10 is midway between 1 and 100
-    assert lines[1][0][1] < lines[0][0][1] < lines[2][0][1]  # y downwards
-    assert lines[1][1][1] > lines[0][1][1] > lines[2][1][1]  # scores grow upwards, whichever way is better
-    assert [(axis.path, axis.at) for axis in uprights(three)] == [("s.weight", 0), ("mask_l1", BETWEEN)]
-    assert [axis.paper for axis in uprights(three)] == [pytest.approx(TALL / 2), None]
-
-
-def test_a_line_without_a_score_ends_before_the_last_axis():
-    space = {"s.a": "uniform", "s.b": "uniform"}
-    trials = [trial(n, {"s.a": 0.1 * n, "s.b": 1}, mask_l1=[score]) for n, score in enumerate((0.1, math.nan))]
-    drawn = parallel_lines(a_sweep(trials, space=space))
-    assert [len(points(drawn[number])) for number in (0, 1)] == [3, 2]
-    assert "nan" not in drawn[1]
-    assert parallel_lines(a_sweep([Trial(number=0, settings={})])) == {}
-
-
-def test_scatter_has_a_point_a_judged_trial_and_the_papers_value(three):
-    unjudged = trial(3, {"s.weight": 2.0}, "failed")
-    (chart,) = scatters(dataclasses.replace(three, trials=[*three.trials, unjudged]))
-    assert [number for number, _, _ in chart.points] == [0, 1, 2]
-    assert chart.points[0][1] == chart.paper == pytest.approx(SCATTER[0] / 2)
-    for _, x, y in chart.points:
-        assert 0 <= x <= SCATTER[0]
-        assert 0 <= y <= SCATTER[1]
-
-
-def test_trend_is_of_the_trials_that_finished():
-    trials = [trial(n, {"s.weight": float(n + 1)}, mask_l1=[0.5 - 0.01 * n]) for n in range(5)]
-    trials.append(trial(5, {"s.weight": 100.0}, "stopped", mask_l1=[0.9]))
-    assert scatters(a_sweep(trials))[0].note == "ρ −1.00"
-    assert scatters(a_sweep(trials[1:]))[0].note == ""
-    words = [dataclasses.replace(t, settings={"s.weight": "w"}) for t in trials]
-    assert scatters(a_sweep(words))[0].note == ""
-
-
-def test_rank_correlation():
-    assert rank_correlation([1, 2, 3, 4, 100], [1, 4, 9, 16, 17]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]) == pytest.approx(0.8)  # 1 - 6 * 4 / (5 * 24)
-    assert rank_correlation([1, 1, 2, 2, 3], [1, 1, 2, 2, 3]) == pytest.approx(1)
-    assert rank_correlation([1, 1, 1, 1, 1], [1, 2, 3, 4, 5]) is None
-
-
-def test_pareto_front_is_joined_from_left_to_right():
-    scores = {0: (0.1, 0.5), 1: (0.3, 0.9), 2: (0.2, 0.7), 3: (0.3, 0.5)}
-    trials = [trial(n, {"s.weight": 1.0}, mask_l1=[a], ssim=[b]) for n, (a, b) in scores.items()]
-    chart = pareto(a_sweep(trials, metrics=["mask_l1", "ssim"], front=[0, 1, 2]))
-    assert len(chart.points) == 4
-    front = points(chart.front)
-    assert front == sorted(front)
-    assert [y for _, y in front] == sorted((y for _, y in front), reverse=True)
-    assert front[1] == pytest.approx((SCATTER[0] / 2, SCATTER[1] / 2))
-    assert pareto(a_sweep(trials)) is None
-
-
-def test_learning_curves_end_where_the_trial_was_stopped(three):
-    lines, steps, _, rungs = learning(three)
-    drawn = {line.trial: points(line.points) for line in lines}
-    assert [x for x, _ in drawn[0]] == pytest.approx([CURVES[0] / 3, CURVES[0] * 2 / 3, CURVES[0]], abs=0.1)
-    assert len(drawn[2]) == 1
-    assert drawn[1][0][1] < drawn[1][-1][1]  # mask-L1 falls
-    assert [(rung.at, rung.label) for rung in rungs] == [(pytest.approx(CURVES[0] / 3), "100")]
-    assert steps[0] == Tick(0.0, "0")
-    assert lines[0].end == pytest.approx(drawn[0][-1], abs=0.1)
-
-
-def test_learning_curves_of_a_sweep_without_steps_have_axes():
-    sweep = a_sweep([])
-    lines, steps, heights, rungs = learning(dataclasses.replace(sweep, about={**sweep.about, "budget": 0}))
-    assert (lines, heights, rungs) == ([], [], [])
-    assert steps
-
-
-def test_learning_curves_leave_out_what_is_not_finite():
-    rows = [{"step": 100, "mask_l1": 0.3}, {"step": 200, "mask_l1": None}, {"step": 300, "mask_l1": math.inf}]
-    broken = Trial(number=0, settings={"s.weight": 1.0}, state="diverged", judged=rows)  # pyright: ignore[reportArgumentType]
-    lines, *_ = learning(a_sweep([broken, trial(1, {}, "failed")]))
-    assert [(line.trial, len(points(line.points))) for line in lines] == [(0, 1)]
 
 
 # Words

@@ -1,0 +1,81 @@
+"""The judge of trials: its scores are the scores, its pictures the results."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from posegen import catalog
+from posegen.data.loader import Shards
+from posegen.metrics.measures import METRICS
+from posegen.metrics.scoring import result_scores
+from posegen.sweep.judge import PairsJudge, read_samples, sample_pairs
+from posegen.synthesize import Trained
+
+CPU = torch.device("cpu")
+PAIRS = tuple(range(0, 20, 2))
+
+
+@pytest.fixture(scope="module")
+def system():
+    small = {"coarse.width": 4, "refinement.width": 4, "refinement.critic_width": 4, "refinement.direct": True}
+    return catalog.override(catalog.system("vdg", "synthetic"), small)
+
+
+@pytest.fixture(scope="module")
+def networks(system):
+    torch.manual_seed(0)
+    return {stage.name: {name: net.eval() for name, net in stage.networks().items()} for stage in system.stages}
+
+
+def judge(system, shards: Path, folder: Path, **fields) -> PairsJudge:
+    given = {"pairs": PAIRS, "metrics": ("mask_ssim",), "at": (4, 8), **fields}
+    return PairsJudge(system=system, shards=shards, split="test", folder=folder, **given)
+
+
+def test_scores_are_the_means_of_the_pairs_scores(system, networks, block_shards: Path, tmp_path: Path):
+    on_the_way = judge(system, block_shards, tmp_path)(networks, 4, CPU)
+    at_the_end = judge(system, block_shards, tmp_path)(networks, 8, CPU)
+    trained = Trained(system, networks, CPU)
+    table = result_scores(trained, Shards(block_shards), PAIRS, split="test", metrics=tuple(METRICS))
+    assert on_the_way.keys() == {"mask_ssim"}
+    assert at_the_end == pytest.approx({name: np.nanmean(table[name]) for name in METRICS})
+    assert on_the_way["mask_ssim"] == at_the_end["mask_ssim"]
+    written = pq.read_table(tmp_path / "pairs.parquet")
+    assert written["pair"].to_pylist() == list(PAIRS)
+    assert written["ssim"].to_numpy() == pytest.approx(table["ssim"])
+
+
+def test_samples_are_the_results_of_the_fixed_pairs(system, networks, block_shards: Path, tmp_path: Path):
+    from posegen.metrics.measures import as_pictures
+    from posegen.metrics.scoring import synthesized
+
+    judge(system, block_shards, tmp_path)(networks, 4, CPU)
+    trained, fixed = Trained(system, networks, CPU), sample_pairs(PAIRS)
+    ((_, columns),) = synthesized(trained, Shards(block_shards), fixed, split="test")
+    pictures = read_samples(tmp_path / "samples.png", system.size[1])
+    np.testing.assert_array_equal(np.stack(pictures), as_pictures(columns[system.image]))
+
+
+def test_fixed_pairs_lie_along_the_whole_list():
+    assert sample_pairs(range(100, 180)) == list(range(100, 180, 10))
+    assert sample_pairs([3, 5]) == [3, 5]
+
+
+def test_pictures_that_are_not_numbers_are_no_score(system, networks, block_shards: Path, tmp_path: Path):
+    broken = {**networks, "refinement": {**networks["refinement"]}}
+    torch.manual_seed(0)
+    broken["refinement"]["generator"] = system.stages[1].networks()["generator"].eval()
+    for parameter in broken["refinement"]["generator"].parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="10 of 10 generated pictures have values that are not numbers"):
+        judge(system, block_shards, tmp_path)(broken, 4, CPU)
+
+
+def test_judging_draws_no_random_numbers(system, networks, block_shards: Path, tmp_path: Path):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    judge(system, block_shards, tmp_path)(networks, 8, CPU)
+    assert torch.equal(before, torch.random.get_rng_state())
