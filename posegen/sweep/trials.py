@@ -117,23 +117,32 @@ class Following:
     _warned: set[str] = field(default_factory=set)
 
     def begin(self, trials: Sequence[Trial]) -> None:
+        """Takes the trials as they stand; what a killed sweep did not tell of those that ended is told now."""
         self.trials = {trial.number: trial for trial in trials}
+        for trial in trials:
+            if trial.ended and self.tracking.tagged(tracked_name(self.what, trial), "posegen.state") is None:
+                self._track_end(trial)
         self.steps({})
 
     def changed(self, trial: Trial) -> None:
         before = self.trials[trial.number]
         self.trials[trial.number] = trial
-        name = tracked_name(self.what, trial)
-        if trial.state == "running" and before.state != "running":
-            self.tracking.nested(name, {**trial.settings, "seed": trial.seed})
-        known = {row["step"] for row in before.judged}
-        self.tracking.rows(name, [_judged_row(row) for row in trial.judged if row["step"] not in known])
         if trial.ended:
-            self._ended(trial, name)
+            self.display.say(self._sentence(trial))
+            self._track_end(trial)
+        elif before.state != "running" or trial.judged != before.judged:
+            self._track(trial)
         self.steps(self._reached)
 
-    def _ended(self, trial: Trial, name: str) -> None:
-        self.display.say(self._sentence(trial))
+    def _track(self, trial: Trial) -> None:
+        name = tracked_name(self.what, trial)
+        self.tracking.nested(name, {**trial.settings, "seed": trial.seed})
+        self.tracking.rows(name, [_judged_row(row) for row in trial.judged])
+
+    def _track_end(self, trial: Trial) -> None:
+        """The whole curve, the final scores and the sample pictures. Told twice, it is there once."""
+        name = tracked_name(self.what, trial)
+        self._track(trial)
         home = self.folder.of(trial.number)
         latest = latest_checkpoint(home / "stages" / self.sweep.base.system.stages[-1].name)
         rows = read_curve(latest) if latest else []
@@ -143,8 +152,8 @@ class Following:
         if (home / "samples.png").is_file():
             self._write_sheet(home)
             self.tracking.files(name, [home / "sample_sheet.png"], "samples")
-        self.tracking.tag(name, "posegen.state", trial.state)
         self.tracking.finish(name, "FAILED" if trial.state in ("failed", "diverged") else "FINISHED")
+        self.tracking.tag(name, "posegen.state", trial.state)
 
     def _sentence(self, trial: Trial) -> str:
         """What became of a trial, in one line."""

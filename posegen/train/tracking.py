@@ -112,13 +112,30 @@ class Tracking:
         self.files("pipeline", artifacts)
 
     def rows(self, name: str, rows: Curve) -> None:
-        """Values by step on a run: {"step": n, "<metric>": value}."""
+        """Values by step on a run, {"step": n, "<metric>": value}; those that it has already are not written again."""
         if name in self.runs:
-            self._guarded(lambda: StageLog(self.uri, self.runs[name])(rows))
+            self._guarded(lambda: StageLog(self.uri, self.runs[name])(self._new(self.runs[name], rows)))
+
+    def _new(self, run: str, rows: Curve) -> Curve:
+        """The rows whose first metric has no value of their step yet."""
+        keys = {next(key for key in row if key != "step") for row in rows if len(row) > 1}
+        client = MlflowClient(self.uri)
+        known = {(key, metric.step) for key in keys for metric in client.get_metric_history(run, key)}
+        return [row for row in rows if not any((key, int(row["step"])) in known for key in row)]
 
     def tag(self, name: str, key: str, value: str) -> None:
         if name in self.runs:
             self._guarded(lambda: MlflowClient(self.uri).set_tag(self.runs[name], key, value))
+
+    def tagged(self, name: str, key: str) -> str | None:
+        """A tag of a run; None where it has none or cannot be asked."""
+        found: list[str] = []
+        if name in self.runs:
+            self._guarded(lambda: found.extend(self._tags(name).get(key, "").splitlines()))
+        return found[0] if found else None
+
+    def _tags(self, name: str) -> dict[str, str]:
+        return MlflowClient(self.uri).get_run(self.runs[name]).data.tags
 
     def files(self, name: str, paths: Sequence[Path], folder: str = "report") -> None:
         """Copies of files with a run."""

@@ -122,13 +122,16 @@ class TrialRun(tune.Trainable):
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         self._job, self._ledger = job, ledger
         self._training: Training | None = None
-        self._donor: dict[str, str] | None = None
+        self._donor: dict[str, Any] | None = None
+        self._taken_from: int | None = None
 
     def step(self) -> dict[str, Any]:
         """Trains until the next judgement. Begins only here: what Tune restores comes between `setup` and this."""
         if self._training is None:
             self._training = self._begin()
-        return self._training.next_result()
+        result, taken = self._training.next_result(), self._taken_from
+        self._taken_from = None
+        return result | ({} if taken is None else {"taken_from": taken})
 
     def _begin(self) -> Training:
         trial: Trial = ray.get(self._ledger.trial.remote(self.trial_id))
@@ -137,7 +140,7 @@ class TrialRun(tune.Trainable):
         last = tasks[-1]
         if self._donor is not None:
             take_over(Path(self._donor["checkpoint"]), last.folder, last.recipe)
-            self._donor = None
+            self._taken_from, self._donor = self._donor["trial"], None
         for task in tasks:
             remove_other(task.folder, task.recipe)
         return Training([task for task in tasks if not _finished(task, last)], partial(self._launch, trial))

@@ -33,7 +33,7 @@ class Trial:
     seconds: float = 0.0  # that it ran, over all attempts
     inherited: Sequence[
         Mapping[str, Any]
-    ] = ()  # {"step", "before"}: another trial's place was taken, and what its settings were (PBT)
+    ] = ()  # {"step", "from", "settings"}: whose place it took, and what it had before (PBT)
 
     @property
     def step(self) -> int:

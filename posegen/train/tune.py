@@ -155,6 +155,7 @@ class Recorder(tune.Callback):
     budget: int
     trials: dict[str, Trial] = field(default_factory=dict)  # by Tune's id
     _since: dict[str, float] = field(default_factory=dict)
+    _before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __getstate__(self) -> dict:
         """Nothing: Tune pickles what it is given for a restoration that is not used here."""
@@ -163,8 +164,7 @@ class Recorder(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         known = self.trials.get(trial.trial_id) or self.find(trial, trials)
         settings = dict(trial.config)
-        if known.settings and dict(known.settings) != settings:  # PBT took another trial's place and weights over
-            known = replace(known, inherited=[*known.inherited, {"step": known.step, "before": dict(known.settings)}])
+        self._before[trial.trial_id] = dict(known.settings)  # where PBT lets it take over another trial, they change
         self._since[trial.trial_id] = time.monotonic()
         self._keep(trial, replace(known, settings=settings, state="running", why=""))
         ray.get(self.ledger.enter.remote(trial.trial_id, self.trials[trial.trial_id]))
@@ -173,6 +173,9 @@ class Recorder(tune.Callback):
         mine = self._timed(trial)
         if "step" in result:
             mine = mine.with_judged({"step": result["step"], **result["scores"]})
+        if "taken_from" in result:
+            taken = {"step": mine.step, "from": result["taken_from"], "settings": self._before[trial.trial_id]}
+            mine = replace(mine, inherited=[*mine.inherited, taken])
         self._keep(trial, mine)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:

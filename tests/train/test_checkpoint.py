@@ -14,7 +14,9 @@ from posegen.train.checkpoint import (
     load_networks,
     read_curve,
     read_progress,
+    remove_other,
     restore,
+    take_over,
     trained_networks,
     write_checkpoint,
 )
@@ -105,3 +107,59 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
     with pytest.raises(Exception, match=r"(?i)weights"):
         restore(game, saved)
     assert json.loads((saved / "stage.json").read_text())["step"] == 1
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
+def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, keep: int, left: list[int]):
+    game = new_game(Tug(), seed=0, device=CPU)
+    for step in (1, 2, 3, 4):
+        write_checkpoint(tmp_path, game, Progress(step, "recipe", 3, {}), [], keep=keep)
+    assert [read_progress(path).step for path in checkpoints(tmp_path)] == left
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["it had trained", "it had not"])
+def test_another_trials_checkpoint_is_taken_over_under_ones_own_recipe(tmp_path: Path, own: bool):
+    donor, taker = tmp_path / "donor" / "tug", tmp_path / "taker" / "tug"
+    game = new_game(Tug(), seed=1, device=CPU)
+    play(game, range(2))
+    given = save(donor, game, 2)
+    taker.parent.mkdir()
+    if own:
+        for step in (1, 3):
+            save(taker, new_game(Tug(), seed=7, device=CPU), step)
+        (taker / "checkpoint_manager_snapshot.json").write_text("{}")
+    before = contents(donor)
+    taken = take_over(given, taker, "another recipe")
+    assert contents(donor) == before
+    assert [path.name for path in taker.parent.iterdir()] == ["tug"], "nothing is left beside it"
+    assert [path.name for path in taker.iterdir()] == [taken.name] == [given.name]
+    assert read_progress(taken) == Progress(2, "another recipe", 3, {"generator/l1": 0.1})
+    stage = f"{given.name}/stage.json"
+    assert {k: v for k, v in contents(taker).items() if k != stage} == {k: v for k, v in before.items() if k != stage}
+
+
+def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
+    donor = new_game(Tug(), seed=3, device=CPU)
+    play(donor, range(2))
+    (tmp_path / "taker").mkdir()
+    taken = take_over(save(tmp_path / "donor", donor, 2), tmp_path / "taker" / "tug", "another recipe")
+    taker = new_game(Tug(), seed=3, device=CPU)
+    progress, _ = restore(taker, taken)
+    play(donor, range(2, 4))
+    play(taker, range(progress.step, 4))
+    assert all(torch.equal(weights(donor.bare[name]), weights(taker.bare[name])) for name in donor.bare)
+
+
+def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
+    game = new_game(Tug(), seed=0, device=CPU)
+    remove_other(tmp_path / "nothing", "recipe")
+    saved = save(tmp_path / "tug", game, 1)
+    remove_other(tmp_path / "tug", "recipe")
+    assert checkpoints(tmp_path / "tug") == [saved]
+    remove_other(tmp_path / "tug", "another recipe")
+    assert latest_checkpoint(tmp_path / "tug") is None
+    assert not (tmp_path / "tug").exists()

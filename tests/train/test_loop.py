@@ -1,7 +1,10 @@
 """The loop without Ray: resume, determinism, workers, checks."""
 
 import dataclasses
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,9 @@ import torch.multiprocessing as multiprocessing
 from posegen.catalog import override
 from posegen.catalog import system as catalog_system
 from posegen.data.pose_maps import Discs
-from posegen.stage import System
-from posegen.train.checkpoint import checkpoints, latest_checkpoint, read_curve, read_progress
-from posegen.train.loop import Alone, NonFinite, Task, needed_columns, train_stage
+from posegen.stage import Networks, System
+from posegen.train.checkpoint import checkpoints, latest_checkpoint, load_networks, read_curve, read_progress
+from posegen.train.loop import Alone, NonFinite, Task, judged_scores, needed_columns, train_stage
 
 from .toy import Tug
 
@@ -31,8 +34,14 @@ def task(shards: Path, folder: Path, **fields) -> Task:
         image="tug_image",
     )
     return Task(
-        system=system, index=0, shards=shards, folders={"tug": folder / "tug"}, seed=5, recipe="recipe", checkpoint_every=3
-    )  # fmt: skip
+        system=system,
+        index=0,
+        shards=shards,
+        folders={"tug": folder / "tug"},
+        seed=5,
+        recipe="recipe",
+        checkpoint_every=3,
+    )
 
 
 def networks(folder: Path) -> bytes:
@@ -123,3 +132,156 @@ def test_two_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Path):
 
 def test_only_the_columns_that_are_read_are_asked_for(block_shards: Path, tmp_path: Path):
     assert needed_columns(task(block_shards, tmp_path).system, 0) == {"source_image", "target_image"}
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """A judge: the mean of what the generator makes of one fixed picture."""
+
+    at: tuple[int, ...] = (4, 8)
+    broken_at: int = 0
+
+    def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
+        if step == self.broken_at:
+            raise ValueError("3 of 8 generated pictures have values that are not numbers")
+        return {"brightness": brightness(networks["tug"])}
+
+
+@torch.no_grad()
+def brightness(networks: Networks) -> float:
+    picture = torch.linspace(-1, 1, 3 * 64 * 32).reshape(1, 3, 64, 32)
+    return Tug().outputs(networks, {"source_image": picture})["tug_image"].double().mean().item()
+
+
+class Asked(Alone):
+    """Answers each judgement as it is told to, and keeps what it was asked."""
+
+    def __init__(self, *answers: bool) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.asked: list[tuple[int, dict[str, float]]] = []
+        self.saves = 0
+
+    def saved(self, checkpoint, rows) -> None:
+        self.saves += 1
+
+    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+        self.asked.append((step, scores))
+        return self.answers.pop(0)
+
+
+def judged(work: Task, **fields) -> Task:
+    return dataclasses.replace(work, judge=Brightness(**fields))
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_judge_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path, ema_decay: float):
+    plain = task(block_shards, tmp_path / "plain", steps=8, ema_decay=ema_decay)
+    watched = judged(task(block_shards, tmp_path / "watched", steps=8, ema_decay=ema_decay), at=(1, 4, 5, 8))
+    train_stage(plain, Alone())
+    train_stage(watched, Alone())
+    assert networks(tmp_path / "plain") == networks(tmp_path / "watched")
+    curves = [read_curve(checkpoints(t.folder)[-1]) for t in (plain, watched)]
+    assert [row for row in curves[1] if "validation/brightness" not in row] == curves[0]
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_scores_are_those_of_the_checkpoint_of_their_step(block_shards: Path, tmp_path: Path, ema_decay: float):
+    """Judged are the averages where there are any, without dropout: what inference would read."""
+    work = judged(task(block_shards, tmp_path, steps=8, ema_decay=ema_decay), at=(4, 5, 8))
+    train_stage(dataclasses.replace(work, keep=9), Alone())
+    saved = {read_progress(path).step: path for path in checkpoints(work.folder)}
+    assert list(saved) == [3, 4, 5, 6, 8]
+    rows = [row for row in read_curve(saved[8]) if "validation/brightness" in row]
+    assert [list(row) for row in rows] == [["step", "validation/brightness"]] * 3
+    expected = []
+    for step in (4, 5, 8):
+        kept = {name: network.eval() for name, network in Tug().networks().items()}
+        load_networks(saved[step], kept)
+        expected.append((step, {"brightness": pytest.approx(brightness(kept), rel=1e-6)}))
+    assert judged_scores(read_curve(saved[8])) == expected
+    assert len({scores["brightness"] for _, scores in judged_scores(read_curve(saved[8]))}) == 3
+
+
+def test_a_stage_told_to_stop_is_asked_again_and_goes_on_as_if_it_never_had(block_shards: Path, tmp_path: Path):
+    whole, parts = (judged(task(block_shards, tmp_path / name, steps=8)) for name in ("whole", "parts"))
+    uninterrupted = Asked(True, True)
+    train_stage(whole, uninterrupted)
+    at_four, at_eight = uninterrupted.asked
+    assert (at_four[0], at_eight[0]) == (4, 8)
+    stopped, again, on = Asked(False), Asked(False), Asked(True, True)
+    train_stage(parts, stopped)
+    assert [read_progress(path).step for path in checkpoints(parts.folder)] == [3, 4]
+    train_stage(parts, again)
+    assert stopped.asked == again.asked == [at_four]
+    assert again.saves == 0, "it is asked before any further step"
+    assert read_progress(checkpoints(parts.folder)[-1]).step == 4
+    train_stage(parts, on)
+    assert on.asked == [at_four, at_eight]
+    assert networks(tmp_path / "whole") == networks(tmp_path / "parts")
+    assert read_curve(checkpoints(whole.folder)[-1]) == read_curve(checkpoints(parts.folder)[-1])
+
+
+def test_a_finished_stage_is_asked_for_its_scores_once_more(block_shards: Path, tmp_path: Path):
+    work, first, second = judged(task(block_shards, tmp_path, steps=8)), Asked(True, True), Asked(True)
+    train_stage(work, first)
+    train_stage(work, second)
+    assert second.asked == first.asked[1:]
+    assert second.saves == 0
+
+
+def test_a_score_that_is_not_a_number_ends_the_stage_with_the_judges_words(block_shards: Path, tmp_path: Path):
+    work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4), broken_at=4)
+    with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step 4: 3 of 8 generated pictures have values"):
+        train_stage(work, Alone())
+    assert [read_progress(path).step for path in checkpoints(work.folder)] == [2, 3]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A judge that keeps what it was shown."""
+
+    shown: list[dict[str, dict[str, bool]]]
+    at: tuple[int, ...] = (2,)
+
+    def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
+        self.shown.append({s: {name: net.training for name, net in nets.items()} for s, nets in networks.items()})
+        return {"shown": 1.0}
+
+
+def test_the_judge_is_shown_the_networks_of_all_stages(block_shards: Path, tmp_path: Path):
+    small = {f"{stage}.{name}": n for stage in ("coarse", "refinement") for name, n in (("width", 8), ("steps", 2))}
+    system = override(catalog_system("vdg", "synthetic"), {**small, "refinement.critic_width": 8})
+    folders = {stage.name: tmp_path / stage.name for stage in system.stages}
+    shown: list[dict[str, dict[str, bool]]] = []
+    for index, judge in enumerate((None, Glance(shown))):
+        work = dataclasses.replace(task(block_shards, tmp_path), system=system, index=index, folders=folders)
+        train_stage(dataclasses.replace(work, judge=judge), Alone())
+    assert shown == [{"coarse": {"generator": False}, "refinement": {"generator": False, "critic": False}}]
+
+
+def two_judged_workers(rank: int, address: str, work: Task, folder: Path) -> None:
+    steps: list[float] = []
+
+    class Ranked(Alone):
+        def saved(self, checkpoint, rows) -> None:
+            steps.append(rows[-1]["step"])
+
+        def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+            assert rank == 0, "only rank 0 asks"
+            return step < 4
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": address}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    train_stage(work, Ranked(rank=rank, world_size=2))
+    dist.destroy_process_group()
+    (folder / f"rank-{rank}.json").write_text(json.dumps(steps))
+
+
+def test_two_workers_stop_at_the_same_step(block_shards: Path, tmp_path: Path):
+    work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4, 8))
+    multiprocessing.spawn(two_judged_workers, args=("29613", work, tmp_path), nprocs=2)  # pyright: ignore
+    assert [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
+    curve = read_curve(latest_checkpoint(work.folder))  # pyright: ignore
+    assert [step for step, _ in judged_scores(curve)] == [2, 4]

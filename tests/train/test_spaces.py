@@ -69,8 +69,6 @@ def test_an_end_outside_the_fields_range_is_refused_with_the_range():
         ValueError, match=r"'refinement\.alpha' is uniform from 0 to 1\.5, but .* at least 0 and at most 1"
     ):
         check_space(space(alpha=tune.uniform(0, 1.5)), vdg())
-    with pytest.raises(ValueError, match=r"-0\.5"):
-        check_space(space(alpha=tune.uniform(-0.5, 1)), vdg())
     with pytest.raises(ValueError, match=r"'refinement\.critic' is one of stack, halves, but .*'halves'"):
         check_space(space(critic=tune.choice(["stack", "halves"])), vdg())
 

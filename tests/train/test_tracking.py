@@ -57,3 +57,60 @@ def test_a_store_that_cannot_be_opened_warns_and_goes_on(folder: Path, monkeypat
     tracking.finish("pipeline")
     assert warnings
     assert all("goes on without it" in warning for warning in warnings)
+
+
+def test_trials_are_nested_runs_with_rows_tags_and_files(folder: Path):
+    warnings: list[str] = []
+    tracking = Tracking(folder, warnings.append)
+    tracking.start({"budget": 240})
+    tracking.nested("trial-0001", {"refinement.alpha": 0.25, "seed": 0})
+    tracking.rows("trial-0001", [{"step": 60, "validation/ssim": 0.5}, {"step": 120, "validation/ssim": 0.625}])
+    tracking.tag("trial-0001", "posegen.best", "true")
+    for name in ("samples.png", "page.html"):
+        (folder / name).write_bytes(name.encode())
+    tracking.files("trial-0001", [folder / "samples.png"], "samples")
+    tracking.files("trial-0001", [folder / "page.html"])
+    tracking.finish("trial-0001", "KILLED")
+    assert warnings == []
+    client = MlflowClient(tracking.uri)
+    trial = client.get_run(tracking.runs["trial-0001"])
+    assert trial.data.tags["mlflow.parentRunId"] == tracking.runs["pipeline"]
+    assert (trial.info.run_name, trial.info.status) == ("trial-0001", "KILLED")
+    assert trial.data.params == {"refinement.alpha": "0.25", "seed": "0"}
+    history = client.get_metric_history(trial.info.run_id, "validation/ssim")
+    assert [(metric.step, metric.value) for metric in history] == [(60, 0.5), (120, 0.625)]
+    assert trial.data.tags["posegen.best"] == "true"
+    for path, name in (("samples", "samples.png"), ("report", "page.html")):
+        assert [f.path for f in client.list_artifacts(trial.info.run_id, path)] == [f"{path}/{name}"]
+        downloaded = client.download_artifacts(trial.info.run_id, f"{path}/{name}", str(folder))
+        assert Path(downloaded).read_bytes() == name.encode()
+    assert client.get_run(tracking.runs["pipeline"]).data.metrics == {}, "a trial's scores are its own"
+
+
+def test_a_trial_that_goes_on_goes_on_in_its_run(folder: Path):
+    warnings: list[str] = []
+    for step in (60, 120):  # the second time in another process, as far as tracking can tell
+        tracking = Tracking(folder, warnings.append)
+        tracking.start({})
+        tracking.nested("trial-0001", {"refinement.alpha": 0.25})
+        tracking.rows("trial-0001", [{"step": step, "validation/ssim": step / 1000}])
+        tracking.finish("trial-0001")
+    client = MlflowClient(tracking.uri)
+    (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name == "posegen")
+    assert {run.info.run_id for run in client.search_runs([experiment])} == set(tracking.runs.values())
+    history = client.get_metric_history(tracking.runs["trial-0001"], "validation/ssim")
+    assert [metric.step for metric in history] == [60, 120]
+    assert warnings == []
+
+
+def test_a_run_that_could_not_be_started_takes_no_rows_tags_and_files(folder: Path):
+    warnings: list[str] = []
+    tracking = Tracking(folder, warnings.append)
+    tracking.start({})
+    tracking.rows("trial-0009", [{"step": 1, "validation/ssim": 0.5}])
+    tracking.tag("trial-0009", "posegen.best", "true")
+    tracking.files("trial-0009", [folder / "mlflow.json"])
+    assert set(tracking.runs) == {"pipeline"}
+    assert warnings == []
+    tracking.files("pipeline", [folder / "nowhere.png"])
+    assert ["goes on without it" in warning for warning in warnings] == [True]
