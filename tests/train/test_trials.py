@@ -24,7 +24,7 @@ FULL = Trial(
     judged=[{"step": 60, "mask_ssim": 0.5}, {"step": 120, "mask_ssim": 0.625}],
     why="",
     seconds=12.5,
-    inherited=[{"step": 60, "before": {"refinement.alpha": 0.75}}],
+    inherited=[{"step": 60, "from": 2, "settings": {"refinement.alpha": 0.75}}],
 )
 
 
@@ -47,12 +47,12 @@ def test_kinds_of_values_survive(tmp_path: Path):
 def test_values_of_numpy_become_numbers(tmp_path: Path):
     """Scores are means of numpy's; PBT's settings are drawn by Ray Tune with numpy."""
     before = {"alpha": np.float32(0.25), "width": np.int64(32)}
-    given = Trial(number=0, settings={"alpha": np.float64(0.5)}, inherited=[{"step": 60, "before": before}])
+    given = Trial(number=0, settings={"alpha": np.float64(0.5)}, inherited=[{"step": 60, "settings": before}])
     TrialFolder(tmp_path).write(given.with_judged({"step": 60, "mask_ssim": np.float64(0.125)}))
     content = json.loads((tmp_path / "0000" / "trial.json").read_text())
     assert content["settings"] == {"alpha": 0.5}
     assert content["judged"] == [{"step": 60, "mask_ssim": 0.125}]
-    assert content["inherited"] == [{"step": 60, "before": {"alpha": 0.25, "width": 32}}]
+    assert content["inherited"] == [{"step": 60, "settings": {"alpha": 0.25, "width": 32}}]
 
 
 def test_trials_are_read_by_number_and_nothing_else_is(tmp_path: Path):
