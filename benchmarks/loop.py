@@ -58,7 +58,9 @@ def main() -> None:
         shards = Path(folder, "shards")
         source = SyntheticPeople(train_people=20, test_people=2, size=described.size)
         settings = ShardSettings(size=described.size, mask_radius=2)
-        write_shards(source, shards, settings, listing=source.listing(), fingerprint="benchmark", progress=lambda *_: None)
+        write_shards(
+            source, shards, settings, listing=source.listing(), fingerprint="benchmark", progress=lambda *_: None
+        )
         ratios = []
         for repeat in range(given.repeats):
             tasks = [

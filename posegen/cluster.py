@@ -4,8 +4,10 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import ray
+import torch
 
 OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go through the object store
 
@@ -26,6 +28,18 @@ def connect() -> None:
     except ValueError:  # a cluster that is there already has its memory
         ray.init(**quiet)
     _quiet_ray_data()
+
+
+def slots_here(device: str) -> int | None:
+    """Workers that the cluster holds which `connect` would start: one a CPU, or one a GPU.
+
+    None where it would join a cluster, whose size is not known yet.
+    """
+    started = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    if ray.is_initialized() or "RAY_ADDRESS" in os.environ or started.is_file():
+        return None
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    return gpus or (0 if device == "cuda" else os.cpu_count())
 
 
 def _quiet_ray_data() -> None:

@@ -1,8 +1,11 @@
 """How workers share the CPUs of a cluster, by hand."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from posegen.cluster import cpus_per_worker
+from posegen.cluster import cpus_per_worker, slots_here
 
 
 @pytest.mark.parametrize(
@@ -25,3 +28,15 @@ def test_workers_get_the_most_that_fits_on_the_nodes(workers: int, nodes: list[f
 def test_too_many_workers_are_refused_with_what_there_is(nodes: list[float]):
     with pytest.raises(ValueError, match=rf"--workers 3 .* {int(sum(nodes))} CPUs on {len(nodes)} node"):
         cpus_per_worker(3, nodes)
+
+
+def test_what_this_machine_holds_is_known_before_ray_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert slots_here("cpu") == os.cpu_count()
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").touch()
+    assert slots_here("cpu") is None
+    (tmp_path / "ray" / "ray_current_cluster").unlink()
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert slots_here("cpu") is None

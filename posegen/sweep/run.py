@@ -93,6 +93,9 @@ def _carry_out(sweep: SweepPlan, display: Display, command: Sequence[str], *, an
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL)
     from posegen import cluster  # Ray and MLflow take seconds to import: only where there is work
 
+    here = cluster.slots_here(sweep.base.device)
+    if here is not None:
+        trials_at_once(sweep, here)  # told before Ray starts, where it can be
     display.say("starting Ray")
     cluster.connect()
     try:

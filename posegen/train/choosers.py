@@ -60,7 +60,6 @@ class Tpe:
     seed: int
     trials: int  # that are planned: a quarter of them is drawn at random first
     _study: optuna.Study | None = field(default=None, init=False, repr=False)
-    _told: int = field(default=0, init=False)
 
     def propose(self, number: int) -> Settings:
         """What TPE would try next, knowing all that it was told. The number is only part of the seed."""
@@ -73,7 +72,6 @@ class Tpe:
         told = self._as_told(trial)
         if told is not None:
             self._opened(trial.number).add_trial(told)
-            self._told += 1
 
     def _opened(self, number: int) -> optuna.Study:
         if self._study is None:
@@ -94,7 +92,7 @@ class Tpe:
             return None
         known = self.space.distributions
         params = {path: value for path, value in trial.settings.items() if path in known}
-        if not all(known[path]._contains(known[path].to_internal_repr(value)) for path, value in params.items()):
+        if not all(self.space.allows(path, value) for path, value in params.items()):
             return None
         values = [trial.score(name) for name, _ in self.metrics]
         if trial.state == "finished" and None not in values:

@@ -17,7 +17,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.sample import Domain
+from ray.tune.search.sample import Domain, LogUniform, Quantized
 
 import tune_spaces
 from posegen.catalog import override
@@ -55,12 +55,28 @@ class Space:
         random = np.random.default_rng((seed, number))
         return {path: _drawn(distribution, random) for path, distribution in self.distributions.items()}
 
-    def nearest(self, path: str, value: Value) -> Value:
-        """The allowed value nearest to one that may lie outside."""
+    def allows(self, path: str, value: Value) -> bool:
+        """Whether the value is a choice, or a number within the range; steps are not looked at."""
         distribution = self.distributions[path]
         if isinstance(distribution, CategoricalDistribution):
-            return value if value in distribution.choices else _ends(distribution)[0]
-        return _allowed(distribution, float(value))
+            return value in distribution.choices
+        low, high = _ends(distribution)
+        return not isinstance(value, str) and float(low) <= value <= float(high)
+
+    def nearest(self, path: str, value: Value) -> Value:
+        """The allowed value nearest to one that may lie outside; of choices in words the first."""
+        distribution = self.distributions[path]
+        if not isinstance(distribution, CategoricalDistribution):
+            return _allowed(distribution, float(value))
+        choices = _ends(distribution)
+        if value in choices or not all(_is_number(each) for each in [value, *choices]):
+            return value if value in choices else choices[0]
+        return min(choices, key=lambda choice: abs(float(choice) - float(value)))
+
+    def mutations(self) -> dict[str, Domain | list[Value]]:
+        """The same for population based training, which wants choices as a list."""
+        choices = {p: _ends(d) for p, d in self.distributions.items() if isinstance(d, CategoricalDistribution)}
+        return {**self.domains, **choices}
 
     def grid(self, most: int) -> list[Settings]:
         """All combinations of evenly spaced values, the same number of every numeric setting, at most `most` in all.
@@ -104,6 +120,9 @@ def _space(origin: str, module: Mapping[str, object]) -> Space:
     for path, domain in domains.items():
         if not isinstance(domain, Domain):
             raise ValueError(f"{origin}: '{path}' is {domain!r}. Expected {EXPECTED}.")
+        sampler = domain.get_sampler()
+        if isinstance(sampler, Quantized) and isinstance(sampler.sampler, LogUniform):
+            raise ValueError(f"{origin}: '{path}' has steps on a logarithmic scale. Expected {EXPECTED}.")
     space = Space(origin, dict(domains))
     try:
         _ = space.distributions
@@ -139,6 +158,10 @@ def current(space: Space, system: System) -> dict[str, Value]:
     return {path: getattr(parts[part], field) for path, (part, _, field) in split.items()}
 
 
+def _is_number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _words(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {', '.join(map(str, distribution.choices))}"
@@ -168,6 +191,10 @@ def _spaced(distribution: BaseDistribution, count: int) -> list[Value]:
 def _drawn(distribution: BaseDistribution, random: np.random.Generator) -> Value:
     if isinstance(distribution, CategoricalDistribution):
         return _ends(distribution)[random.integers(len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step and not distribution.log:  # every step alike, the ends too
+        count = round((distribution.high - distribution.low) / distribution.step) + 1
+        return _allowed(distribution, float(distribution.low + random.integers(count) * distribution.step))
     return _at(distribution, random.uniform())
 
 

@@ -108,10 +108,8 @@ class Training:
 
     def stop(self) -> None:
         """Ends the training where it was judged last, and waits until its resources are free again."""
-        self._over = True
-        if self._asked:
-            self._answers.put(False)
-            self._asked = False
+        self._over, self._asked = True, False
+        self._answers.put(False)
         self._thread.join(STOPPING)
 
 

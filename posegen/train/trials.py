@@ -5,7 +5,7 @@ They are all that a sweep needs to go on after it was killed: Ray Tune's own sta
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +28,11 @@ class Trial:
     name: str = ""  # of a trial that is not part of the search: "best" or "paper"
     seed: int = 0
     state: State = "waiting"
-    judged: Sequence[Judged] = ()  # by step, growing
+    judged: Sequence[Judged] = field(default_factory=list)  # by step, growing
     why: str = ""  # it diverged or failed, in words
     seconds: float = 0.0  # that it ran, over all attempts
-    inherited: Sequence[
-        Mapping[str, Any]
-    ] = ()  # {"step", "from", "settings"}: whose place it took, and what it had before (PBT)
+    inherited: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    # {"step", "from", "settings"}: whose place it took, and what its own settings were before (PBT)
 
     @property
     def step(self) -> int:
@@ -70,4 +69,7 @@ class TrialFolder:
 
     def write(self, trial: Trial) -> None:
         self.of(trial.number).mkdir(parents=True, exist_ok=True)
-        write_json(self.of(trial.number) / "trial.json", json.loads(json.dumps(asdict(trial), default=float)))
+        write_json(
+            self.of(trial.number) / "trial.json",
+            json.loads(json.dumps(asdict(trial), default=lambda number: number.item())),
+        )

@@ -88,7 +88,7 @@ def scheduler_for(search: Search) -> TrialScheduler:
             metric=SCORES + name,
             mode=direction,
             perturbation_interval=first,
-            hyperparam_mutations=dict(search.space.domains),
+            hyperparam_mutations=search.space.mutations(),
             custom_explore_fn=partial(_within, search.space),
             require_attrs=False,
         )
@@ -188,7 +188,7 @@ class Recorder(tune.Callback):
         self.chooser.learn(ended)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        why = [line for line in str(trial.get_error() or "unknown").splitlines() if line.strip()][-1]
+        why = ([line for line in str(trial.get_error()).splitlines() if line.strip()] or ["no reason was given"])[-1]
         ended = replace(self._timed(trial), state="failed", why=why)
         self._keep(trial, ended)
         self.chooser.learn(ended)

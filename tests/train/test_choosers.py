@@ -126,7 +126,6 @@ def test_a_trial_outside_the_space_is_passed_over(outside: Settings):
     assert told.propose(13) == untold.propose(13)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="Optuna raises for them before they are compared")
 @pytest.mark.parametrize(
     ("domain", "value"),
     [(tune.choice(["stack", "picture"]), "pair"), (tune.loguniform(1, 10), 0.0)],

@@ -109,7 +109,6 @@ def test_a_training_stopped_before_it_is_judged_ends_at_its_first_judgement(begu
     assert launch.answers == [(2, False)]
 
 
-@pytest.mark.xfail(strict=True, reason="nobody answers a judgement that no result was taken of")
 def test_a_training_that_was_judged_but_never_asked_for_its_result_is_stopped_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(trial_run, "STOPPING", 0.5)
     launch = Judged()

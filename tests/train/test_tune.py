@@ -134,7 +134,6 @@ def test_population_based_training_stays_in_range():
     assert _within(SPACE, beyond) == {"alpha": 1.0}
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="Tune's PBT multiplies the choices of a Domain by 0.8 or 1.2")
 def test_population_based_training_knows_choices():
     random.seed(0)
     settings: Settings = {"critic": "stack"}
