@@ -32,7 +32,7 @@ EXAMPLES = """Examples:
 TUNE_EXAMPLES = """Examples:
   tune_vdg.py                                 embedded data, on a laptop, in minutes
   tune_vdg.py --dry-run                       what would be searched, and what is shared
-  tune_vdg.py --trials 24                     on the same folder: 12 more
+  tune_vdg.py --trials 20                     on the same folder: 10 more
   tune_vdg.py --metric mask_ssim psnr         the Pareto front of two scores
   tune_vdg.py --search random --scheduler none --budget 120
   posegen tune pg2 --dataset market1501 --root Market-1501 --budget 2000 --concurrent 4

@@ -70,10 +70,10 @@ class Options:
 class SweepOptions:
     """How the weights are searched."""
 
-    trials: int = 12
+    trials: int = 10
     "How many settings are tried; the first one is the paper's. More on the same folder goes on."
     budget: int | None = None
-    "Steps of each stage that a trial trains; those of the system where not given."
+    "Steps of each stage that a trial trains; half of the system's own where not given."
     concurrent: int | None = None
     "Trials at once; as many as there is room for, at most a third of them, where not given."
     search: Literal["optuna", "random", "grid"] | None = None
@@ -293,6 +293,7 @@ def keep(options: Options) -> dict[str, Any]:
 
 
 FEWEST_SEEDS = 3  # below this an interval over seeds says nothing
+LEAST_BUDGET = 4  # steps: a trial is judged at each quarter
 
 
 def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
@@ -314,8 +315,8 @@ def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
             f"--scheduler pbt changes settings while the last stage trains, but {space.origin} searches settings of "
             f"'{stages[first].name}', which is trained before it. Give --scheduler asha, or another --space."
         )
-    if how.budget:
-        plan = replace(plan, system=override(plan.system, {f"{s.name}.steps": how.budget for s in stages[first:]}))
+    budgets = {f"{s.name}.steps": how.budget or max(LEAST_BUDGET, s.steps // 2) for s in stages[first:]}
+    plan = replace(plan, system=override(plan.system, budgets))
     sweep = SweepPlan(
         base=plan,
         space=space,
@@ -332,7 +333,7 @@ def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
 
 
 def _check_sweep_numbers(how: SweepOptions) -> None:
-    least = {"trials": 2, "budget": 4, "concurrent": 1, "validation_pairs": 1}
+    least = {"trials": 2, "budget": LEAST_BUDGET, "concurrent": 1, "validation_pairs": 1}
     for name, fewest in least.items():
         value = getattr(how, name)
         if value is not None and value < fewest:

@@ -196,7 +196,7 @@ def test_no_more_trials_at_once_than_there_is_room_for(tmp_path: Path):
 
 def test_other_settings_are_refused_with_what_differs_before_ray_starts(tmp_path: Path):
     sweep(tmp_path).save()
-    with pytest.raises(ValueError, match=r"refinement.steps: 240 there, 40 now(.|\n)*--update"):
+    with pytest.raises(ValueError, match=r"refinement.steps: 120 there, 40 now(.|\n)*--update"):
         run_sweep(sweep(tmp_path, budget=40))
     with pytest.raises(ValueError, match=r"metrics: .'mask_ssim'. there, .'psnr'. now"):
         run_sweep(sweep(tmp_path, metric=["psnr"]))
