@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from posegen.files import write_json
-from posegen.options import Options, SweepOptions, from_run, keep, plan_for, sweep_for
+from posegen.options import Options, from_run, keep, plan_for
 from posegen.pipeline import run
 from posegen.plan import Plan
+from posegen.sweep_options import SweepOptions, sweep_for
 
 Update = Annotated[bool, Parameter(negative=(), help="Redo what was made with other settings in this run folder.")]
 DryRun = Annotated[bool, Parameter(negative=(), help="Print the plan and start nothing.")]

@@ -26,7 +26,7 @@ ROWS = (
     ("display",),
     ("outlook", "pipeline"),
     ("sweep",),
-    ("options",),
+    ("options", "sweep_options"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}

@@ -203,7 +203,8 @@ def test_mlflow_has_a_nested_run_for_every_trial_and_the_best_is_tagged(swept: S
 
 
 def test_the_best_trial_is_compared_with_the_papers_on_the_test_people(swept: Swept):
-    from posegen.options import Options, SweepOptions, sweep_for
+    from posegen.options import Options
+    from posegen.sweep_options import SweepOptions, sweep_for
 
     best = json.loads((swept.run / "best.json").read_text())
     finished = [trial for trial in trials(swept.run) if trial.state == "finished"]

@@ -16,10 +16,10 @@ from posegen.files import write_whole
 from posegen.metrics.measures import METRICS
 from posegen.report.drawing import SMALL, data_uri
 from posegen.report.sweep_charts import (
-    BETWEEN,
     CURVES,
     SCATTER,
     TALL,
+    between,
     colour,
     learning,
     parallel_lines,
@@ -233,7 +233,7 @@ def _render(sweep: Sweep, rows: Sequence[Row], shown: Mapping[int, str]) -> str:
         scatters=scatters(sweep),
         pareto=pareto(sweep),
         learning={"lines": {line.trial: line for line in lines}, "steps": steps, "heights": heights, "rungs": rungs},
-        plot={"scatter": SCATTER, "curves": CURVES, "between": BETWEEN, "tall": TALL},
+        plot={"scatter": SCATTER, "curves": CURVES, "between": between(sweep), "tall": TALL},
         ramp=[(colour(n / 8, dark=False), colour(n / 8, dark=True)) for n in range(9)],
         number_of={trial.number: trial for trial in sweep.trials},
         words={"search": SEARCHES, "scheduler": SCHEDULERS},

@@ -13,7 +13,8 @@ from posegen.report.sweep_content import Sweep, is_finite, score_of, value_text
 from posegen.train.trials import Trial, Value
 
 SCATTER, CURVES = (320, 190), (800, 300)  # width and height of the plots, in the drawings' units
-BETWEEN, TALL = 150, 270  # of the parallel coordinates: from axis to axis, and their height
+NEAR, APART, TALL = 150, 280, 270  # of the parallel coordinates: least and most from axis to axis, and their height
+WHOLE = 840  # that the parallel coordinates fill, where the distances allow
 ROOM = 0.05  # of an axis beyond the lowest and the highest value
 FAR = 3  # quartile distances beyond the quartiles: scores farther off are drawn at the axis's end
 CORRELATED = 5  # trials that a rank correlation needs
@@ -56,7 +57,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Upright:
-    """One axis of the parallel coordinates, with its marks from the top; lengths in BETWEEN and TALL."""
+    """One axis of the parallel coordinates, with its marks from the top; lengths in the distance of axes and TALL."""
 
     path: str
     at: float
@@ -158,16 +159,23 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
+def between(sweep: Sweep) -> int:
+    """From axis to axis of the parallel coordinates."""
+    return max(NEAR, min(APART, WHOLE // max(1, len(sweep.paths))))
+
+
 def uprights(sweep: Sweep) -> list[Upright]:
     """The axes of the parallel coordinates: one a searched path, then the first metric."""
     axes = {path: axis_of(sweep, path) for path in sweep.paths}
-    values = sweep.paper
-    drawn = [_upright(path, n, axis, axis.place(values.get(path))) for n, (path, axis) in enumerate(axes.items())]
-    return [*drawn, _upright(sweep.metrics[0], len(axes), _scores_axis(sweep, sweep.metrics[0]), None)]
+    values, step = sweep.paper, between(sweep)
+    drawn = [
+        _upright(path, step * n, axis, axis.place(values.get(path))) for n, (path, axis) in enumerate(axes.items())
+    ]
+    return [*drawn, _upright(sweep.metrics[0], step * len(axes), _scores_axis(sweep, sweep.metrics[0]), None)]
 
 
-def _upright(path: str, number: int, axis: Axis, paper: float | None) -> Upright:
-    return Upright(path, BETWEEN * number, _down(axis, TALL), None if paper is None else TALL * (1 - paper))
+def _upright(path: str, at: int, axis: Axis, paper: float | None) -> Upright:
+    return Upright(path, at, _down(axis, TALL), None if paper is None else TALL * (1 - paper))
 
 
 def _scores_axis(sweep: Sweep, metric: str) -> Axis:
@@ -185,11 +193,11 @@ def _across(axis: Axis, width: float) -> list[Tick]:
 def parallel_lines(sweep: Sweep) -> dict[int, str]:
     """Each trial's polyline through the axes, by its number; a value that has no place is left out."""
     axes = [*(axis_of(sweep, path) for path in sweep.paths), _scores_axis(sweep, sweep.metrics[0])]
-    lines = {}
+    lines, step = {}, between(sweep)
     for trial in sweep.trials:
         values = [*(trial.settings.get(path) for path in sweep.paths), score_of(trial, sweep.metrics[0])]
         places = [(n, axis.place(value)) for n, (axis, value) in enumerate(zip(axes, values, strict=True))]
-        lines[trial.number] = _polyline([(BETWEEN * n, TALL * (1 - at)) for n, at in places if at is not None])
+        lines[trial.number] = _polyline([(step * n, TALL * (1 - at)) for n, at in places if at is not None])
     return {number: points for number, points in lines.items() if " " in points}
 
 

@@ -85,7 +85,8 @@ def _shown(sweep: SweepPlan, trials: Sequence[Trial], best: Trial) -> dict[int, 
     """The trials whose pictures are shown, with what they are: the best, the paper's, and the worst of the finished."""
     finished = ranked(trials, sweep.metrics[0])
     papers = [trial for trial in finished if dict(trial.settings) == sweep.paper]
-    labelled = [("best", best), *(("paper's weights", trial) for trial in papers[:1]), ("worst", finished[-1])]
+    labelled = [("best", best), *(("paper's weights", trial) for trial in papers[:1])]
+    labelled.append(("worst of the finished", finished[-1]))
     shown: dict[int, str] = {}
     for label, trial in labelled:
         before = shown.get(trial.number, "").partition(", trial")[0]

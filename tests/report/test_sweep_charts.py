@@ -7,7 +7,7 @@ import pytest
 
 from posegen.report.curves import Tick
 from posegen.report.sweep_charts import (
-    BETWEEN,
+    APART,
     CURVES,
     SCATTER,
     TALL,
@@ -103,11 +103,11 @@ def test_a_score_that_exploded_does_not_flatten_the_others():
 
 def test_parallel_lines_pass_their_values(three):
     lines = {number: points(line) for number, line in parallel_lines(three).items()}
-    assert [x for x, _ in lines[0]] == [0, BETWEEN]
+    assert [x for x, _ in lines[0]] == [0, APART]
     assert lines[0][0][1] == pytest.approx(TALL / 2, abs=0.1)  # 10 is midway between 1 and 100
     assert lines[1][0][1] < lines[0][0][1] < lines[2][0][1]  # y downwards
     assert lines[1][1][1] > lines[0][1][1] > lines[2][1][1]  # scores grow upwards, whichever way is better
-    assert [(axis.path, axis.at) for axis in uprights(three)] == [("s.weight", 0), ("mask_l1", BETWEEN)]
+    assert [(axis.path, axis.at) for axis in uprights(three)] == [("s.weight", 0), ("mask_l1", APART)]
     assert [axis.paper for axis in uprights(three)] == [pytest.approx(TALL / 2), None]
 
 

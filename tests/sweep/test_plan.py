@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from posegen.files import write_json
-from posegen.options import Options, SweepOptions, sweep_for
+from posegen.options import Options
 from posegen.sweep.plan import SweepPlan
 from posegen.sweep.run import outlook, run_sweep, trials_at_once
+from posegen.sweep_options import SweepOptions, sweep_for
 from posegen.train.choosers import Listed, Tpe
 from posegen.train.trials import Trial
 
