@@ -73,7 +73,7 @@ class Space:
             return value if value in choices else choices[0]
         return min(choices, key=lambda choice: abs(float(choice) - float(value)))
 
-    def mutations(self) -> dict[str, Domain | list[Value]]:
+    def mutations(self) -> Mapping[str, Domain | list[Value]]:
         """The same for population based training, which wants choices as a list."""
         choices = {p: _ends(d) for p, d in self.distributions.items() if isinstance(d, CategoricalDistribution)}
         return {**self.domains, **choices}

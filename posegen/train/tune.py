@@ -88,7 +88,7 @@ def scheduler_for(search: Search) -> TrialScheduler:
             metric=SCORES + name,
             mode=direction,
             perturbation_interval=first,
-            hyperparam_mutations=search.space.mutations(),
+            hyperparam_mutations=dict(search.space.mutations()),
             custom_explore_fn=partial(_within, search.space),
             require_attrs=False,
         )
