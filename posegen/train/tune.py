@@ -188,7 +188,8 @@ class Recorder(tune.Callback):
         self.chooser.learn(ended)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        why = ([line for line in str(trial.get_error()).splitlines() if line.strip()] or ["no reason was given"])[-1]
+        said = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
+        why = said[-1] if said else "no reason was given"
         ended = replace(self._timed(trial), state="failed", why=why)
         self._keep(trial, ended)
         self.chooser.learn(ended)

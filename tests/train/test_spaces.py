@@ -104,7 +104,7 @@ def test_a_file_without_a_usable_space_is_refused_with_what_is_expected(tmp_path
 
 def test_steps_on_a_logarithmic_scale_are_not_dropped_silently(tmp_path: Path):
     file = tmp_path / "mine.py"
-    file.write_text('from ray import tune\nSPACE = {"refinement.image_weight": tune.qloguniform(1, 1000, 5)}\n')
+    file.write_text('from ray import tune\nSPACE = {"refinement.image_weight": tune.qloguniform(5, 1000, 5)}\n')
     with pytest.raises(ValueError, match=r"Expected SPACE"):
         load_space(str(file), "vdg")
 

@@ -231,10 +231,10 @@ def test_a_failure_is_told_with_the_last_line_of_its_error(tmp_path: Path):
     run.trial.get_error = lambda: RuntimeError("Traceback (most recent call last):\n  ...\nValueError: no room\n\n")
     run.recorder.on_trial_error(0, [], run.trial)
     (trial,) = run.told.learnt
-    assert (trial.state, trial.why, trial.judged) == ("failed", "ValueError: no room", ())
+    assert (trial.state, trial.why, list(trial.judged)) == ("failed", "ValueError: no room", [])
     run.trial.get_error = lambda: None
     run.recorder.on_trial_error(0, [], run.trial)
-    assert run.folder.read()[0].why == "unknown"
+    assert run.folder.read()[0].why == "no reason was given"
 
 
 def test_the_seconds_of_all_attempts_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
