@@ -174,6 +174,27 @@ def systems() -> None:
     Console().print(table)
 
 
+@app.command
+def weights(*, weights_dir: Path | None = None) -> None:
+    """List the pretrained networks: what needs them, where they come from, whether they are there and whole.
+
+    Example: posegen weights --weights-dir ~/weights
+
+    Parameters
+    ----------
+    weights_dir
+        The folder to look in; POSEGEN_WEIGHTS, or `weights`, where not given.
+    """
+    from posegen.weights import PRETRAINED, state_of, weights_folder
+
+    folder = weights_folder(weights_dir)
+    table = Table("network", "state", "file", "licence", "origin", "needed for", box=None)
+    for name, each in PRETRAINED.items():
+        table.add_row(name, state_of(name, folder), each.file, each.licence, each.origin, each.needed_for)
+    Console().print(f"in {folder}:", highlight=False, soft_wrap=True)
+    Console().print(table)
+
+
 def _remember(plan: Plan, options: Options) -> None:
     """Keeps the options beside the plan, once the folder is ours: the commands after it take them from there."""
     if not (plan.run / "plan.json").is_file() or not plan.differences():

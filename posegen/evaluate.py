@@ -153,7 +153,7 @@ def _finish(scores: Path, parts: Sequence[Path], scorer: _Scorer) -> dict:
     columns = {name: table[name].to_numpy() for name in table.column_names}
     drawn = f"all {split} pairs" if table.num_rows == available else f"{split} pairs drawn by seed {SEED}"
     metrics = {**scorer.signature, "pairs": table.num_rows, "pairs_available": available, "selection": drawn}
-    metrics |= summary(columns, persons)
+    metrics |= summary(columns, persons) | {"stand_ins": scorer.system.stand_ins()}
     write_json(scores / "metrics.json", metrics)
     shutil.rmtree(scores / "parts")
     return metrics

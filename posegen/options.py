@@ -20,6 +20,8 @@ from posegen.data.synthetic import SyntheticPeople
 from posegen.fields import replace_fields
 from posegen.files import read_json
 from posegen.plan import Plan
+from posegen.stage import Perceptive, System
+from posegen.weights import PRETRAINED, path_of, weights_folder
 
 DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
@@ -57,6 +59,8 @@ class Options:
     "Seed of networks, order of pairs and synthetic people; 0 where not given."
     checkpoint_every: int | None = None
     "Steps between two checkpoints; a tenth of a stage, 50 to 1,000, where not given."
+    weights_dir: Path | None = None
+    "Folder of pretrained networks; POSEGEN_WEIGHTS, or `weights`, where not given (`posegen weights` lists them)."
     settings: Path | None = None
     "A file with settings by dotted path, such as a sweep's best.json; --set wins where both name one."
 
@@ -77,6 +81,7 @@ class Chosen:
     device: str = "auto"
     seed: int = 0
     checkpoint_every: int | None = None
+    weights_dir: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -84,7 +89,13 @@ class Chosen:
         return self.run or Path("runs") / f"{self.system}-{self.variant}-{self.dataset}"
 
 
-OF_THE_MOMENT = ("run", "workers", "device", "checkpoint_every")  # no result depends on them: not kept with a run
+OF_THE_MOMENT = (
+    "run",
+    "workers",
+    "device",
+    "checkpoint_every",
+    "weights_dir",
+)  # no result depends on them: not kept with a run
 
 
 def chosen(options: Options) -> Chosen:
@@ -129,10 +140,11 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     """
     options = chosen(given)
     _check_numbers(options)
-    settings = parse_settings(options.set)
+    settings, weights = parse_settings(options.set), weights_folder(options.weights_dir)
     source, listing = _source(options, _under(settings, "data"))
     described = system(options.system, options.dataset, options.variant, _size(options, listing))
     described = override(described, {k: v for k, v in settings.items() if k.split(".")[0] not in ("data", "shards")})
+    described = with_pretrained(described, weights, settings)
     if isinstance(source, SyntheticPeople) and source.size != described.size:
         source = replace(source, size=described.size)
         listing = source.listing()
@@ -155,10 +167,31 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         checkpoint_every=options.checkpoint_every,
         workers=options.workers,
         device=options.device,
+        weights=weights,
     )
     _check_workers(plan)
     _check_wiring(plan)
     return plan
+
+
+def with_pretrained(described: System, weights: Path, settings: Mapping[str, object]) -> System:
+    """The system with random networks for pretrained ones whose files are absent.
+
+    Raises ValueError where the settings ask for a pretrained network by name, and its file is absent.
+    """
+    for stage in described.stages:
+        if not isinstance(stage, Perceptive) or stage.features != stage.pretrained or not stage.pretrained:
+            continue
+        path, wanted = f"{stage.name}.features", PRETRAINED[stage.pretrained]
+        if path_of(stage.pretrained, weights) is not None:
+            continue
+        if path in settings:
+            raise ValueError(
+                f"--set {path}={stage.features} was given, but {weights / wanted.file} is not there. Get it from "
+                f"{wanted.origin}, or name the folder that has it: --weights-dir."
+            )
+        described = override(described, {path: f"random-{stage.pretrained}"})
+    return described
 
 
 def _check_wiring(plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from posegen.data.pairs import ordered_pairs, usable_rows
 from posegen.data.rows import Entry
 from posegen.plan import Plan
-from posegen.stage import Stage, System
+from posegen.stage import Perceptive, Stage, System
 
 MIB = 2**20
 PICTURE_BYTES = {
@@ -32,8 +33,9 @@ def outlook(plan: Plan) -> list[str]:
 
 
 def about_data(plan: Plan) -> list[str]:
-    """The data in numbers, and what the reader noted."""
-    return [f"data     {line}" for line in data_lines(plan)] + [f"note     {note}" for note in plan.listing.notes]
+    """The data in numbers, and what is to be known: the reader's notes, and what stands in for a pretrained network."""
+    notes = [*plan.listing.notes, *plan.system.stand_ins()]
+    return [f"data     {line}" for line in data_lines(plan)] + [f"note     {note}" for note in notes]
 
 
 def about_stages(plan: Plan) -> list[str]:
@@ -73,7 +75,7 @@ def stage_lines(plan: Plan, index: int) -> list[str]:
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in _fake_networks(stage).items()}
     total = sum(counts.values())
     per_worker = -(-stage.batch_size // plan.workers)
-    activations = _saved_bytes(plan.system, index) * per_worker
+    activations = _saved_bytes(plan.system, index, plan.weights) * per_worker
     networks = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     checkpoint = total * 12 / MIB  # weights and Adam's two moments, 4 bytes each
     return [
@@ -92,7 +94,7 @@ def _fake_networks(stage: Stage) -> dict[str, nn.Module]:
         return stage.networks()
 
 
-def _saved_bytes(system: System, index: int) -> int:
+def _saved_bytes(system: System, index: int, weights: Path) -> int:
     """Bytes that the first player's loss keeps for its backward, for one pair: shapes are run, numbers are not."""
     stage, pairs = system.stages[index], 2  # batch norm wants more than one
     saved: dict[int, int] = {}
@@ -103,6 +105,8 @@ def _saved_bytes(system: System, index: int) -> int:
 
     with FakeTensorMode():
         networks = stage.networks()
+        if isinstance(stage, Perceptive):
+            networks |= stage.fixed_networks(weights)
         batch = _fake_batch(system, pairs)
         for earlier in system.stages[:index]:
             with torch.no_grad():

@@ -26,6 +26,8 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
         steps = _wanted(plan, until)
         redone = _settle_differences(plan, steps, update, display)
         plan.save()
+        for stand_in in plan.system.stand_ins():
+            display.warn(stand_in)
         pending = [step for step in _wanted(plan, until) if step.state != "done"]
         for step in steps:
             if step not in pending:
@@ -163,6 +165,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
         folders=plan.stage_folders,
         seed=plan.seed,
         recipe=plan.recipe(index),
+        weights=plan.weights,
         checkpoint_every=plan.checkpoint_interval(stage),
     )
     mine = {k: v for k, v in plan.settings.items() if k.startswith(f"{stage.name}.")}
@@ -253,7 +256,10 @@ def _conclude(plan: Plan, display: Display) -> None:
     """What came out, where it is, and what to do next."""
     metrics = plan.scores / "metrics.json"
     if metrics.is_file():
-        display.table(score_table(json.loads(metrics.read_text())))
+        content = json.loads(metrics.read_text())
+        display.table(score_table(content))
+        for stand_in in content.get("stand_ins", []):
+            display.say(f"note:     {stand_in}")
     if (plan.report / "index.html").is_file():
         display.say(f"report:   {(plan.report / 'index.html').resolve()}")
     if opening := open_tracking(plan.run):

@@ -49,6 +49,7 @@ class Plan:
     checkpoint_every: int | None = None
     workers: int = 1
     device: str = "auto"
+    weights: Path = Path()  # the folder of pretrained networks
 
     @property
     def shards(self) -> Path:

@@ -6,6 +6,7 @@ It pickles to Ray, prints, compares and is logged as it is.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -102,6 +103,20 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class Perceptive(Protocol):
+    """A stage whose losses look at pictures through a fixed, pretrained network: not trained, in no checkpoint."""
+
+    @property
+    def features(self) -> str: ...  # a setting: the pretrained network's name, or "random-<name>" in its stead
+    @property
+    def pretrained(self) -> str: ...  # its name in `weights.PRETRAINED`; "" where the stage's settings need none
+
+    def fixed_networks(self, weights: Path) -> dict[str, nn.Module]:
+        """The fixed networks by name, which `loss` finds among the stage's own; `weights` is the folder of files."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class System:
     """A paper's system: stages in order, the drawing of the pose, and the column that is the result."""
@@ -113,6 +128,16 @@ class System:
     pose_maps: Discs | Gaussians
     stages: tuple[Stage, ...]
     image: str
+
+    def stand_ins(self) -> list[str]:
+        """Where a random network stands in for a pretrained one, in words for scores and reports."""
+        stages = [stage for stage in self.stages if isinstance(stage, Perceptive) and stage.pretrained]
+        return [
+            f"the losses of stage '{stage.name}' compare features of {stage.features}, a fixed random network: "
+            f"{stage.pretrained} is absent"
+            for stage in stages
+            if stage.features != stage.pretrained
+        ]
 
     def wiring_errors(self, columns: set[str]) -> list[str]:
         """What is wrong with the columns, in words, given those that the data have. Empty where all is well."""

@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a module imports from its own row and the rows above it.
 ROWS = (
-    ("batch", "fields", "files"),
+    ("batch", "fields", "files", "weights"),
     ("data", "losses", "nets"),
     ("stage",),
     ("systems",),
@@ -34,6 +34,7 @@ WITHOUT_RAY = (
     "batch",
     "fields",
     "files",
+    "weights",
     "losses",
     "nets",
     "stage",

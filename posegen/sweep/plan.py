@@ -204,6 +204,7 @@ class TaskMaker:
                 folders={s.name: place / s.name for s, place in zip(system.stages, places, strict=True)},
                 seed=trial.seed,
                 recipe=plan.recipe(index),
+                weights=plan.weights,
                 checkpoint_every=plan.checkpoint_interval(system.stages[index]),
                 keep=self.keep,
                 judge=judge if index == len(system.stages) - 1 else None,

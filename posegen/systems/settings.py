@@ -76,6 +76,10 @@ RANGES = {
     "l1_weight": Range(0),
     "mask_weight": Range(0),
     "image_weight": Range(0),
+    "content_weight": Range(0),
+    "dropout": Range(0, 1, below=True),
+    "window": Range(1),
+    "critic_halvings": Range(2),
     "alpha": Range(0, 1),
 }
 

@@ -53,6 +53,7 @@ class Task:
     seed: int
     recipe: str  # fingerprint: a checkpoint with another one is not resumed
     checkpoint_every: int  # steps
+    weights: Path = Path()  # the folder of pretrained networks
     keep: int = checkpoints.KEEP  # newest checkpoints that stay
     judge: Judge | None = None  # of the system, where this is its last stage
 
@@ -124,7 +125,8 @@ def train_stage(task: Task, context: Context) -> None:
     Raises NonFinite on all ranks where a term, a gradient or a score stops being finite; the checkpoints written
     before are good.
     """
-    game = new_game(task.stage, seed=task.seed, device=context.device, rank=context.rank, wrap=_wrapping(context))
+    wrap, rank = _wrapping(context), context.rank
+    game = new_game(task.stage, seed=task.seed, device=context.device, rank=rank, wrap=wrap, weights=task.weights)
     earlier = earlier_networks(task, context.device)
     start, curve = resume(game, task)
     journal = Journal(task, context, curve)

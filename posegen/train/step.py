@@ -9,12 +9,13 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch
-from posegen.stage import Player, Stage
+from posegen.stage import Perceptive, Player, Stage
 
 NextBatch = Callable[[], Batch]
 Wrap = Callable[[nn.Module], nn.Module]
@@ -34,7 +35,7 @@ class Game:
     stage: Stage
     seed: int
     device: torch.device
-    networks: dict[str, nn.Module]  # as called: wrapped for several workers
+    networks: dict[str, nn.Module]  # as called: wrapped for several workers; fixed ones too
     bare: dict[str, nn.Module]  # the same ones without the wrapping
     optimizers: dict[str, torch.optim.Optimizer]  # by player
     averages: dict[str, nn.Module]  # of the generator's networks; empty where ema_decay is 0
@@ -102,8 +103,19 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-def new_game(stage: Stage, *, seed: int, device: torch.device, rank: int = 0, wrap: Wrap = lambda net: net) -> Game:
-    """Freshly initialised networks (the same on every rank), each wrapped on its own, and their optimizers."""
+def new_game(
+    stage: Stage,
+    *,
+    seed: int,
+    device: torch.device,
+    rank: int = 0,
+    wrap: Wrap = lambda net: net,
+    weights: Path = Path(),
+) -> Game:
+    """Freshly initialised networks (the same on every rank), each wrapped on its own, and their optimizers.
+
+    `weights` is the folder of pretrained networks, for a stage whose losses need one.
+    """
     torch.manual_seed(random_seed(seed, stage.name, "networks"))
     bare = {name: place(network.train(), device) for name, network in stage.networks().items()}
     assert sorted(bare) == sorted(n for p in stage.players for n in p.nets), "each network belongs to one player"
@@ -116,8 +128,16 @@ def new_game(stage: Stage, *, seed: int, device: torch.device, rank: int = 0, wr
         bare=bare,
         optimizers={player.name: _optimizer(player, bare) for player in stage.players},
         averages={name: copy.deepcopy(bare[name]).requires_grad_(False) for name in averaged},
-        networks={name: wrap(network) for name, network in bare.items()},
+        networks={name: wrap(network) for name, network in bare.items()} | _fixed(stage, weights, device),
     )
+
+
+def _fixed(stage: Stage, weights: Path, device: torch.device) -> dict[str, nn.Module]:
+    """The stage's pretrained networks, which nobody trains: neither wrapped nor averaged nor saved."""
+    if not isinstance(stage, Perceptive):
+        return {}
+    fixed = stage.fixed_networks(weights).items()
+    return {name: place(network.eval().requires_grad_(False), device) for name, network in fixed}
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

@@ -17,13 +17,17 @@ def waves(shape, phase):
 
 @pytest.fixture
 def batch():
-    """Two pairs of 32x16 pictures in float64, as the stages of both systems read them."""
-    joints = (waves((2, 18, 2), 3.0) + 1) / 2 * torch.tensor([16.0, 32.0], dtype=torch.float64)
-    visible = waves((2, 18), 4.0) > -0.5
+    """Two pairs of 32x16 pictures in float64, as the stages of all systems read them."""
+    frame = torch.tensor([16.0, 32.0], dtype=torch.float64)
+    joints, source_joints = ((waves((2, 18, 2), phase) + 1) / 2 * frame for phase in (3.0, 6.0))
+    visible, source_visible = waves((2, 18), 4.0) > -0.5, waves((2, 18), 7.0) > -0.7
     return {
         "source_image": waves((2, 3, *SIZE), 0.0),
         "target_image": waves((2, 3, *SIZE), 1.0),
         "coarse_image": waves((2, 3, *SIZE), 2.0),
+        "source_joints": source_joints,
+        "source_visible": source_visible,
+        "source_pose": Discs(radius=2.0)(source_joints, source_visible, *SIZE),
         "target_joints": joints,
         "target_visible": visible,
         "target_pose": Discs(radius=2.0)(joints, visible, *SIZE),
@@ -37,8 +41,9 @@ def golden(batch):
 
     def play(stage):
         game = new_game(stage, seed=0, device=torch.device("cpu"))
-        for network in game.bare.values():
+        for network in game.networks.values():
             network.double()
+        for network in game.bare.values():
             for phase, parameter in enumerate(network.parameters()):
                 fan_in = max(1, parameter[0].numel())
                 parameter.data = waves(parameter.shape, phase) / math.sqrt(fan_in)
