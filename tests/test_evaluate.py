@@ -111,6 +111,16 @@ def test_means_are_those_of_the_table(system, block_shards, stages, scored, tmp_
             assert metrics["baselines"][baseline][name] == pytest.approx(expected)
 
 
+def test_a_random_network_in_a_pretrained_ones_stead_is_in_the_scores(
+    system, block_shards, stages, scored, tmp_path, monkeypatch
+):
+    assert run(system, block_shards, stages, tmp_path / "first")["stand_ins"] == []
+    monkeypatch.setattr(System, "stand_ins", lambda self: [f"{self.name} looks through a random network"])
+    metrics = run(system, block_shards, stages, tmp_path / "second")
+    assert metrics["stand_ins"] == ["vdg looks through a random network"]
+    assert json.loads((tmp_path / "second/metrics.json").read_text()) == metrics
+
+
 def test_parts_of_an_interrupted_run_are_kept(system, block_shards, stages, scored, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

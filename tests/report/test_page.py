@@ -47,6 +47,7 @@ def folder(trained, block_shards, tmp_path_factory) -> Path:
     (run / "scores").mkdir()
     parquet.write_table(pa.table({**table, "person": persons}), run / "scores/pairs.parquet")
     metrics = {"fingerprint": "of scores", "pairs": 24, "pairs_available": 24, **summary(table, persons)}
+    metrics["stand_ins"] = [f"features of {HOSTILE} are random"]
     (run / "scores/metrics.json").write_text(json.dumps(metrics))
     checkpoint = run / "stages/coarse/checkpoint_00000030"
     checkpoint.mkdir(parents=True)
@@ -137,6 +138,7 @@ def test_page_tells_the_run(parsed):
         "deep.inner not set",
         "generator/l1",
         "of report",
+        f"features of {HOSTILE} are random.",
     ):
         assert said in text, said
     assert "python flows/full_pipeline.py --seed 3" in text

@@ -1,6 +1,7 @@
 """One turn of the game: who moves, what changes, and that it is a function of the step."""
 
 import dataclasses
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -144,6 +145,30 @@ def test_a_move_by_hand():
     assert terms["generator/gradient"].item() == pytest.approx(3.0)
     # RMSProp: v = 0.01 * 3^2, w -= 0.5 * 3 / (sqrt(v) + 1e-8) = 0.5 / 0.1
     assert game.bare["line"].weight.item() == pytest.approx(2.0 - 0.5 * 3 / 0.3, rel=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen(Line):
+    """The same height seen through a fixed network, which the folder of weights names: loss = 3 * 5 w."""
+
+    features: str = "five"
+    pretrained: str = "five"
+
+    def fixed_networks(self, weights: Path):
+        network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Dropout(0.9))
+        nn.init.constant_(network[0].weight, float(weights.name))
+        return {"features": network}
+
+    def loss(self, player, nets, batch):
+        return {"height": Term(nets["features"](nets["line"](torch.ones(1, 1))).squeeze(), 3.0)}
+
+
+def test_a_fixed_network_is_looked_through_and_not_trained_nor_saved():
+    game = new_game(Seen(ema_decay=0.5), seed=0, device=CPU, weights=Path("of/5"))
+    terms = play(game, range(1))[0]
+    assert (terms["generator/height"].item(), terms["generator/gradient"].item()) == (10.0, 15.0)
+    assert game.networks["features"][0].weight.item() == 5.0
+    assert list(game.bare) == list(game.averages) == ["line"]
 
 
 def test_seeds_of_different_parts_differ():
