@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
+from posegen.data.deepfashion import DeepFashion
 from posegen.data.folder import Folder
 from posegen.data.market1501 import Market1501
 from posegen.data.picture_files import picture_size
@@ -39,8 +40,8 @@ class Options:
     "Which system, vdg where not given; `posegen systems` lists them."
     variant: str | None = None
     "Which of the system's variants; the paper's full system where not given."
-    dataset: Literal["synthetic", "market1501", "folder"] | None = None
-    "synthetic people (embedded; where not given), Market-1501 (official layout), or a folder of your own pictures."
+    dataset: Literal["synthetic", "market1501", "deepfashion", "folder"] | None = None
+    "synthetic people (embedded; where not given), Market-1501, DeepFashion in-shop, or a folder of your own pictures."
     root: Path | None = None
     "Where the pictures are; not for synthetic."
     size: str | None = None
@@ -142,7 +143,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     _check_numbers(options)
     settings, weights = parse_settings(options.set), weights_folder(options.weights_dir)
     source, listing = _source(options, _under(settings, "data"))
-    described = system(options.system, options.dataset, options.variant, _size(options, listing))
+    described = system(options.system, options.dataset, options.variant, _size(options, source, listing))
     described = override(described, {k: v for k, v in settings.items() if k.split(".")[0] not in ("data", "shards")})
     described = with_pretrained(described, weights, settings)
     if isinstance(source, SyntheticPeople) and source.size != described.size:
@@ -243,14 +244,20 @@ def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listi
     else:
         if options.root is None:
             raise ValueError(f"--dataset {options.dataset} needs --root: the folder that holds its pictures.")
-        made: Mapping[str, Callable[..., Source]] = {"market1501": Market1501, "folder": Folder}
+        made: Mapping[str, Callable[..., Source]] = {
+            "market1501": Market1501,
+            "deepfashion": DeepFashion,
+            "folder": Folder,
+        }
         source = replace_fields(made[options.dataset](root=options.root.resolve()), settings, "data")
     return source, source.listing()
 
 
-def _size(options: Chosen, listing: Listing) -> tuple[int, int] | None:
+def _size(options: Chosen, source: Source, listing: Listing) -> tuple[int, int] | None:
     if options.size is not None:
         return parse_size(options.size)
+    if isinstance(source, DeepFashion):
+        return source.size
     if options.dataset == "folder":
         return common_size(listing)
     return None

@@ -3,8 +3,11 @@
 import dataclasses
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from posegen.data.keypoint_files import HEADER
 from posegen.files import write_json
 from posegen.options import Options, common_size, from_run, keep, parse_settings, parse_size, plan_for
 
@@ -63,6 +66,8 @@ def test_the_size_reaches_networks_shards_and_drawings():
         ({"workers": 5}, "does not divide"),
         ({"dataset": "market1501"}, "needs --root"),
         ({"dataset": "market1501", "root": Path("/nowhere")}, "/nowhere"),
+        ({"dataset": "deepfashion"}, "needs --root"),
+        ({"dataset": "deepfashion", "root": Path("/nowhere")}, "/nowhere"),
         ({"dataset": "folder", "root": Path("/nowhere")}, "/nowhere"),
         ({"root": Path("/nowhere")}, "drawn, not read"),
     ],
@@ -75,6 +80,42 @@ def test_mistakes_are_named(given: dict, message: str):
 def test_an_empty_folder_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=str(tmp_path)):
         plan_for(options(dataset="folder", root=tmp_path, size="64x32"))
+
+
+@pytest.fixture
+def fashion(tmp_path: Path) -> Path:
+    """Two pictures of the same clothes in either split, in DeepFashion's own layout."""
+    for split, item in (("train", "00000001"), ("test", "00000002")):
+        rows = []
+        for view in ("1_front", "3_back"):
+            path = tmp_path / f"img/WOMEN/Dresses/id_{item}/02_{view}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.zeros((256, 256, 3), np.uint8))
+            name = f"fasionWOMENDressesid{item}02_{view.replace('_', '')}.jpg"
+            rows.append(f"{name}: {[100] * 18}: {[128] * 18}\n")
+        (tmp_path / f"fasion-annotation-{split}.csv").write_text(f"{HEADER}\n{''.join(rows)}")
+    return tmp_path
+
+
+def test_deepfashion_takes_its_settings_and_size(fashion: Path):
+    plan = plan_for(options(system="pg2", dataset="deepfashion", root=fashion))
+    assert plan.system.size == plan.shard_settings.size == (256, 256)
+    assert plan.settings["coarse.steps"] == 30_000, "PG2's on DeepFashion"
+    assert [entry.split for entry in plan.listing.entries] == ["train", "train", "test", "test"]
+    without = options(dataset="deepfashion", root=fashion, set=["data.flat_photos=no"])
+    assert plan_for(without).source.flat_photos is False  # pyright: ignore
+
+
+@pytest.mark.parametrize("system", ["pg2", "vdg"])
+def test_a_crop_makes_the_size_and_may_need_another(fashion: Path, system: str):
+    cropped = {"dataset": "deepfashion", "root": fashion, "set": ["data.crop=176x256"], "system": system}
+    with pytest.raises(ValueError, match=r"size 256x176 .* such as 256x160 or 256x192"):
+        plan_for(options(**cropped))
+    plan = plan_for(options(**cropped, size="256x192"))
+    assert plan.shard_settings.size == (256, 192)
+    first = plan.listing.entries[0].joints
+    assert first is not None
+    assert first[0].tolist() == [88, 100]
 
 
 def test_values_may_hold_equals_signs():
