@@ -6,6 +6,7 @@ pose-gan (`fasion-annotation-{train,test}.csv`) or PATN (`fasion-resize-annotati
 cut to a width of 176, so that x = x256 - 40), or any others that `find_joint_files` finds.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,7 +35,7 @@ from posegen.data.keypoint_files import Pose
 from posegen.data.pairs import given_pairs
 from posegen.data.picture_files import fingerprint, picture_size, read_picture
 from posegen.data.rows import Entry, Listing, Picture, Reject
-from posegen.data.splits import shared_identities
+from posegen.data.splits import SPLITS, shared_identities
 
 WHOLE, CROPPED = (256, 256), (256, 176)  # height, width of the pictures, before and after the crop
 BORDER = 40  # pixels that the crop takes from the left and from the right
@@ -84,15 +85,16 @@ class DeepFashion:
         entries, refused = self._entries(pictures, posed, lists or {})
         unused = _unused(pictures, posed, joint_files, lists or {})
         listing = Listing(entries, "", [*pictures.rejects, *posed.rejects, *refused, *unused])
+        _check_entries(self.root, listing)
         listing = _with_pairs(listing, find_pair_lists(self.root, joint_files))
         notes = (joints_note, *moved_note, *_split_notes(entries, posed, lists), *listing.notes)
         listing = replace(listing, notes=notes)
-        return replace(listing, fingerprint=fingerprint(f"{self.name} {self.crop}", listing, pictures.sizes))
+        return replace(listing, fingerprint=fingerprint(self.name, listing, pictures.sizes))
 
     def load(self, entry: Entry) -> Picture:
         """The file's bytes as they are; a cropped picture as BMP, so that it is encoded only once, for its shard.
 
-        Raises ValueError(reason, detail) where it cannot be read, is damaged, or has another size than the first ones.
+        Raises ValueError(reason, detail) where it cannot be read, is damaged, or has neither size.
         """
         assert entry.joints is not None
         assert entry.visible is not None
@@ -165,6 +167,17 @@ def _check_match(
         )
     if lists is not None and not pictures.paths.keys() & posed.poses.keys() & lists.keys():
         raise ValueError(f"train.lst and test.lst in '{root}' name no picture that is there with joints.")
+
+
+def _check_entries(root: Path, listing: Listing) -> None:
+    for split in SPLITS:
+        if not any(entry.split == split for entry in listing.entries):
+            counts = Counter(reject.reason for reject in listing.rejects)
+            rejects = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "nothing"
+            raise ValueError(
+                f"'{root}' has no picture for the split '{split}': {len(listing.entries):,} pictures in the other one; "
+                f"left out: {rejects}. Expected pictures that the {split} annotation file, or {split}.lst, names."
+            )
 
 
 def _first(names: Iterable[Name]) -> list[str]:

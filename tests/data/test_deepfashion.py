@@ -257,12 +257,22 @@ class TestLayouts:
         assert listing.rejects == []
         assert source.load(listing.entries[-1]).image.startswith(b"\x89PNG")
 
+    def test_one_folder_called_train_is_a_folder_like_others(self, tmp_path):
+        make_root(tmp_path)
+        (tmp_path / "train").mkdir()
+        for name in TRAIN[:3]:
+            (tmp_path / f"{name.patn()}.jpg").rename(tmp_path / "train" / f"{name.patn()}.jpg")
+        listing = DeepFashion(tmp_path).listing()
+        assert len(listing.entries) == len([*TRAIN, *TEST])
+        assert listing.rejects == []
+
     def test_a_picture_in_two_places_is_rejected(self, tmp_path):
         make_root(tmp_path)
         make_pictures(tmp_path, TRAIN[:1], "pose_gan")
         listing = DeepFashion(tmp_path).listing()
         assert rejected(listing) == {TRAIN[0].official(): "duplicate name"}
         assert "fasion-dataset/all" in listing.rejects[0].detail
+        assert called(listing, "train") == [name.official() for name in TRAIN[1:]]
         make_pictures(tmp_path, [*TRAIN, *TEST], "pose_gan")
         with pytest.raises(ValueError, match=r"lies there more than once.*keep one folder"):
             DeepFashion(tmp_path).listing()
@@ -547,6 +557,11 @@ class TestBadPictures:
         (tmp_path / "holiday.jpg").write_bytes(PICTURE)
         with pytest.raises(ValueError, match=r"none of the 1 pictures .* called \['holiday\.jpg'\].*--dataset folder"):
             DeepFashion(tmp_path).listing()
+
+    def test_a_split_without_pictures_is_an_error_with_counts(self, root):
+        (root / f"{TEST[0].patn()}.jpg").unlink()
+        with pytest.raises(ValueError, match=r"for the split 'test': 6 pictures .* 1 flat garment photo, 1 no picture"):
+            DeepFashion(root, flat_photos=False).listing()
 
     def test_joints_of_other_pictures_are_an_error(self, tmp_path):
         make_pictures(tmp_path, TRAIN)
