@@ -1,0 +1,367 @@
+"""The ten parts of a body in two poses: for each an affine transform and a mask, from the joints alone.
+
+Siarohin, Sangineto, Lathuilière, Sebe: Deformable GANs for Pose-based Human Image Generation, CVPR 2018, section 3.2.
+Geometry "code" is what the released code does (pose-gan, `pose_transform.py`: `affine_transforms`, `pose_masks`,
+`estimate_polygon`), from which the published results come. Geometry "paper" is the paper's text as we remember it, not
+checked against it; what we do not know of it is marked as our choice.
+
+Points are x, y in pixels, and the centres of pixels have whole coordinates. All is computed in float64, batched, on the
+device of the joints and without waiting for it. A part's transform is the affine map that takes its points in the
+target to its points in the source. In both geometries:
+- Where the source hides a limb, the opposite one stands in, its corners in the same order (no reflection).
+- A part is dropped where its points are hidden in the target or, for a limb on both sides, in the source, and where its
+  transform is undetermined or singular. Of the 12,000 published pairs of Market-1501 that is one torso, which the code
+  keeps by rounding: it drops only what LAPACK finds singular to the last bit.
+- The code needs both shoulders and both hips. Our choice where some are hidden: the scale of the limbs comes from what
+  is known of the torso, and without it there is no limb; the torso's transform comes from the points that both poses
+  show, at least three.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from posegen.batch import Joints, Visible
+
+PARTS = (
+    "torso", "head",
+    "right_upper_leg", "left_upper_leg", "right_lower_leg", "left_lower_leg",
+    "right_upper_arm", "left_upper_arm", "right_forearm", "left_forearm",
+)  # fmt: skip
+
+_POINTS = 7  # of a head, the part with most of them: five of the face and both shoulders
+
+# Of points whose mean square is 1, so that this is about the square of their distance from a line or of two of them
+# from each other: below it a determinant is rounding.
+_SINGULAR = 1e-10
+
+_ON_THE_EDGE = 1e-6  # pixels by which a pixel's centre may lie outside a polygon and still belong to it
+
+
+class LimbWarps(NamedTuple):
+    """The parts of the source picture and where they belong in the target picture, in the order of `PARTS`.
+
+    transforms: (x, y, 1) of the target picture to (x, y) of the source picture, as a sampler needs them; the identity
+        where a part is dropped.
+    masks: with geometry "code" in the target picture, empty where the target hides the part, and kept where the part is
+        dropped for its source, because the average over parts counts it. With geometry "paper" in the source picture,
+        empty where the part is dropped.
+    present: False where a part is dropped: it gives zeros.
+    mirrored: where the opposite limb of the source stands in.
+    """
+
+    transforms: Float[Tensor, "batch 10 2 3"]
+    masks: Bool[Tensor, "batch 10 height width"]
+    present: Bool[Tensor, "batch 10"]
+    mirrored: Bool[Tensor, "batch 10"]
+
+
+def limb_warps(
+    source_joints: Joints,
+    source_visible: Visible,
+    target_joints: Joints,
+    target_visible: Visible,
+    size: tuple[int, int],
+    *,
+    geometry: Literal["code", "paper"] = "code",
+) -> LimbWarps:
+    """The transforms, in the type of the joints, and the masks of a batch of pairs; `size` is (height, width).
+
+    Coordinates of hidden joints are not read. Raises ValueError for a geometry that is neither "code" nor "paper".
+    """
+    source, target = _pose(source_joints, source_visible), _pose(target_joints, target_visible)
+    if geometry == "code":
+        points = _code_points(source, target)
+        transforms, present = _affine(points)
+        masks = _code_masks(target, *size)
+    elif geometry == "paper":
+        points = _paper_points(source, target)
+        transforms, present = _affine(points)
+        masks = _filled(points.source[..., :4, :], present, *size)
+    else:
+        raise ValueError(f"geometry is '{geometry}'; it must be 'code' or 'paper'")
+    return LimbWarps(transforms.to(source_joints.dtype), masks, present, points.mirrored & present)
+
+
+class _Pose(NamedTuple):
+    """Joints (batch, 18, 2) in float64, 0 where they are hidden, and which are visible (batch, 18)."""
+
+    joints: Tensor
+    visible: Tensor
+
+
+def _pose(joints: Tensor, visible: Tensor) -> _Pose:
+    return _Pose(torch.where(visible[..., None], joints.double(), 0.0), visible)
+
+
+class _Points(NamedTuple):
+    """What the transforms are made from: places (batch, 10, 7, 2) in both poses that belong together.
+
+    known (batch, 10, 7): which of them count; none does where a part is hidden. mirrored is (batch, 10).
+    """
+
+    source: Tensor
+    target: Tensor
+    known: Tensor
+    mirrored: Tensor
+
+
+class _Group(NamedTuple):
+    """Points (batch, n, 2) of torso or head in both poses, and which of them count (batch, n)."""
+
+    source: Tensor
+    target: Tensor
+    known: Tensor
+
+
+class _Corners(NamedTuple):
+    """Corners (batch, 8, 4, 2) of the limbs of a pose in drawing order, and whether each limb is known (batch, 8)."""
+
+    places: Tensor
+    known: Tensor
+
+
+# Of values (batch, 18, ...), right before left. Slices, because an index would have to be copied to the device.
+def _shoulders(values: Tensor) -> Tensor:
+    return values[:, 2:6:3]
+
+
+def _hips(values: Tensor) -> Tensor:
+    return values[:, 8:12:3]
+
+
+def _torso(values: Tensor) -> Tensor:
+    return values[:, 2:12:3]
+
+
+def _face(values: Tensor) -> Tensor:
+    return torch.cat([values[:, :1], values[:, 14:]], dim=1)
+
+
+def _of_limbs(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of values (batch, 18, ...): of the upper and of the lower ends of the limbs, (batch, 8, ...) as in `PARTS`."""
+    chains = values[:, 2:14].unflatten(1, (2, 2, 3)).flip(1)  # (legs, arms), (right, left), three joints outwards
+    upper, lower = chains[:, :, :, :2], chains[:, :, :, 1:]
+    return upper.transpose(2, 3).flatten(1, 3), lower.transpose(2, 3).flatten(1, 3)
+
+
+def _opposite(values: Tensor) -> Tensor:
+    """Values (batch, 8, ...) of the limbs with right and left exchanged."""
+    return values.unflatten(1, (4, 2)).flip(2).flatten(1, 2)
+
+
+def _mean(values: Tensor, known: Tensor) -> Tensor:
+    """The mean over dimension 1 of values (batch, n, ...) that are known (batch, n, ...); 0 where none is."""
+    return (values * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+
+def _torso_height(pose: _Pose) -> tuple[Tensor, Tensor]:
+    """(batch,) root mean square of the distances from shoulder to hip on both sides; whether one of them is known."""
+    known = _shoulders(pose.visible) & _hips(pose.visible)
+    return _mean((_hips(pose.joints) - _shoulders(pose.joints)).square().sum(dim=-1), known).sqrt(), known.any(dim=1)
+
+
+def _torso_diagonal(pose: _Pose) -> tuple[Tensor, Tensor]:
+    """(batch,) mean distance from a shoulder to the hip of the other side; whether one of the two is known."""
+    known = _shoulders(pose.visible) & _hips(pose.visible).flip(1)
+    return _mean((_hips(pose.joints).flip(1) - _shoulders(pose.joints)).square().sum(dim=-1).sqrt(), known), known.any(
+        dim=1
+    )
+
+
+def _rectangles(upper: Tensor, lower: Tensor, half_width: Tensor) -> Tensor:
+    """Corners (batch, 8, 4, 2) of rectangles about the lines from upper to lower ends; half widths (batch,).
+
+    A line of no length has no direction: as in `estimate_polygon`, two corners are one pixel right and below of it, two
+    one pixel left and above.
+    """
+    span = upper - lower
+    length = span.square().sum(dim=-1, keepdim=True).sqrt()
+    normal = torch.stack([-span[..., 1], span[..., 0]], dim=-1) / torch.where(length > 0, length, 1.0)
+    across = torch.where(length > 0, half_width[:, None, None] * normal, 1.0)
+    return torch.stack([upper + across, upper - across, lower - across, lower + across], dim=-2)
+
+
+def _code_limbs(pose: _Pose, beyond: float) -> _Corners:
+    """`estimate_polygon`: rectangles 0.4 of the torso's height wide that go beyond their joints.
+
+    With joints p (upper) and q (lower): from p' = p + 0.1 (p - q) to q + b (q - p'), b = 0.1 for upper limbs and
+    `beyond` for lower ones.
+    """
+    upper, lower = _of_limbs(pose.joints)
+    upper_known, lower_known = _of_limbs(pose.visible)
+    height, known = _torso_height(pose)
+    extension = torch.linspace(0.1, beyond, 2, dtype=upper.dtype, device=upper.device)
+    extension = extension.repeat_interleave(2, output_size=4).repeat(2)[:, None]
+    upper = upper + 0.1 * (upper - lower)
+    lower = lower + extension * (lower - upper)
+    return _Corners(_rectangles(upper, lower, 0.2 * height), upper_known & lower_known & known[:, None])
+
+
+def _paper_limbs(pose: _Pose) -> _Corners:
+    """Rectangles from joint to joint, as wide as a third of the torso's mean diagonal (from memory)."""
+    upper_known, lower_known = _of_limbs(pose.visible)
+    diagonal, known = _torso_diagonal(pose)
+    corners = _rectangles(*_of_limbs(pose.joints), diagonal / 6)
+    return _Corners(corners, upper_known & lower_known & known[:, None])
+
+
+def _matched(source: _Corners, target: _Corners) -> tuple[Tensor, Tensor, Tensor]:
+    """The source's corners, or those of the opposite limb where it is hidden; which limbs are known; which mirrored."""
+    direct, opposite = source.known, _opposite(source.known)
+    places = torch.where(direct[..., None, None], source.places, _opposite(source.places))
+    return places, (direct | opposite) & target.known, ~direct & opposite
+
+
+def _points(body: list[_Group], source: _Corners, target: _Corners) -> _Points:
+    """The points of torso, head and limbs, padded to seven a part."""
+    places, known, mirrored = _matched(source, target)
+
+    def padded(first: list[Tensor], limbs: Tensor) -> Tensor:
+        parts = [*(part[:, None] for part in first), limbs]
+        return torch.cat([pad(part, (0, 0, 0, _POINTS - part.shape[2])) for part in parts], dim=1)
+
+    return _Points(
+        padded([group.source for group in body], places),
+        padded([group.target for group in body], target.places),
+        padded([group.known[..., None] for group in body], known[..., None, None].expand(-1, -1, 4, 1))[..., 0],
+        pad(mirrored, (2, 0)),
+    )
+
+
+def _code_points(source: _Pose, target: _Pose) -> _Points:
+    """`affine_transforms`: shoulders and hips; shoulders and the face's joints that both poses show; rectangles."""
+    both = source.visible & target.visible
+    known = _shoulders_and_face(both) & _face(both).any(dim=1, keepdim=True)
+    torso = _Group(_torso(source.joints), _torso(target.joints), _torso(both))
+    head = _Group(_shoulders_and_face(source.joints), _shoulders_and_face(target.joints), known)
+    return _points([torso, head], _code_limbs(source, 0.3), _code_limbs(target, 0.3))
+
+
+def _shoulders_and_face(values: Tensor) -> Tensor:
+    return torch.cat([_shoulders(values), _face(values)], dim=1)
+
+
+def _paper_points(source: _Pose, target: _Pose) -> _Points:
+    """Corners of boxes about torso and head, and of rectangles (from memory).
+
+    Our choice: the boxes enclose the joints that both poses show, so that their corners mean the same; those of the
+    head are the face's, at least one, and the neck, because those of a face alone are often in one place or in a line.
+    """
+    both = source.visible & target.visible
+    known = _neck_and_face(both) & _face(both).any(dim=1, keepdim=True)
+    torso = _boxes(_torso(source.joints), _torso(target.joints), _torso(both))
+    head = _boxes(_neck_and_face(source.joints), _neck_and_face(target.joints), known)
+    return _points([torso, head], _paper_limbs(source), _paper_limbs(target))
+
+
+def _neck_and_face(values: Tensor) -> Tensor:
+    return torch.cat([values[:, :2], values[:, 14:]], dim=1)
+
+
+def _boxes(source: Tensor, target: Tensor, known: Tensor) -> _Group:
+    """Corners (batch, 4, 2) of the axis-aligned boxes about the known of some points (batch, n, 2)."""
+    some = known.any(dim=1, keepdim=True).expand(-1, 4)
+    return _Group(_box(source, known), _box(target, known), some)
+
+
+def _box(points: Tensor, known: Tensor) -> Tensor:
+    low = torch.where(known[..., None], points, torch.inf).amin(dim=1)
+    high = torch.where(known[..., None], points, -torch.inf).amax(dim=1)
+    (left, top), (right, bottom) = low.unbind(dim=-1), high.unbind(dim=-1)
+    corners = torch.stack([left, top, right, top, right, bottom, left, bottom], dim=-1).unflatten(-1, (4, 2))
+    return torch.where(known.any(dim=1)[:, None, None], corners, 0.0)
+
+
+def _affine(points: _Points) -> tuple[Tensor, Tensor]:
+    """Transforms (batch, 10, 2, 3) target to source, and whether there is one: the identity where there is none.
+
+    What scikit-image's `estimate_transform("affine", target, source)` minimises, total least squares: with both sets of
+    points centred and scaled to a mean square of 1 per coordinate, as columns t and s, the singular vector of the
+    smallest singular value of the system A t - s = 0. With C = mean(t t'), K = mean(s t') and l the smallest eigenvalue
+    of the system's squared matrix, A = K (C - l)^-1. Where an affine map fits exactly, l is 0.
+    """
+    known = points.known[..., None].double()
+    count = known.sum(dim=-2, keepdim=True).clamp(min=1)
+    source, source_centre, source_scale = _normalised(points.source, known, count)
+    target, target_centre, target_scale = _normalised(points.target, known, count)
+    spread, shared = target.mT @ target / count, source.mT @ target / count
+    least = _least_eigenvalue(spread, shared)
+    freed = _determinant(spread) - 2 * least + least.square()  # the determinant of C - l, as C's trace is 2
+    inverse = (2 - least)[..., None, None] * torch.eye(2, dtype=least.dtype, device=least.device) - spread
+    linear = shared @ inverse / torch.where(freed > _SINGULAR, freed, 1.0)[..., None, None]
+    present = (freed > _SINGULAR) & (_determinant(linear).abs() > _SINGULAR)
+    linear = linear * (source_scale / target_scale)
+    shift = source_centre.mT - linear @ target_centre.mT
+    identity = torch.eye(2, 3, dtype=linear.dtype, device=linear.device)
+    return torch.where(present[..., None, None], torch.cat([linear, shift], dim=-1), identity), present
+
+
+def _normalised(places: Tensor, known: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Points (batch, 10, 7, 2) centred and scaled, 0 where not known; their centres and scales, broadcastable."""
+    centre = (places * known).sum(dim=-2, keepdim=True) / count
+    centred = (places - centre) * known
+    scale = (centred.square().sum(dim=(-2, -1), keepdim=True) / (2 * count)).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    return centred / scale, centre, scale
+
+
+def _determinant(matrix: Tensor) -> Tensor:
+    return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
+
+
+def _least_eigenvalue(spread: Tensor, shared: Tensor) -> Tensor:
+    """The smallest root l of (2 - l) det(C - l) = trace(K adj(C - l) K'), C = `spread` and K = `shared`.
+
+    This is the characteristic equation of [[C, -K'], [-K, 2]] once the part that does not meet the right-hand side is
+    left out: l^3 - 4 l^2 + b l - c = 0 with three real roots, so the cosine form gives the smallest one. The roots
+    have the mean 4/3 and are never all equal, so nothing is divided by 0.
+    """
+    determinant, fitted = _determinant(spread), shared.square().sum(dim=(-2, -1))
+    b = 4 + determinant - fitted
+    c = 2 * determinant - 2 * fitted + ((shared @ spread) * shared).sum(dim=(-2, -1))
+    radius = (16 - 3 * b).sqrt() / 3
+    angle = torch.acos(((c - 4 / 3 * b + 128 / 27) / (2 * radius**3)).clamp(-1, 1)) / 3
+    return (4 / 3 + 2 * radius * torch.cos(angle + 2 * torch.pi / 3)).clamp(min=0)
+
+
+def _code_masks(target: _Pose, height: int, width: int) -> Tensor:
+    """`pose_masks`: all ones, a square about the face, and rectangles that cover hands and feet."""
+    corners, known = _code_limbs(target, 0.5)
+    everywhere = torch.ones((len(known), 1, height, width), dtype=torch.bool, device=known.device)
+    return torch.cat([everywhere, _head_squares(target, height, width), _filled(corners, known, height, width)], dim=1)
+
+
+def _head_squares(pose: _Pose, height: int, width: int) -> Tensor:
+    """(batch, 1, height, width): squares from c - h to c + h - 1.
+
+    c is the mean of the face's known joints and h is 0.4 of the torso's height, both truncated to whole pixels.
+    """
+    visible, (torso, known) = _face(pose.visible), _torso_height(pose)
+    centre, half = _mean(_face(pose.joints), visible[..., None]).trunc(), (0.4 * torso).trunc()[:, None]
+    known = visible.any(dim=1) & known
+    columns = torch.arange(width, device=centre.device) - centre[:, :1]
+    rows = torch.arange(height, device=centre.device) - centre[:, 1:]
+    beside, level = (columns >= -half) & (columns < half), (rows >= -half) & (rows < half)
+    return (level[:, :, None] & beside[:, None] & known[:, None, None])[:, None]
+
+
+def _filled(corners: Tensor, known: Tensor, height: int, width: int) -> Tensor:
+    """Masks (batch, parts, height, width) of convex polygons (batch, parts, 4, 2), edges included; empty if not known.
+
+    Each row of pixels meets a polygon in one interval, which ends where edges cross the row.
+    """
+    rows = torch.arange(height, dtype=corners.dtype, device=corners.device)
+    (x, y), (next_x, next_y) = (ends[..., None].unbind(dim=-2) for ends in (corners, corners.roll(-1, dims=-2)))
+    rise = next_y - y
+    along = ((rows - y) / torch.where(rise == 0, 1.0, rise)).clamp(0, 1)
+    crossing = x + along * (next_x - x)
+    reached = (rows >= torch.minimum(y, next_y) - _ON_THE_EDGE) & (rows <= torch.maximum(y, next_y) + _ON_THE_EDGE)
+    reached = reached & (rise != 0) & known[..., None, None]
+    first = torch.where(reached, crossing, torch.inf).amin(dim=-2)[..., None] - _ON_THE_EDGE
+    last = torch.where(reached, crossing, -torch.inf).amax(dim=-2)[..., None] + _ON_THE_EDGE
+    columns = torch.arange(width, dtype=corners.dtype, device=corners.device)
+    return (columns >= first) & (columns <= last)
