@@ -38,7 +38,7 @@ _POINTS = 7  # of a head, the part with most of them: five of the face and both 
 # from each other: below it a determinant is rounding.
 _SINGULAR = 1e-10
 
-_ON_THE_EDGE = 1e-6  # pixels by which a pixel's centre may lie outside a polygon and still belong to it
+_ON_THE_EDGE = 1e-9  # pixels by which the centre of a pixel may lie outside a polygon and still belong to it
 
 
 class LimbWarps(NamedTuple):
@@ -72,18 +72,16 @@ def limb_warps(
 
     Coordinates of hidden joints are not read. Raises ValueError for a geometry that is neither "code" nor "paper".
     """
-    source, target = _pose(source_joints, source_visible), _pose(target_joints, target_visible)
-    if geometry == "code":
-        points = _code_points(source, target)
-        transforms, present = _affine(points)
-        masks = _code_masks(target, *size)
-    elif geometry == "paper":
-        points = _paper_points(source, target)
-        transforms, present = _affine(points)
-        masks = _filled(points.source[..., :4, :], present, *size)
-    else:
+    if geometry not in ("code", "paper"):
         raise ValueError(f"geometry is '{geometry}'; it must be 'code' or 'paper'")
-    return LimbWarps(transforms.to(source_joints.dtype), masks, present, points.mirrored & present)
+    source, target = _pose(source_joints, source_visible), _pose(target_joints, target_visible)
+    points, mirrored = _code_points(source, target) if geometry == "code" else _paper_points(source, target)
+    transforms, present = _affine(points)
+    if geometry == "code":
+        masks = _code_masks(target, *size)
+    else:
+        masks = _filled(points.source[..., :4, :], present, *size)
+    return LimbWarps(transforms.to(source_joints.dtype), masks, present, mirrored & present)
 
 
 class _Pose(NamedTuple):
@@ -98,19 +96,10 @@ def _pose(joints: Tensor, visible: Tensor) -> _Pose:
 
 
 class _Points(NamedTuple):
-    """What the transforms are made from: places (batch, 10, 7, 2) in both poses that belong together.
+    """Points (batch, parts, n, 2) of both poses that belong together, and which count: known (batch, parts, n, 1).
 
-    known (batch, 10, 7): which of them count; none does where a part is hidden. mirrored is (batch, 10).
+    None counts where a part is hidden.
     """
-
-    source: Tensor
-    target: Tensor
-    known: Tensor
-    mirrored: Tensor
-
-
-class _Group(NamedTuple):
-    """Points (batch, n, 2) of torso or head in both poses, and which of them count (batch, n)."""
 
     source: Tensor
     target: Tensor
@@ -158,18 +147,18 @@ def _mean(values: Tensor, known: Tensor) -> Tensor:
     return (values * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
 
+def _torso_lines(pose: _Pose, *, crossed: bool) -> tuple[Tensor, Tensor]:
+    """(batch, 2) squared distances from the shoulders to the hips of the same or the other side; which are known."""
+    hips, hips_known = _hips(pose.joints), _hips(pose.visible)
+    if crossed:
+        hips, hips_known = hips.flip(1), hips_known.flip(1)
+    return (hips - _shoulders(pose.joints)).square().sum(dim=-1), hips_known & _shoulders(pose.visible)
+
+
 def _torso_height(pose: _Pose) -> tuple[Tensor, Tensor]:
     """(batch,) root mean square of the distances from shoulder to hip on both sides; whether one of them is known."""
-    known = _shoulders(pose.visible) & _hips(pose.visible)
-    return _mean((_hips(pose.joints) - _shoulders(pose.joints)).square().sum(dim=-1), known).sqrt(), known.any(dim=1)
-
-
-def _torso_diagonal(pose: _Pose) -> tuple[Tensor, Tensor]:
-    """(batch,) mean distance from a shoulder to the hip of the other side; whether one of the two is known."""
-    known = _shoulders(pose.visible) & _hips(pose.visible).flip(1)
-    return _mean((_hips(pose.joints).flip(1) - _shoulders(pose.joints)).square().sum(dim=-1).sqrt(), known), known.any(
-        dim=1
-    )
+    squares, known = _torso_lines(pose, crossed=False)
+    return _mean(squares, known).sqrt(), known.any(dim=1)
 
 
 def _rectangles(upper: Tensor, lower: Tensor, half_width: Tensor) -> Tensor:
@@ -204,48 +193,46 @@ def _code_limbs(pose: _Pose, beyond: float) -> _Corners:
 def _paper_limbs(pose: _Pose) -> _Corners:
     """Rectangles from joint to joint, as wide as a third of the torso's mean diagonal (from memory)."""
     upper_known, lower_known = _of_limbs(pose.visible)
-    diagonal, known = _torso_diagonal(pose)
-    corners = _rectangles(*_of_limbs(pose.joints), diagonal / 6)
-    return _Corners(corners, upper_known & lower_known & known[:, None])
+    squares, known = _torso_lines(pose, crossed=True)
+    corners = _rectangles(*_of_limbs(pose.joints), _mean(squares.sqrt(), known) / 6)
+    return _Corners(corners, upper_known & lower_known & known.any(dim=1, keepdim=True))
 
 
-def _matched(source: _Corners, target: _Corners) -> tuple[Tensor, Tensor, Tensor]:
-    """The source's corners, or those of the opposite limb where it is hidden; which limbs are known; which mirrored."""
-    direct, opposite = source.known, _opposite(source.known)
-    places = torch.where(direct[..., None, None], source.places, _opposite(source.places))
-    return places, (direct | opposite) & target.known, ~direct & opposite
+def _matched(source: _Corners, target: _Corners) -> tuple[_Points, Tensor]:
+    """The limbs' corners, of the source's opposite limb where it hides one; where that is so (batch, 8)."""
+    mirrored = ~source.known & _opposite(source.known)
+    places = torch.where(mirrored[..., None, None], _opposite(source.places), source.places)
+    known = (source.known | mirrored) & target.known
+    return _Points(places, target.places, known[..., None, None].expand(-1, -1, 4, 1)), mirrored
 
 
-def _points(body: list[_Group], source: _Corners, target: _Corners) -> _Points:
-    """The points of torso, head and limbs, padded to seven a part."""
-    places, known, mirrored = _matched(source, target)
-
-    def padded(first: list[Tensor], limbs: Tensor) -> Tensor:
-        parts = [*(part[:, None] for part in first), limbs]
-        return torch.cat([pad(part, (0, 0, 0, _POINTS - part.shape[2])) for part in parts], dim=1)
-
-    return _Points(
-        padded([group.source for group in body], places),
-        padded([group.target for group in body], target.places),
-        padded([group.known[..., None] for group in body], known[..., None, None].expand(-1, -1, 4, 1))[..., 0],
-        pad(mirrored, (2, 0)),
-    )
+def _joined(*groups: _Points) -> _Points:
+    """The parts of all groups together, padded to seven points each."""
+    columns = zip(*groups, strict=True)
+    padded = ([pad(part, (0, 0, 0, _POINTS - part.shape[2])) for part in column] for column in columns)
+    return _Points._make(torch.cat(column, dim=1) for column in padded)
 
 
-def _code_points(source: _Pose, target: _Pose) -> _Points:
+def _one_part(source: Tensor, target: Tensor, known: Tensor) -> _Points:
+    """Of points (batch, n, 2) and known (batch, n)."""
+    return _Points(source[:, None], target[:, None], known[:, None, :, None])
+
+
+def _code_points(source: _Pose, target: _Pose) -> tuple[_Points, Tensor]:
     """`affine_transforms`: shoulders and hips; shoulders and the face's joints that both poses show; rectangles."""
     both = source.visible & target.visible
     known = _shoulders_and_face(both) & _face(both).any(dim=1, keepdim=True)
-    torso = _Group(_torso(source.joints), _torso(target.joints), _torso(both))
-    head = _Group(_shoulders_and_face(source.joints), _shoulders_and_face(target.joints), known)
-    return _points([torso, head], _code_limbs(source, 0.3), _code_limbs(target, 0.3))
+    torso = _one_part(_torso(source.joints), _torso(target.joints), _torso(both))
+    head = _one_part(_shoulders_and_face(source.joints), _shoulders_and_face(target.joints), known)
+    limbs, mirrored = _matched(_code_limbs(source, 0.3), _code_limbs(target, 0.3))
+    return _joined(torso, head, limbs), pad(mirrored, (2, 0))
 
 
 def _shoulders_and_face(values: Tensor) -> Tensor:
     return torch.cat([_shoulders(values), _face(values)], dim=1)
 
 
-def _paper_points(source: _Pose, target: _Pose) -> _Points:
+def _paper_points(source: _Pose, target: _Pose) -> tuple[_Points, Tensor]:
     """Corners of boxes about torso and head, and of rectangles (from memory).
 
     Our choice: the boxes enclose the joints that both poses show, so that their corners mean the same; those of the
@@ -255,17 +242,17 @@ def _paper_points(source: _Pose, target: _Pose) -> _Points:
     known = _neck_and_face(both) & _face(both).any(dim=1, keepdim=True)
     torso = _boxes(_torso(source.joints), _torso(target.joints), _torso(both))
     head = _boxes(_neck_and_face(source.joints), _neck_and_face(target.joints), known)
-    return _points([torso, head], _paper_limbs(source), _paper_limbs(target))
+    limbs, mirrored = _matched(_paper_limbs(source), _paper_limbs(target))
+    return _joined(torso, head, limbs), pad(mirrored, (2, 0))
 
 
 def _neck_and_face(values: Tensor) -> Tensor:
     return torch.cat([values[:, :2], values[:, 14:]], dim=1)
 
 
-def _boxes(source: Tensor, target: Tensor, known: Tensor) -> _Group:
-    """Corners (batch, 4, 2) of the axis-aligned boxes about the known of some points (batch, n, 2)."""
-    some = known.any(dim=1, keepdim=True).expand(-1, 4)
-    return _Group(_box(source, known), _box(target, known), some)
+def _boxes(source: Tensor, target: Tensor, known: Tensor) -> _Points:
+    """The corners of the axis-aligned boxes about the known of some points (batch, n, 2)."""
+    return _one_part(_box(source, known), _box(target, known), known.any(dim=1, keepdim=True).expand(-1, 4))
 
 
 def _box(points: Tensor, known: Tensor) -> Tensor:
@@ -284,7 +271,7 @@ def _affine(points: _Points) -> tuple[Tensor, Tensor]:
     smallest singular value of the system A t - s = 0. With C = mean(t t'), K = mean(s t') and l the smallest eigenvalue
     of the system's squared matrix, A = K (C - l)^-1. Where an affine map fits exactly, l is 0.
     """
-    known = points.known[..., None].double()
+    known = points.known.double()
     count = known.sum(dim=-2, keepdim=True).clamp(min=1)
     source, source_centre, source_scale = _normalised(points.source, known, count)
     target, target_centre, target_scale = _normalised(points.target, known, count)
