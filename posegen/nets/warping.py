@@ -70,7 +70,7 @@ def deformable_skip(
     with torch.no_grad():
         plan = _plan(features, transforms.double(), masks, present, mask_frame, interpolation)
         covering = _at_size(masks, features).sum(1) if mask_frame == "target" else plan.active.sum(0)
-    pixels = features.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
+    pixels = features.to(dtype).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
     if aggregate == "max":
         result: Tensor = _Maximum.apply(pixels, plan, background)  # pyright: ignore
     else:
@@ -83,21 +83,16 @@ def deformable_skip(
 
 def _check_shapes(features: Tensor, transforms: Tensor, masks: Tensor, present: Tensor) -> None:
     batch, parts = features.shape[0], present.shape[-1]
-    expected = {
-        "transforms": (batch, parts, 2, 3),
-        "masks": (batch, parts, *masks.shape[2:]),
-        "present": (batch, parts),
-    }
-    given = {"transforms": transforms, "masks": masks, "present": present}
-    wrong = [
-        f"{name} {tuple(given[name].shape)}, not {shape}"
-        for name, shape in expected.items()
-        if tuple(given[name].shape) != shape
-    ]
-    if features.ndim != 4 or masks.ndim != 4 or wrong:
+    if (
+        (features.ndim, masks.ndim) != (4, 4)
+        or transforms.shape != (batch, parts, 2, 3)
+        or masks.shape[:2] != (batch, parts)
+        or present.shape != (batch, parts)
+    ):
         raise ValueError(
-            f"shapes do not fit features of {tuple(features.shape)} and {parts} parts: {'; '.join(wrong)}; give "
-            "transforms (batch, parts, 2, 3), masks (batch, parts, height, width), present (batch, parts)"
+            f"shapes do not fit: features {tuple(features.shape)}, transforms {tuple(transforms.shape)}, masks "
+            f"{tuple(masks.shape)}, present {tuple(present.shape)}; give features (batch, channels, rows, columns), "
+            "transforms (batch, parts, 2, 3), masks (batch, parts, height, width) and present (batch, parts)"
         )
     if not 1 <= parts <= MOST_PARTS:
         raise ValueError(f"{parts} parts were given: between 1 and {MOST_PARTS} can be warped")
@@ -133,20 +128,31 @@ def _plan(
     features: Tensor, transforms: Tensor, masks: Tensor, present: Tensor, mask_frame: str, interpolation: Interpolation
 ) -> _Plan:
     dtype = torch.promote_types(features.dtype, torch.float32)
-    rows, columns = features.shape[2:]
-    height, width = masks.shape[2:]
-    scale = transforms.new_tensor([[width / columns], [height / rows]])  # of (x, y)
-    full = torch.cat([transforms[..., :2] * scale.T / scale, transforms[..., 2:] / scale], dim=-1)
-    by_part = full.transpose(0, 1).flatten(0, 1)
+    ratios = (masks.shape[3] / features.shape[3], masks.shape[2] / features.shape[2])
+    between_maps = _between_maps(transforms, ratios).transpose(0, 1).flatten(0, 1)
     small = (_at_size(masks, features) & present[:, :, None, None]).transpose(0, 1).contiguous()
     if mask_frame == "target":
-        return _Plan(small, by_part, None, interpolation, dtype)
-    unmoved = _Plan(present.T[:, :, None, None].expand_as(small), by_part, small.flatten(), interpolation, dtype)
-    moved = torch.zeros_like(small)
-    for samples in _groups(unmoved):
-        under_mask = (samples.weights != 0).any(1)
-        moved.view(len(small), -1)[samples.numbers, samples.targets] = under_mask
-    return _Plan(moved, by_part, small.flatten(), interpolation, dtype)
+        return _Plan(small, between_maps, None, interpolation, dtype)
+    everywhere = present.T[:, :, None, None].expand_as(small)
+    moved = _moved(_Plan(everywhere, between_maps, small.flatten(), interpolation, dtype))
+    return _Plan(moved, between_maps, small.flatten(), interpolation, dtype)
+
+
+def _between_maps(
+    transforms: Float[Tensor, "batch parts 2 3"], ratios: tuple[float, float]
+) -> Float[Tensor, "batch parts 2 3"]:
+    """Transforms between pictures as transforms between features that are `ratios` times smaller in x and y."""
+    ratio = transforms.new_tensor(ratios)
+    linear = transforms[..., :2] * (ratio / ratio[:, None])
+    return torch.cat([linear, transforms[..., 2:] / ratio[:, None]], dim=-1)
+
+
+def _moved(plan: _Plan) -> PartMasks:
+    """The source's masks moved to the target: pixels that are sampled from under the mask, even if only in part."""
+    moved = torch.zeros(plan.active.shape, dtype=torch.bool, device=plan.active.device)
+    for samples in _groups(plan):
+        moved.flatten(1)[samples.numbers, samples.targets] = (samples.weights != 0).any(1)
+    return moved
 
 
 def _at_size(masks: Tensor, features: Tensor) -> Tensor:
@@ -207,8 +213,11 @@ def _samples(
 
 
 def _taps(position: Tensor, length: int, plan: _Plan) -> tuple[Tensor, Tensor]:
-    """Along one axis, the pixels that a position is sampled from and their weights: 0 for those outside."""
-    position = position.clamp(-1, length)
+    """Along one axis, the pixels that a position is sampled from and their weights: 0 for those outside.
+
+    Positions that are not finite are outside too: a part whose transform is degenerate shows nothing.
+    """
+    position = position.nan_to_num(nan=-1).clamp(-1, length)
     if plan.interpolation == "nearest":
         taken = (position + torch.copysign(position.new_tensor(0.5), position)).trunc()[:, None]
         weights = torch.ones_like(taken, dtype=plan.dtype)
