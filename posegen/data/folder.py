@@ -12,7 +12,8 @@ from posegen.data.joint_files import JointFiles, PosedPictures, find_joint_files
 from posegen.data.joints import LAYOUTS
 from posegen.data.keypoint_files import OPENPOSE
 from posegen.data.market1501 import camera
-from posegen.data.pairs import given_pairs, read_pairs_csv
+from posegen.data.pairs import given_pairs, read_pairs
+from posegen.data.pg2_pickles import pairs_pickle
 from posegen.data.picture_files import READABLE, UNREADABLE, PictureIndex, fingerprint, picture_sizes, read_picture
 from posegen.data.rows import Entry, Listing, Picture, Reject
 from posegen.data.splits import SPLITS, shared_identities, split_entries
@@ -33,10 +34,10 @@ class Folder:
     person, and else the text before the first `_` of the name. A picture where that finds nothing is rejected. A group
     is an identity; a view is the camera of a Market-1501 name ("c1"), or nothing.
 
-    The splits are those of `pairs-train.csv` and `pairs-test.csv` where these are in `root` (a picture may be in both),
-    else those of `annotation-train.csv` and `annotation-test.csv`. Otherwise whole identities are held out for testing,
-    about the share `test_share` of them and at least one, chosen by a hash of their names (our choice: an identity more
-    hardly moves the others).
+    The splits are those of `pairs-train.csv` and `pairs-test.csv` (or PG2's `p_pairs_train.p` and `p_pairs_test.p`)
+    where these are in `root` (a picture may be in both), else those of the annotation files where there is one for
+    each. Otherwise whole identities are held out for testing, about the share `test_share` of them and at least one,
+    chosen by a hash of their names (our choice: an identity more hardly moves the others).
     """
 
     root: Path
@@ -55,7 +56,7 @@ class Folder:
         joint_files, joints_note = find_joint_files(self.root, self.joints)
         posed = self._posed(joint_files, index)
         identities, identity_note = self._identities(sizes)
-        lists = {split: path for split in SPLITS if (path := split_file(self.root, f"pairs-{split}.csv"))}
+        lists = {split: path for split in SPLITS if (path := _pair_list(self.root, split))}
         listed = {split: _listed(path, index) for split, path in lists.items()}
         drafts = _drafts(folder, posed, identities)
         if not drafts:
@@ -142,9 +143,13 @@ def _before_underscore(name: str) -> str:
     return start if underscore else ""
 
 
+def _pair_list(root: Path, split: str) -> Path | None:
+    return split_file(root, f"pairs-{split}.csv") or pairs_pickle(root, split)
+
+
 def _listed(path: Path, index: PictureIndex) -> set[str]:
     """The pictures that a pair list names."""
-    labels = {label for pair in read_pairs_csv(path) for label in pair}
+    labels = {label for pair in read_pairs(path) for label in pair}
     return {found for label in labels if (found := index.only(label)) is not None}
 
 

@@ -17,8 +17,11 @@ from posegen.data.keypoint_files import (
     detect_format,
     read_annotations,
 )
+from posegen.data.pg2_pickles import PEAKS, PG2_PICKLES, SUBSETS, is_peaks_file, peaks_files, read_pg2_poses
 from posegen.data.picture_files import PictureIndex
 from posegen.data.rows import Reject
+
+_UNDERSTOOD = f"{FORMATS}, {PG2_PICKLES} ({PEAKS}*.p with its {SUBSETS}*.p, also in a folder PoseFiltered)"
 
 
 class JointFiles(NamedTuple):
@@ -50,14 +53,16 @@ def find_joint_files(root: Path, joints: Path | None) -> tuple[JointFiles, str]:
     A given `joints` is a file, or a folder that is searched; it may be relative to `root`. Without it the first of
     these in `root` is taken: `annotation-train.csv` and `annotation-test.csv` (also with something before the names, as
     pose-gan has it); another pose-gan CSV; a sub-folder with OpenPose's files, or `root` itself; a COCO file in `root`
-    or `root/annotations`; COCO results there. Raises ValueError where there is none.
+    or `root/annotations`; COCO results there; PG2's pickles. Raises ValueError where there is none.
     """
     if joints is not None:
         given = joints if joints.exists() else root / joints
         return _given(given), f"Joints: {_given(given)}, as asked for."
     found = _found(root)
     if not found:
-        raise ValueError(f"no joints found in '{root}'. Expected one of: {FORMATS}. Or say where they are (`joints`).")
+        raise ValueError(
+            f"no joints found in '{root}'. Expected one of: {_UNDERSTOOD}. Or say where they are (`joints`)."
+        )
     note = f"Joints: {found[0]}."
     if found[1:]:
         note += f" Also there and not used: {'; '.join(map(str, found[1:]))}. Choose with `joints`."
@@ -66,11 +71,11 @@ def find_joint_files(root: Path, joints: Path | None) -> tuple[JointFiles, str]:
 
 def _given(path: Path) -> JointFiles:
     if not path.is_dir():
-        kind = detect_format(path) if path.is_file() else None
+        kind = _file_format(path) if path.is_file() else None
         return JointFiles(kind or "unknown format", ((path, None),))
     found = _found(path)
     if not found:
-        raise ValueError(f"no joints found in '{path}'. Expected one of: {FORMATS}.")
+        raise ValueError(f"no joints found in '{path}'. Expected one of: {_UNDERSTOOD}.")
     return JointFiles(OPENPOSE, ((path, None),)) if found[0].format == OPENPOSE else found[0]
 
 
@@ -88,7 +93,21 @@ def _found(folder: Path) -> list[JointFiles]:
     }
     for kind in (COCO, COCO_RESULTS):
         found += [JointFiles(kind, ((path, None),)) for path, format in objects.items() if format == kind]
-    return found
+    return found + _pg2_pickles(folder)
+
+
+def _pg2_pickles(folder: Path) -> list[JointFiles]:
+    """A file for all pictures, or those of both splits; one of a split alone stands for none, as with the others."""
+    files = peaks_files(folder)
+    if None in files:
+        return [JointFiles(PG2_PICKLES, ((files[None], None),))]
+    if len(files) == 1:
+        return [JointFiles(PG2_PICKLES, ((path, None),)) for path in files.values()]
+    return [JointFiles(PG2_PICKLES, tuple((path, split) for split, path in files.items()))] if files else []
+
+
+def _file_format(path: Path) -> str | None:
+    return PG2_PICKLES if is_peaks_file(path) else detect_format(path)
 
 
 def split_file(folder: Path, ending: str) -> Path | None:
@@ -118,12 +137,13 @@ def pose_pictures(joint_files: JointFiles, pictures: PictureIndex, layout: str |
     """Reads the files and finds the picture of each annotation, by path, name or name without suffix.
 
     A picture that a file names twice is rejected, since nothing says which annotation is right; so is an annotation
-    that fits no picture, or several. Raises ValueError as `read_annotations` does.
+    that fits no picture, or several. Raises ValueError as `read_annotations` and `read_pg2_poses` do.
     """
     poses: dict[str | None, dict[str, Pose]] = {}
     rejects: list[Reject] = []
     for path, split in joint_files.files:
-        poses[split], refused = _match(read_annotations(path, layout), pictures, split or "train", path.name)
+        annotations = read_pg2_poses(path) if joint_files.format == PG2_PICKLES else read_annotations(path, layout)
+        poses[split], refused = _match(annotations, pictures, split or "train", path.name)
         rejects += refused
     return PosedPictures(poses, rejects)
 

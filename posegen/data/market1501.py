@@ -1,8 +1,9 @@
-"""Market-1501 (Zheng et al. 2015) with pose-gan's joints: the data set of PG2, Deformable GAN and VDG.
+"""Market-1501 (Zheng et al. 2015) with pose-gan's or PG2's joints: the data set of PG2, Deformable GAN and VDG.
 
 The pictures lie as they are distributed, `bounding_box_train` and `bounding_box_test` of 64x128 JPEGs named
 `0002_c1s1_000451_03.jpg` (identity, camera and sequence, frame, box). The joints are pose-gan's
-`market-annotation-{train,test}.csv` in the same folder; so are the pair lists, where there are any.
+`market-annotation-{train,test}.csv` in the same folder; so are the pair lists, where there are any. A split without
+such a file takes PG2's pickles (`pg2_pickles`), joints and pairs each for themselves.
 """
 
 import re
@@ -14,6 +15,7 @@ from typing import ClassVar
 from posegen.data import reasons
 from posegen.data.keypoint_files import Annotations, read_pose_gan_csv
 from posegen.data.pairs import PUBLISHED_TEST_PAIRS, given_pairs, ordered_pairs, published_draw, usable_rows
+from posegen.data.pg2_pickles import PEAKS, PG2_PICKLES, is_peaks_file, pairs_pickle, peaks_files, read_pg2_poses
 from posegen.data.picture_files import READABLE, fingerprint, picture_sizes, read_picture
 from posegen.data.rows import Entry, Listing, Picture, Reject
 from posegen.data.splits import SPLITS
@@ -32,9 +34,9 @@ def camera(name: str) -> str:
 class Market1501:
     """The pictures in the official layout. A group is an identity, the text before the first `_`; a view is a camera.
 
-    Entries stand in the order of the annotation files, on which the order of the pairs depends. A pair list in the root
-    is honoured; without one, training pairs follow the rule, and test pairs are pose-gan's draw of 12,000 where there
-    are that many.
+    Entries stand in the order of the annotation files, on which the order of the pairs depends; those of PG2's pickles
+    are sorted by name. A pair list in the root is honoured; without one, training pairs follow the rule, and test pairs
+    are pose-gan's draw of 12,000 where there are that many.
     """
 
     root: Path
@@ -46,13 +48,16 @@ class Market1501:
         entries: list[Entry] = []
         rejects: list[Reject] = []
         sizes: dict[str, int] = {}
+        joint_notes: list[str] = []
         for split in SPLITS:
-            found, refused, split_sizes = self._pictures(split)
+            file = self._joint_file(split)
+            found, refused, split_sizes = self._pictures(split, file)
             entries += found
             rejects += refused
             sizes |= split_sizes
+            joint_notes += [f"Joints of '{split}': {file.name} ({PG2_PICKLES})."] if is_peaks_file(file) else []
         pairs, unknown, notes = self._pairs(entries, rejects)
-        listing = Listing(entries, "", [*rejects, *unknown], pairs, notes)
+        listing = Listing(entries, "", [*rejects, *unknown], pairs, (*joint_notes, *notes))
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes))
 
     def load(self, entry: Entry) -> Picture:
@@ -67,18 +72,24 @@ class Market1501:
             raise ValueError(
                 f"Market-1501 root '{self.root}' is not a folder. Expected one with {', '.join(expected)}."
             )
-        missing = [name for name in expected if not (self.root / name).exists()]
+        found = {_annotation_file(split) for split in SPLITS if self._joint_file(split).exists()}
+        missing = [name for name in expected if name not in found and not (self.root / name).exists()]
         if missing:
             there = sorted(path.name for path in self.root.iterdir())[:8]
             raise ValueError(
                 f"Market-1501 root '{self.root}' lacks {', '.join(missing)}; there is {', '.join(there) or 'nothing'}. "
-                "The pictures are Market-1501's own folders, the CSV files come with pose-gan (Deformable GAN's code)."
+                "The pictures are Market-1501's own folders, the CSV files come with pose-gan (Deformable GAN's code); "
+                f"PG2's pickles, {PEAKS}*.p, serve as well, in the root or in PoseFiltered."
             )
 
-    def _pictures(self, split: str) -> tuple[list[Entry], list[Reject], dict[str, int]]:
-        folder = (self.root / f"bounding_box_{split}").absolute()
-        file = self.root / _annotation_file(split)
-        sizes, annotations = picture_sizes(folder, READABLE), read_pose_gan_csv(file)
+    def _joint_file(self, split: str) -> Path:
+        """pose-gan's file of a split where it is there, else PG2's of the split, else PG2's of all pictures."""
+        file, pickles = self.root / _annotation_file(split), peaks_files(self.root)
+        return file if file.exists() else pickles.get(split, pickles.get(None, file))
+
+    def _pictures(self, split: str, file: Path) -> tuple[list[Entry], list[Reject], dict[str, int]]:
+        folder = self._folder(split)
+        sizes, annotations = picture_sizes(folder, READABLE), self._annotations(file, split)
         if not sizes:
             raise ValueError(f"'{folder}' holds no picture. Expected Market-1501's JPEGs, as 0002_c1s1_000451_03.jpg.")
         entries = [
@@ -95,6 +106,18 @@ class Market1501:
         paths = {str(folder / name): size for name, size in sizes.items()}
         return entries, _rejects(split, sizes, annotations, file.name), paths
 
+    def _folder(self, split: str) -> Path:
+        return (self.root / f"bounding_box_{split}").absolute()
+
+    def _annotations(self, file: Path, split: str) -> Annotations:
+        """A split's poses. Of PG2's file for both, those of the other split's pictures are left out."""
+        if not is_peaks_file(file):
+            return read_pose_gan_csv(file)
+        annotations = read_pg2_poses(file)
+        others = {name for other in SPLITS if other != split for name in picture_sizes(self._folder(other), READABLE)}
+        poses = {name: pose for name, pose in annotations.poses.items() if name not in others}
+        return replace(annotations, poses=poses)
+
     def _pairs(
         self, entries: list[Entry], rejects: list[Reject]
     ) -> tuple[dict[str, list[tuple[str, str]]], list[Reject], tuple[str, ...]]:
@@ -102,17 +125,22 @@ class Market1501:
         unknown: list[Reject] = []
         notes: tuple[str, ...] = ()
         for split in SPLITS:
-            if (file := self.root / f"market-pairs-{split}.csv").exists():
+            if (file := self._pair_list(split)) is not None:
                 known = {reject.name for reject in rejects if reject.split == split}
                 given = given_pairs(file, split, entries, find=lambda name: name, known=known)
                 pairs[split] = given.pairs
                 unknown += given.rejects
                 notes += given.notes
         if "test" not in pairs:
-            drawn, note = _drawn_test_pairs([entry for entry in entries if entry.split == "test"])
+            pose_gans = not is_peaks_file(self._joint_file("test"))
+            drawn, note = _drawn_test_pairs([entry for entry in entries if entry.split == "test"], pose_gans)
             pairs |= {"test": drawn} if drawn else {}
             notes += (note,)
         return pairs, unknown, notes
+
+    def _pair_list(self, split: str) -> Path | None:
+        file = self.root / f"market-pairs-{split}.csv"
+        return file if file.exists() else pairs_pickle(self.root, split)
 
 
 def _annotation_file(split: str) -> str:
@@ -137,15 +165,18 @@ def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, fil
     ]
 
 
-def _drawn_test_pairs(entries: list[Entry]) -> tuple[list[tuple[str, str]], str]:
-    """The draw of 12,000 from all ordered test pairs, and what it is; no pairs where the rule's are to be taken."""
+def _drawn_test_pairs(entries: list[Entry], pose_gans: bool) -> tuple[list[tuple[str, str]], str]:
+    """The draw of 12,000 from all ordered test pairs, and what it is; no pairs where the rule's are to be taken.
+
+    It is the published one only in the order of pose-gan's own file.
+    """
     rows = usable_rows(entries)
     candidates = rows[ordered_pairs([entries[row].group for row in rows])]
     if len(candidates) < PUBLISHED_TEST_PAIRS:
         return [], f"Test pairs: all {len(candidates):,} of the rule, for there is no market-pairs-test.csv."
     drawn = candidates[published_draw(len(candidates))]
     note = f"Test pairs: {len(drawn):,} drawn with seed 0 from {len(candidates):,} ordered pairs"
-    if len(candidates) == PUBLISHED_CANDIDATES:
+    if pose_gans and len(candidates) == PUBLISHED_CANDIDATES:
         note += ": the published ones."
     else:
         note += f": not the published ones, which are drawn from {PUBLISHED_CANDIDATES:,}."

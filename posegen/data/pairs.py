@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from posegen.data import reasons
 from posegen.data.joints import TORSO
+from posegen.data.pg2_pickles import read_pg2_pairs
 from posegen.data.rows import Entry, Reject
 
 PUBLISHED_TEST_PAIRS = 12_000
@@ -84,6 +85,14 @@ def read_pairs_csv(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The (source, target) names of a pair list: PG2's pickle where it ends with `.p`, else comma-separated.
+
+    Raises ValueError as `read_pg2_pairs` and `read_pairs_csv` do.
+    """
+    return read_pg2_pairs(path) if path.suffix == ".p" else read_pairs_csv(path)
+
+
 class GivenPairs(NamedTuple):
     """A pair list in the names of the entries, what it names that is not there, and what the user should know."""
 
@@ -100,7 +109,7 @@ def given_pairs(
     `find` gives the entry's name for a name of the list, or None; names in `known` are rejected elsewhere already.
     Raises ValueError where no pair is left, or where one joins two groups: pairs are formed within a group.
     """
-    listed = read_pairs_csv(path)
+    listed = read_pairs(path)
     groups = {entry.name: entry.group for entry in entries if entry.split == split}
     names = {name: find(name) for name in dict.fromkeys(name for pair in listed for name in pair)}
     missing = [name for name, found in names.items() if found not in groups]

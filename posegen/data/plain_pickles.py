@@ -1,0 +1,192 @@
+"""Pickles of plain data, read without running anything that they name.
+
+A pickle is a small program, and Python's own reader calls whatever it asks for. This reader gives lists, dicts, tuples,
+numbers, text, bytes and numpy arrays of numbers, in every protocol from Python 2's text to 5; anything else that a file
+asks for is refused by name, before it is imported. numpy's functions are not called either: an array's state is checked
+and its numbers are taken from its bytes, for numpy's own reader trusts the flags in the file, and a file can lie.
+"""
+
+import io
+import math
+import pickle
+import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")  # numpy's names of plain numbers
+
+# What Python and numpy raise for a file that is cut off, damaged or no pickle.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """What a pickle holds. Text of Python 2 comes as bytes (`text` reads it), arrays come as `PickledArray`.
+
+    Raises ValueError naming the file and what it asked for, where that is more than plain data, and for a file that is
+    cut off or no pickle. Nothing that a file names is imported or called.
+    """
+    try:
+        return _PlainUnpickler(path).load()
+    except _RefusedPickle as error:
+        raise ValueError(str(error)) from None
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{path}: not a pickle of plain data that can be read (cut off, damaged or another kind of file): "
+            f"{type(error).__name__}: {error}"
+        ) from None
+
+
+def text(value: object) -> str | None:
+    """A text of Python 3 or of Python 2, whose bytes are taken for UTF-8; None where it is neither."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    return value if isinstance(value, str) else None
+
+
+class PickledArray:
+    """An array of numbers as it stands in a pickle; `array` is it. Its state is checked, whatever the file says."""
+
+    def __init__(self) -> None:
+        self.array: np.ndarray = np.empty(0)
+
+    def __setstate__(self, state: object) -> None:
+        """(version, shape, kind, Fortran order, bytes), as numpy writes it."""
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise ValueError(f"expected an array's state of five parts, found {reprlib.repr(state)}")
+        _, shape, kind, fortran, content = state
+        self.array = _numbers(content, kind, shape, order="F" if fortran else "C")
+
+
+class _RefusedPickle(ValueError):
+    """A file asks for what is no plain data."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.BytesIO(path.read_bytes()), fix_imports=False, encoding="bytes")
+        self._path = path
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise _RefusedPickle(
+                f"{self._path}: the pickle asks for '{module}.{name}', which is no plain data. Nothing of it was run. "
+                "Understood are lists, dicts, tuples, numbers, text and numpy's arrays of numbers. Do not open this "
+                "file with Python's own pickle: what it asks for would be executed."
+            )
+        return _ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _RefusedPickle(f"{self._path}: the pickle refers to {reprlib.repr(pid)} outside of it: no plain data.")
+
+
+class _Kind:
+    """A dtype: which of `KINDS`, and its byte order."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.order: Literal["<", ">", "|"] = "<"
+
+    def __setstate__(self, state: object) -> None:
+        """(version, byte order, sub-array, names, fields, ...): only the byte order may say something."""
+        if not isinstance(state, tuple) or len(state) < 5 or any(state[2:5]):
+            raise ValueError(f"expected the kind of plain numbers, found {reprlib.repr(state)}")
+        order = text(state[1])
+        if order not in ("<", ">", "|"):
+            raise ValueError(f"expected a byte order, found {reprlib.repr(state[1])}")
+        self.order = order
+
+
+@dataclass(frozen=True)
+class _Permitted:
+    """Stands for a function or class of numpy's in the file. It can be called by it, and nothing else."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("the pickle changes a function")
+
+
+def _empty_array(*_: object) -> PickledArray:
+    """numpy's `_reconstruct(ndarray, (0,), b"b")`; the state that follows says what the array is."""
+    return PickledArray()
+
+
+def _kind(name: object, *_: object) -> _Kind:
+    known = text(name)
+    if known not in KINDS:
+        raise ValueError(f"expected numbers of a kind among {', '.join(KINDS)}, found {reprlib.repr(name)}")
+    return _Kind(known)
+
+
+def _scalar(kind: object, content: object) -> int | float | bool:
+    return _numbers(content, kind, (), order="C").item()
+
+
+def _from_buffer(content: object, kind: object, shape: object, order: object) -> PickledArray:
+    made = PickledArray()
+    made.array = _numbers(content, kind, shape, order="F" if text(order) == "F" else "C")
+    return made
+
+
+def _numbers(content: object, kind: object, shape: object, *, order: str) -> np.ndarray:
+    """The numbers in an array's bytes, in native order. Raises ValueError where the parts do not fit together."""
+    if not isinstance(kind, _Kind) or not isinstance(content, bytes | bytearray):
+        raise ValueError("expected an array of plain numbers")
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"expected the shape of an array, found {reprlib.repr(shape)}")
+    stored = np.dtype(kind.name).newbyteorder(kind.order)
+    if math.prod(shape) * stored.itemsize != len(content):
+        raise ValueError(f"expected an array of shape {shape} and kind {kind.name}, found {len(content)} bytes")
+    flat = np.frombuffer(content, stored).astype(stored.newbyteorder("="))
+    return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
+
+
+def _encoded(content: object, encoding: object) -> bytes:
+    """Python 3 writes bytes in protocol 2 as a text to be encoded; other encodings have no place in data."""
+    if not isinstance(content, str) or text(encoding) != "latin1":
+        raise ValueError("expected bytes, written as Latin-1")
+    return content.encode("latin1")
+
+
+def _no_bytes(*arguments: object) -> bytes:
+    if arguments:
+        raise ValueError("expected empty bytes")
+    return b""
+
+
+def _not_called(*_: object) -> None:
+    raise ValueError("the pickle makes an array of its own")
+
+
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # numpy 1 and 2
+_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_ALLOWED = {
+    ("numpy", "ndarray"): _Permitted(_not_called),
+    ("numpy", "dtype"): _Permitted(_kind),
+    **{(module, "_reconstruct"): _Permitted(_empty_array) for module in _MULTIARRAY},
+    **{(module, "scalar"): _Permitted(_scalar) for module in _MULTIARRAY},
+    **{(module, "_frombuffer"): _Permitted(_from_buffer) for module in _NUMERIC},
+    ("_codecs", "encode"): _Permitted(_encoded),
+    ("__builtin__", "bytes"): _Permitted(_no_bytes),
+    ("builtins", "bytes"): _Permitted(_no_bytes),
+}
