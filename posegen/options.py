@@ -18,6 +18,7 @@ from posegen.data.rows import Listing, Source
 from posegen.data.shard_making import ShardSettings
 from posegen.data.splits import with_validation
 from posegen.data.synthetic import SyntheticPeople
+from posegen.data.triplet_hdf5 import TripletHdf5
 from posegen.fields import replace_fields
 from posegen.files import read_json
 from posegen.plan import Plan
@@ -26,6 +27,7 @@ from posegen.weights import PRETRAINED, path_of, weights_folder
 
 DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
+SETTINGS_OF = {"triplet-hdf5": "deepfashion"}  # data sets that are another one's pictures, and take its settings
 
 
 SEVERAL = Parameter(consume_multiple=True, negative=())
@@ -40,8 +42,8 @@ class Options:
     "Which system, vdg where not given; `posegen systems` lists them."
     variant: str | None = None
     "Which of the system's variants; the paper's full system where not given."
-    dataset: Literal["synthetic", "market1501", "deepfashion", "folder"] | None = None
-    "synthetic people (embedded; where not given), Market-1501, DeepFashion in-shop, or a folder of your own pictures."
+    dataset: Literal["synthetic", "market1501", "deepfashion", "triplet-hdf5", "folder"] | None = None
+    "synthetic people (embedded; where not given), Market-1501, DeepFashion, Triplet's HDF5 files, or your own folder."
     root: Path | None = None
     "Where the pictures are; not for synthetic."
     size: str | None = None
@@ -143,7 +145,8 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     _check_numbers(options)
     settings, weights = parse_settings(options.set), weights_folder(options.weights_dir)
     source, listing = _source(options, _under(settings, "data"))
-    described = system(options.system, options.dataset, options.variant, _size(options, source, listing))
+    settings_of = SETTINGS_OF.get(options.dataset, options.dataset)
+    described = system(options.system, settings_of, options.variant, _size(options, source, listing))
     described = override(described, {k: v for k, v in settings.items() if k.split(".")[0] not in ("data", "shards")})
     described = with_pretrained(described, weights, settings)
     if isinstance(source, SyntheticPeople) and source.size != described.size:
@@ -247,6 +250,7 @@ def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listi
         made: Mapping[str, Callable[..., Source]] = {
             "market1501": Market1501,
             "deepfashion": DeepFashion,
+            "triplet-hdf5": TripletHdf5,
             "folder": Folder,
         }
         source = replace_fields(made[options.dataset](root=options.root.resolve()), settings, "data")

@@ -11,6 +11,7 @@ NOT_LISTED = "in no pair list"
 UNSUPPORTED = "unsupported picture format"
 NO_TORSO = "a shoulder or a hip is missing"
 NOT_FINITE = "joints that are no finite coordinates"
+NO_DISC = "pose map that is not drawn of discs"
 
 ALONE = "usable but alone in its group"
 NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
