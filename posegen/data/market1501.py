@@ -84,8 +84,10 @@ class Market1501:
 
     def _joint_file(self, split: str) -> Path:
         """pose-gan's file of a split where it is there, else PG2's of the split, else PG2's of all pictures."""
-        file, pickles = self.root / _annotation_file(split), peaks_files(self.root)
-        return file if file.exists() else pickles.get(split, pickles.get(None, file))
+        if (file := self.root / _annotation_file(split)).exists():
+            return file
+        pickles = peaks_files(self.root)
+        return pickles.get(split, pickles.get(None, file))
 
     def _pictures(self, split: str, file: Path) -> tuple[list[Entry], list[Reject], dict[str, int]]:
         folder = self._folder(split)
