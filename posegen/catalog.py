@@ -5,17 +5,19 @@ from collections.abc import Callable, Mapping
 
 from posegen.fields import replace_fields, unknown_setting
 from posegen.stage import System
-from posegen.systems import pg2, vdg
+from posegen.systems import pg2, pix2pix, vdg
 from posegen.systems.settings import check_known
 
 SYSTEMS: dict[str, Callable[..., System]] = {
     "vdg": vdg.vdg,
     "pg2": pg2.pg2,
+    "pix2pix": pix2pix.pix2pix,
 }
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "vdg": vdg.VARIANTS,
     "pg2": pg2.VARIANTS,
+    "pix2pix": pix2pix.VARIANTS,
 }
 
 FIXED = ("size",)  # of stages: every stage of a system has its size

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from posegen.nets.unet import level_count
@@ -67,6 +67,8 @@ RANGES = {
     "width": Range(1),
     "latent": Range(1),
     "critic_width": Range(1),
+    "critic_halvings": Range(1),
+    "dropout": Range(0, 1, below=True),
     "steps": Range(1),
     "batch_size": Range(1),
     "lr": Range(0, above=True),
@@ -84,13 +86,17 @@ RANGES = {
 }
 
 
-def check_fields(stage: Stage) -> None:
-    """Raise ValueError for the first field of a stage that is out of range, naming it, and for an impossible size."""
+def check_fields(stage: Stage, halvings: Callable[[tuple[int, int]], int] = level_count) -> None:
+    """Raise ValueError for the first field of a stage that is out of range, naming it, and for an impossible size.
+
+    `halvings` is the rule of the stage's networks, which raises for a (height, width) that they cannot halve; PG2's
+    where not given.
+    """
     values = vars(stage)
     for field, allowed in RANGES.items():
         if field in values and not allowed.allows(values[field]):
             raise ValueError(f"{stage.name}.{field} is {values[field]}; it must be {allowed}")
-    level_count(values["size"])
+    halvings(values["size"])
 
 
 def learning_rate_schedule(steps: int, constant_share: float) -> Constant | LinearDecay:
