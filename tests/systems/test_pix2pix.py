@@ -1,0 +1,339 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from posegen.batch import COLUMNS
+from posegen.catalog import override, system
+from posegen.data.pose_maps import Discs
+from posegen.losses.reconstruction import l1
+from posegen.systems.pix2pix import CONDITION, SETTINGS, VARIANTS, PatchCritic, UNet, halvings, normalisation, pix2pix
+from posegen.train.step import new_game
+
+from .conftest import waves
+
+SIZE = (64, 32)
+DEEP = (64, 64)  # six halvings: the fewest with dropout
+
+
+@pytest.fixture
+def batch():
+    return columns(SIZE)
+
+
+def columns(size):
+    """Two pairs in float64, as this system's stage reads them."""
+    height, width = size
+    joints = (waves((4, 18, 2), 3.0) + 1) / 2 * torch.tensor([width, height], dtype=torch.float64)
+    poses = Discs(radius=2.0)(joints, waves((4, 18), 4.0) > -0.5, *size)
+    return {
+        "source_image": waves((2, 3, *size), 0.0),
+        "target_image": waves((2, 3, *size), 1.0),
+        "source_pose": poses[:2],
+        "target_pose": poses[2:],
+    }
+
+
+def small_stage(variant="full", size=SIZE):
+    (stage,) = pix2pix("market1501", variant, size).stages
+    return dataclasses.replace(stage, width=2, critic_width=2)
+
+
+def double(stage):
+    torch.manual_seed(0)
+    return {name: network.double() for name, network in stage.networks().items()}
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def total(terms):
+    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+
+
+def bits(network):
+    return [value.clone() for value in network.state_dict().values()]
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(3, 54_413_955), (21, 54_432_387), (CONDITION, 54_450_819)])
+def test_the_released_u_nets_parameter_counts(channels, expected):
+    with torch.device("meta"):
+        assert count(UNet(channels=channels, width=64, depth=8, dropout=0.5)) == expected
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(6, 2_768_705), (24, 2_787_137), (CONDITION + 3, 2_805_569)])
+def test_the_released_critics_parameter_counts(channels, expected):
+    with torch.device("meta"):
+        assert count(PatchCritic(channels=channels, width=64, depth=3)) == expected
+
+
+@pytest.mark.parametrize(("dataset", "generator"), [("market1501", 29_280_899), ("deepfashion", 54_450_819)])
+def test_parameter_counts(dataset, generator):
+    with torch.device("meta"):
+        networks = pix2pix(dataset).stages[0].networks()
+    assert {name: count(network) for name, network in networks.items()} == {"generator": generator, "critic": 2_805_569}
+
+
+@pytest.mark.parametrize(
+    ("depth", "side", "logits"), [(3, 256, 30), (3, 128, 14), (3, 64, 6), (3, 24, 1), (2, 64, 14), (1, 64, 30)]
+)
+def test_the_critics_patches(depth, side, logits):
+    with torch.device("meta"):
+        critic = PatchCritic(channels=6, width=2, depth=depth)
+        assert critic(torch.empty(1, 6, side, side)).shape == (1, 1, logits, logits)
+
+
+@pytest.mark.parametrize(("depth", "seen"), [(1, 16), (2, 34), (3, 70)])
+def test_what_a_logit_sees(depth, seen):
+    """The pixels on which one logit depends. Normalisation, which sees the whole picture, is taken out."""
+    critic = PatchCritic(channels=1, width=2, depth=depth).double()
+    for index, layer in enumerate(critic.layers):
+        if isinstance(layer, nn.GroupNorm):
+            critic.layers[index] = nn.Identity()
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.ones_(layer.weight)
+    picture = torch.ones(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
+    logits = critic(picture)
+    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
+    rows, columns = picture.grad[0, 0].nonzero(as_tuple=True)
+    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (seen, seen)
+    assert len(rows) == seen * seen
+
+
+@pytest.mark.parametrize(
+    ("size", "times"),
+    [((256, 256), 8), ((128, 64), 6), ((64, 32), 5), ((512, 512), 8), ((256, 160), 5), ((256, 176), 4), ((32, 32), 5)],
+)
+def test_halvings(size, times):
+    assert halvings(size) == times
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((100, 50), "size 100x50 .*multiples of 16, at least 32, such as 96x48 or 112x64"),
+        ((128, 72), "such as 128x64 or 128x80"),
+        ((250, 170), "such as 240x160 or 256x176"),
+        ((32, 16), "such as 32x32;"),
+        ((8, 8), "such as 32x32;"),
+    ],
+)
+def test_sizes_that_cannot_be_halved_are_refused_with_sizes_that_can(size, message):
+    with pytest.raises(ValueError, match=message):
+        pix2pix("folder", size=size)
+
+
+def test_the_sizes_that_are_named_do_fit():
+    for size in ((96, 48), (112, 64), (128, 80), (240, 160), (256, 176), (32, 32)):
+        stage = small_stage(size=size)
+        pictures = {name: torch.zeros(1, c, *size) for name, c in (("source_image", 3), ("target_image", 3))}
+        pictures |= {name: torch.zeros(1, 18, *size) for name in ("source_pose", "target_pose")}
+        networks = stage.networks()
+        assert stage.outputs(networks, pictures)["translated_image"].shape == (1, 3, *size)
+        assert torch.isfinite(total(stage.loss("critic", networks, pictures)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("critic_halvings", 4, "leaves no patch of a picture of 64x32; it must be at most 3"),
+        ("critic_halvings", 0, "it must be at least 1"),
+        ("dropout", 1.0, "translation.dropout is 1.0; it must be at least 0 and less than 1"),
+        ("l1_weight", -1.0, "it must be at least 0"),
+    ],
+)
+def test_fields_out_of_range_are_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        override(system("pix2pix", "synthetic"), {f"translation.{field}": value})
+
+
+@pytest.mark.parametrize("dataset", sorted(SETTINGS))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_stage_is_wired(dataset, variant):
+    assert pix2pix(dataset, variant).wiring_errors(set(COLUMNS)) == []
+
+
+def test_published_settings():
+    for dataset in ("market1501", "deepfashion"):
+        (stage,) = pix2pix(dataset).stages
+        assert (stage.width, stage.critic_width, stage.critic_halvings) == (64, 64, 3)
+        assert (stage.l1_weight, stage.dropout) == (100, 0.5)
+        critic, generator = stage.players
+        assert (critic.name, generator.name) == ("critic", "generator")
+        for player in (critic, generator):
+            assert (player.optimizer, player.lr, player.betas) == ("adam", 2e-4, (0.5, 0.999))
+            assert [player.schedule.factor(round(share * stage.steps)) for share in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains(variant, batch):
+    stage = small_stage(variant)
+    networks = double(stage)
+    outputs = stage.outputs(networks, batch)
+    assert {name: tuple(column.shape) for name, column in outputs.items()} == {"translated_image": (2, 3, *SIZE)}
+    for player in stage.players:
+        total(stage.loss(player.name, networks, batch)).backward()
+        assert all(p.grad.abs().sum() > 0 for name in player.nets for p in networks[name].parameters())
+        for network in networks.values():
+            network.zero_grad()
+
+
+def test_the_picture_depends_on_every_column_of_the_condition(batch):
+    stage = small_stage()
+    networks = double(stage)
+    picture = stage.outputs(networks, batch)["translated_image"]
+    assert picture.abs().max() < 1
+    for column in ("source_image", "source_pose", "target_pose"):
+        changed = stage.outputs(networks, {**batch, column: -batch[column]})["translated_image"]
+        assert not torch.allclose(changed, picture)
+
+
+@pytest.mark.parametrize("column", ["source_image", "source_pose", "target_pose", "target_image"])
+def test_the_critic_sees_the_condition_with_the_picture(column, batch):
+    stage = small_stage()
+    networks = double(stage)
+    networks["generator"] = Still(waves((2, 3, *SIZE), 2.0))
+    before = stage.loss("critic", networks, batch)
+    after = stage.loss("critic", networks, {**batch, column: -batch[column]})
+    assert not torch.allclose(after["real"].value, before["real"].value)
+    assert torch.equal(after["fake"].value, before["fake"].value) == (column == "target_image")
+
+
+class Still(nn.Module):
+    """A generator that gives the same picture whatever the condition."""
+
+    def __init__(self, picture):
+        super().__init__()
+        self.picture = picture
+
+    def forward(self, condition):
+        return self.picture
+
+
+def test_a_picture_does_not_depend_on_those_made_with_it(batch):
+    """What instance normalisation gives: batch normalisation at the paper's batch of one."""
+    stage = small_stage()
+    networks = double(stage)
+    alone = {name: value[:1] for name, value in batch.items()}
+    first = stage.outputs(networks, batch)["translated_image"][:1]
+    torch.testing.assert_close(stage.outputs(networks, alone)["translated_image"], first)
+
+
+def test_normalisation_is_batch_normalisation_at_a_batch_of_one():
+    layer, twin = normalisation(2).double(), nn.BatchNorm2d(2).double()
+    layer.load_state_dict({"weight": torch.tensor([0.5, 2.0]), "bias": torch.tensor([1.0, -1.0])})
+    twin.load_state_dict(layer.state_dict(), strict=False)
+    features = waves((1, 2, 4, 6), 0.0)
+    torch.testing.assert_close(layer(features), twin(features))
+
+
+def test_an_undecided_critic_costs_log_two(batch):
+    stage = small_stage()
+    networks = double(stage)
+    for parameter in networks["critic"].parameters():
+        parameter.data.zero_()
+    critic, generator = (stage.loss(player, networks, batch) for player in ("critic", "generator"))
+    assert [term.value.item() for term in critic.values()] == pytest.approx([math.log(2)] * 2)
+    assert generator["adversarial"].value.item() == pytest.approx(math.log(2))
+    assert total(critic).item() == pytest.approx(math.log(2))  # 0.5 (real + fake)
+
+
+@pytest.mark.parametrize(("variant", "weight"), [("full", 100.0), ("cgan", 0.0)])
+def test_the_generators_loss(variant, weight, batch):
+    stage = small_stage(variant)
+    networks = double(stage)
+    terms = stage.loss("generator", networks, batch)
+    expected = l1(stage.outputs(networks, batch)["translated_image"], batch["target_image"])
+    torch.testing.assert_close(terms["l1"].value, expected)
+    torch.testing.assert_close(total(terms), terms["adversarial"].value + weight * expected)
+
+
+def test_each_move_changes_its_own_network_alone():
+    game = new_game(small_stage(), seed=0, device=torch.device("cpu"))
+    data = {name: column.float() for name, column in columns(SIZE).items()}
+    before = {name: bits(network) for name, network in game.bare.items()}
+    for step, (player, other) in enumerate((("critic", "generator"), ("generator", "critic"))):
+        kept = bits(game.bare[other])
+        only = next(each for each in game.stage.players if each.name == player)
+        game._move(only, step, data)
+        assert all(map(torch.equal, bits(game.bare[other]), kept))
+        assert not any(map(torch.equal, bits(game.bare[player]), before[player]))
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    network = UNet(channels=CONDITION, width=16, depth=6, dropout=0.5)
+    convolutions = torch.cat([p.flatten() for n, p in network.named_parameters() if p.ndim == 4])
+    scales = torch.cat([m.weight for m in network.modules() if isinstance(m, nn.GroupNorm)])
+    offsets = torch.cat([p for n, p in network.named_parameters() if n.endswith("bias")])
+    assert (convolutions.mean().item(), convolutions.std().item()) == pytest.approx((0, 0.02), abs=1e-4)
+    assert (scales.mean().item(), scales.std().item()) == pytest.approx((1, 0.02), abs=3e-3)
+    assert not offsets.any()
+
+
+@pytest.mark.parametrize(("depth", "places"), [(4, []), (5, []), (6, [1]), (7, [1, 2]), (8, [1, 2, 3])])
+def test_dropout_stands_between_the_innermost_and_the_fourth_block(depth, places):
+    """Places on the way up, of which 0 is the innermost."""
+    with torch.device("meta"):
+        network = UNet(channels=3, width=64, depth=depth, dropout=0.5)
+    found = [place for place, up in enumerate(network.up) if any(isinstance(m, nn.Dropout) for m in up)]
+    assert found == places
+    assert all(network.up[place][1].out_channels == 512 for place in places)
+
+
+def test_dropout_is_the_only_noise_and_evaluation_has_none():
+    stage, data = small_stage(size=DEEP), columns(DEEP)
+    networks = double(stage)
+
+    def draw():
+        return stage.outputs(networks, data)["translated_image"]
+
+    assert not torch.equal(draw(), draw())
+    networks["generator"].eval()
+    evaluated = draw()
+    assert torch.equal(draw(), evaluated)
+    still = dataclasses.replace(stage, dropout=0.0).networks()["generator"].double()
+    still.load_state_dict(networks["generator"].state_dict())
+    assert torch.equal(stage.outputs({"generator": still}, data)["translated_image"], evaluated)
+
+
+def test_without_a_block_for_dropout_there_is_no_noise(batch):
+    stage = small_stage()
+    networks = double(stage)
+    assert torch.equal(*(stage.outputs(networks, batch)["translated_image"] for _ in range(2)))
+
+
+# The terms of the second step of training, in float64 on the CPU. With 5 halvings there is no dropout, so that they
+# depend on no random generator.
+GOLDEN = {
+    "full": {
+        "critic/real": 0.97845918,
+        "critic/fake": 0.47448376,
+        "critic/total": 0.72647148,
+        "critic/gradient": 0.77624308,
+        "generator/adversarial": 0.93206567,
+        "generator/l1": 0.72177523,
+        "generator/total": 73.109589,
+        "generator/gradient": 12.593643,
+    },
+    "cgan": {
+        "critic/real": 0.97845918,
+        "critic/fake": 0.47555178,
+        "critic/total": 0.72700548,
+        "critic/gradient": 0.77322616,
+        "generator/adversarial": 0.92991108,
+        "generator/l1": 0.72455329,
+        "generator/total": 0.92991108,
+        "generator/gradient": 0.22899396,
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_golden_steps(variant, golden):
+    (stage,) = pix2pix("market1501", variant, SIZE).stages
+    stage = dataclasses.replace(stage, width=2, critic_width=2, lr=1e-3, critic_lr=1e-3)
+    assert golden(stage) == pytest.approx(GOLDEN[variant], rel=1e-5)
