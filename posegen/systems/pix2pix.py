@@ -175,7 +175,7 @@ class Translation:
     width: int = 64  # channels of the first level
     dropout: float = 0.5  # probability
     critic_width: int = 64
-    critic_halvings: int = 3  # 3 see patches of 70x70 pixels
+    critic_depth: int = 3  # 3 see patches of 70x70 pixels
     l1_weight: float = 100.0  # lambda
     steps: int = 36_000
     batch_size: int = 16
@@ -187,10 +187,10 @@ class Translation:
 
     def __post_init__(self) -> None:
         check_fields(self, halvings)
-        if min(self.size) < 3 * 2**self.critic_halvings:
+        if min(self.size) < 3 * 2**self.critic_depth:
             most = int(math.log2(min(self.size) / 3))
             raise ValueError(
-                f"translation.critic_halvings is {self.critic_halvings}, which leaves no patch of a picture of "
+                f"translation.critic_depth is {self.critic_depth}, which leaves no patch of a picture of "
                 f"{self.size[0]}x{self.size[1]}; it must be at most {most}"
             )
 
@@ -206,7 +206,7 @@ class Translation:
         depth = halvings(self.size)
         return {
             "generator": UNet(channels=CONDITION, width=self.width, depth=depth, dropout=self.dropout),
-            "critic": PatchCritic(channels=CONDITION + 3, width=self.critic_width, depth=self.critic_halvings),
+            "critic": PatchCritic(channels=CONDITION + 3, width=self.critic_width, depth=self.critic_depth),
         }
 
     def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:

@@ -67,8 +67,7 @@ RANGES = {
     "width": Range(1),
     "latent": Range(1),
     "critic_width": Range(1),
-    "critic_halvings": Range(1),
-    "dropout": Range(0, 1, below=True),
+    "critic_depth": Range(1),
     "steps": Range(1),
     "batch_size": Range(1),
     "lr": Range(0, above=True),
@@ -102,7 +101,8 @@ def check_fields(stage: Stage, halvings: Callable[[tuple[int, int]], int] = leve
 def learning_rate_schedule(steps: int, constant_share: float) -> Constant | LinearDecay:
     """Constant for that share of a stage's steps, then linear to zero at its end; a share of 1 is constant throughout.
 
-    The papers keep it constant; the decay is our choice for short trainings, where it makes the result less noisy.
+    pix2pix's code has the decay. PG2 and VDG keep the rate constant; there the decay is our choice for short trainings,
+    where it makes the result less noisy.
     """
     if constant_share == 1:
         return Constant()

@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,8 +141,8 @@ def test_the_sizes_that_are_named_do_fit():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("critic_halvings", 4, "leaves no patch of a picture of 64x32; it must be at most 3"),
-        ("critic_halvings", 0, "it must be at least 1"),
+        ("critic_depth", 4, "leaves no patch of a picture of 64x32; it must be at most 3"),
+        ("critic_depth", 0, "it must be at least 1"),
         ("dropout", 1.0, "translation.dropout is 1.0; it must be at least 0 and less than 1"),
         ("l1_weight", -1.0, "it must be at least 0"),
     ],
@@ -159,7 +161,7 @@ def test_the_stage_is_wired(dataset, variant):
 def test_published_settings():
     for dataset in ("market1501", "deepfashion"):
         (stage,) = pix2pix(dataset).stages
-        assert (stage.width, stage.critic_width, stage.critic_halvings) == (64, 64, 3)
+        assert (stage.width, stage.critic_width, stage.critic_depth) == (64, 64, 3)
         assert (stage.l1_weight, stage.dropout) == (100, 0.5)
         critic, generator = stage.players
         assert (critic.name, generator.name) == ("critic", "generator")
@@ -337,3 +339,19 @@ def test_golden_steps(variant, golden):
     (stage,) = pix2pix("market1501", variant, SIZE).stages
     stage = dataclasses.replace(stage, width=2, critic_width=2, lr=1e-3, critic_lr=1e-3)
     assert golden(stage) == pytest.approx(GOLDEN[variant], rel=1e-5)
+
+
+def test_the_guide_quotes_what_is_there():
+    """docs/adding_a_paper.md walks through this system: each of its quotes is in the code, but for indentation."""
+    root = Path(__file__).parents[2]
+    files = ("posegen/systems/pix2pix.py", "posegen/catalog.py", "tune_spaces/pix2pix.py")
+    code = [unindented((root / file).read_text()) for file in files]
+    quotes = re.findall(
+        r"^```python\n(.*?)^```$", (root / "docs/adding_a_paper.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert quotes
+    assert [quote for quote in quotes if not any(unindented(quote) in text for text in code)] == []
+
+
+def unindented(text):
+    return "\n".join(line.strip() for line in text.strip().splitlines())
