@@ -9,7 +9,7 @@ junyanz/pytorch-CycleGAN-and-pix2pix (models/networks.py, models/pix2pix_model.p
 Where paper, first and second code disagree, we follow the second code
 - dropout: behind the `depth` - 5 blocks of 512 channels next to the innermost one (the first: behind the innermost one
   and the two next to it);
-- no normalisation of the innermost features: at a batch of one, and 1x1 of them, it would make them all zero;
+- no normalisation of the innermost features: where they are 1x1 and the batch is one, nothing would be left of them;
 - learning rate: constant for half of the training, then linear to zero (the first: constant throughout).
 
 Our choices, for the paper has no people and translates pixel by pixel
@@ -18,11 +18,11 @@ Our choices, for the paper has no people and translates pixel by pixel
   (the paper says so). At larger batches a picture then does not depend on those made with it, the critic may score the
   real and the generated pictures in one pass, and no statistics are left behind by the critic's moves;
 - no dropout when pictures are made (evaluation mode), so that a picture is a function of its condition. The paper keeps
-  it, and notes that it changes little;
+  dropout, and finds that it varies the pictures little;
 - as many halvings as the sides allow, at most the code's 8: 6 for 128x64, which leaves one block with dropout, and 5
   for 64x32, which leaves none: there the generator has no noise at all;
-- batch and steps: PG2's, of both its stages together (the paper: a batch of 1, for some tasks up to 10, and 200 epochs
-  of some hundreds of pairs). Pairs are mirrored as in the paper, but not enlarged and cropped;
+- batch and steps: PG2's, of both its stages together (the paper: a batch of 1, for some tasks up to 10). Pairs are
+  mirrored, source and target alike, but not enlarged and cropped as the paper's;
 - the generator's move draws a fresh batch, as every move here; the codes go on with the critic's;
 - the settings of "synthetic".
 
@@ -76,7 +76,7 @@ def halvings(size: tuple[int, int]) -> int:
 
 
 def normalisation(channels: int) -> nn.Module:
-    """Instance normalisation with scale and offset: a group a channel, which is as good and keeps channels last."""
+    """Instance normalisation with scale and offset, as a group a channel: the same, and it keeps channels last."""
     return nn.GroupNorm(channels, channels)
 
 
@@ -238,7 +238,7 @@ SETTINGS = {
     "deepfashion": Settings((256, 256), 4.0, Translation(size=(256, 256), steps=50_000, batch_size=8)),
     # Our choice: what two processor cores train in a few minutes.
     "synthetic": Settings(
-        (64, 32), 2.0, Translation(size=(64, 32), width=16, critic_width=16, steps=3000, batch_size=8)
+        (64, 32), 2.0, Translation(size=(64, 32), width=16, critic_width=16, steps=3600, batch_size=8, lr=1e-3)
     ),
 }
 
