@@ -238,9 +238,13 @@ SETTINGS = {
     "deepfashion": Settings((256, 256), 4.0, Translation(size=(256, 256), steps=50_000, batch_size=8)),
     # Our choice: what two processor cores train in a few minutes.
     "synthetic": Settings(
-        (64, 32), 2.0, Translation(size=(64, 32), width=16, critic_width=16, steps=3600, batch_size=8, lr=1e-3)
+        (64, 32),
+        2.0,
+        Translation(
+            size=(64, 32), width=16, critic_width=16, critic_depth=2, steps=3600, batch_size=8, lr=1e-3,
+        ),
     ),
-}
+}  # fmt: skip
 
 VARIANTS = ("full", "cgan")
 

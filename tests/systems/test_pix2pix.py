@@ -72,11 +72,14 @@ def test_the_released_critics_parameter_counts(channels, expected):
         assert count(PatchCritic(channels=channels, width=64, depth=3)) == expected
 
 
-@pytest.mark.parametrize(("dataset", "generator"), [("market1501", 29_280_899), ("deepfashion", 54_450_819)])
-def test_parameter_counts(dataset, generator):
+@pytest.mark.parametrize(
+    ("dataset", "generator", "critic"),
+    [("market1501", 29_280_899, 2_805_569), ("deepfashion", 54_450_819, 2_805_569), ("synthetic", 1_052_835, 52_945)],
+)
+def test_parameter_counts(dataset, generator, critic):
     with torch.device("meta"):
         networks = pix2pix(dataset).stages[0].networks()
-    assert {name: count(network) for name, network in networks.items()} == {"generator": generator, "critic": 2_805_569}
+    assert {name: count(network) for name, network in networks.items()} == {"generator": generator, "critic": critic}
 
 
 @pytest.mark.parametrize(
