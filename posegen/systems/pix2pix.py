@@ -16,7 +16,9 @@ Our choices, for the paper has no people and translates pixel by pixel
 - the condition: source picture and both poses' maps, 39 channels. The maps are PG2's discs of -1 and +1;
 - instance normalisation. The codes have batch normalisation, which it is at their batch of one, in training as at test
   (the paper says so). At larger batches a picture then does not depend on those made with it, the critic may score the
-  real and the generated pictures in one pass, and no statistics are left behind by the critic's moves;
+  real and the generated pictures in one pass, and no statistics are left behind by the critic's moves. It has a price:
+  after 800 steps of 8 pairs of the embedded data (one seed), the L1 of test pairs was 0.104, against 0.093 with batch
+  normalisation in the U-Net and its running statistics in evaluation;
 - no dropout when pictures are made (evaluation mode), so that a picture is a function of its condition. The paper keeps
   dropout, and finds that it varies the pictures little;
 - as many halvings as the sides allow, at most the code's 8: 6 for 128x64, which leaves one block with dropout, and 5
