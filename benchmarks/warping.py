@@ -3,8 +3,9 @@
     python benchmarks/warping.py --data market --threads 2
 
 The plain way repeats the features ten times, samples them with `grid_sample`, masks them and takes the maximum. Both go
-forward and backward, by turns; a ratio is the plain way's figure over ours, the median over the repeats. Masks and
-transforms are those of made-up people whose parts have the mean areas that the real data sets have.
+forward and backward, by turns; a ratio is the plain way's figure over ours, the median over the repeats. Beside it are
+the ratio of the fastest turns, and the median ratio of CPU time, which other work on the machine disturbs less. Masks
+and transforms are those of made-up people whose parts have the mean areas that the real data sets have.
 
 Peak memory is measured in a fresh process for each way, which goes forward and backward once: on the CPU the kernel's
 high-water mark of resident memory, set back just before (Linux), less what was resident then; on a GPU the allocator's.
@@ -154,16 +155,32 @@ def there_and_back(
     return result.detach(), of_features
 
 
-def seconds(data: Data, level: int, options: Options, repeats: int) -> dict[str, list[float]]:
+class Turn(NamedTuple):
+    """Seconds that one way took forward and backward."""
+
+    wall: float
+    cpu: float  # of all threads together
+
+
+def turns(data: Data, level: int, options: Options, repeats: int) -> dict[str, list[Turn]]:
     """Times of both ways, by turns, after one turn that is not counted."""
     features, inputs, gradient = made(data, level, options)
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    taken: dict[str, list[Turn]] = {way: [] for way in WAYS}
     for _ in range(repeats + 1):
-        for way, taken in times.items():
-            begin = time.perf_counter()
+        for way, times in taken.items():
+            wall, cpu = time.perf_counter(), time.process_time()
             there_and_back(way, features, inputs, gradient, options)
-            taken.append(time.perf_counter() - begin)
-    return {way: taken[1:] for way, taken in times.items()}
+            times.append(Turn(time.perf_counter() - wall, time.process_time() - cpu))
+    return {way: times[1:] for way, times in taken.items()}
+
+
+def times_text(taken: dict[str, list[Turn]]) -> str:
+    """Ratios of the plain way's times over ours."""
+    both = list(zip(taken["plain"], taken["lean"], strict=True))
+    wall = statistics.median(before.wall / after.wall for before, after in both)
+    cpu = statistics.median(before.cpu / after.cpu for before, after in both)
+    fastest = min(turn.wall for turn in taken["plain"]) / min(turn.wall for turn in taken["lean"])
+    return f"time {wall:.1f} (fastest turns {fastest:.1f}, CPU time {cpu:.1f})"
 
 
 def peak_bytes(way: str, data: Data, level: int, options: Options) -> int:
@@ -219,14 +236,12 @@ def main() -> None:
     coverage = (people(data)["masks"] & people(data)["present"][..., None, None]).float().mean().item() * 10
     print(f"{given.data}, batch {data.batch}, parts cover {coverage:.2f} of the picture in all; plain over ours")
     for level, (channels, factor) in enumerate(LEVELS):
-        times = seconds(data, level, options, given.repeats)
-        ratios = [before / after for before, after in zip(times["plain"], times["lean"], strict=True)]
+        times = times_text(turns(data, level, options, given.repeats))
         memory = {way: in_fresh_process(way, data, level, options) for way in WAYS}
         value, slope = errors("lean", data, level, options)
         plain_value, plain_slope = errors("plain", data, level, options)
         print(
-            f"{channels:4} channels {data.size[0] // factor:3}x{data.size[1] // factor:<3} "
-            f"time {statistics.median(ratios):5.1f} (fastest turns {min(times['plain']) / min(times['lean']):5.1f}), "
+            f"{channels:4} channels {data.size[0] // factor:3}x{data.size[1] // factor:<3} {times}, "
             f"memory {memory['plain'] / memory['lean']:5.1f} ({memory['lean'] / 2**20:.1f} MiB), "
             f"values off by {value:.0e} (plain {plain_value:.0e}), gradients {slope:.0e} (plain {plain_slope:.0e})",
             flush=True,
