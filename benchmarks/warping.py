@@ -4,8 +4,9 @@
 
 The plain way repeats the features ten times, samples them with `grid_sample`, masks them and takes the maximum. Both go
 forward and backward, by turns; a ratio is the plain way's figure over ours, the median over the repeats. Beside it are
-the ratio of the fastest turns, and the median ratio of CPU time, which other work on the machine disturbs less. Masks
-and transforms are those of made-up people whose parts have the mean areas that the real data sets have.
+the ratio of the fastest turns, and the median ratio of CPU time. Where other work keeps the cores busy, set
+OMP_WAIT_POLICY=passive: threads that spin while others wait for a core cost more than either way's work. Masks and
+transforms are those of made-up people whose parts have the mean areas that the real data sets have.
 
 Peak memory is measured in a fresh process for each way, which goes forward and backward once: on the CPU the kernel's
 high-water mark of resident memory, set back just before (Linux), less what was resident then; on a GPU the allocator's.
