@@ -173,6 +173,12 @@ def test_published_settings():
             assert [player.schedule.factor(round(share * stage.steps)) for share in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
 
 
+@pytest.mark.parametrize("dataset", sorted(SETTINGS))
+def test_the_conditional_gan_alone_is_played_at_one_rate(dataset):
+    (full,), (alone,) = (pix2pix(dataset, variant).stages for variant in ("full", "cgan"))
+    assert alone == dataclasses.replace(full, l1_weight=0.0, lr=alone.critic_lr)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains(variant, batch):
     stage = small_stage(variant)
