@@ -26,16 +26,17 @@ class DcganCritic(nn.Module):
     5x5 convolutions of stride 2 with LeakyReLU 0.2, widths 64, 128, 256, 512 and again 512, as many as bring the
     picture to 8 rows (4 for 128x64, 5 for 256x256), batch normalisation on all but the first, then one linear unit.
     The normalisation always uses the batch's own statistics, in evaluation too, and eps 1e-5: so a picture's score
-    depends on which others are scored with it, and what is scored together matters.
+    depends on which others are scored with it, and what is scored together matters. `normalised=False` leaves it out
+    (for critics with clipped weights), and a picture's score is its own.
     """
 
-    def __init__(self, *, size: tuple[int, int], channels: int = 3, width: int = 64) -> None:
+    def __init__(self, *, size: tuple[int, int], channels: int = 3, width: int = 64, normalised: bool = True) -> None:
         super().__init__()
         widths = [width * min(2**k, 8) for k in range(level_count(size) - 1)]
         layers: list[nn.Module] = []
         for k, (inner, outer) in enumerate(zip([channels, *widths], widths, strict=False)):
             layers.append(halving_convolution(inner, outer, kernel=5))
-            if k > 0:
+            if normalised and k > 0:
                 layers.append(nn.BatchNorm2d(outer, track_running_stats=False))
             layers.append(nn.LeakyReLU(0.2))
         rows, columns = bottleneck_size(size)

@@ -82,6 +82,8 @@ RANGES = {
     "window": Range(1),
     "critic_halvings": Range(2),
     "alpha": Range(0, 1),
+    "critic_turns": Range(1),
+    "clip_weights": Range(0, above=True),
 }
 
 

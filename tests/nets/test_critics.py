@@ -22,6 +22,14 @@ def test_the_first_layer_is_not_normalised():
     assert layers == [nn.Sequential, nn.LeakyReLU, *rest, *rest]
 
 
+def test_without_normalisation_a_score_is_the_pictures_own():
+    torch.manual_seed(0)
+    critic, pictures = DcganCritic(size=(64, 32), width=4, normalised=False).double(), torch.rand(4, 3, 64, 32).double()
+    layers = [type(layer) for layer in critic.features]
+    assert layers == [nn.Sequential, nn.LeakyReLU] * 3
+    torch.testing.assert_close(critic(pictures)[:2], critic(pictures[:2]))
+
+
 def test_one_logit_a_picture():
     assert DcganCritic(size=(32, 16), channels=6, width=4)(torch.rand(5, 6, 32, 16)).shape == (5,)
 
