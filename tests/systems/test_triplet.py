@@ -99,6 +99,13 @@ def test_the_stages_are_wired(dataset, variant):
     assert len(described.stages) == (1 if variant == "g1" else 2)
 
 
+def test_the_critic_of_the_synthetic_people_has_no_normalisation_where_it_is_clipped():
+    normalised = {v: triplet("synthetic", v).stages[1].critic_normalised for v in TWO_STAGES}
+    assert normalised == {"full": False, "g1+g2+d": True, "triplet": True, "wgan-triplet": False}
+    assert counts(triplet("synthetic").stages) == [{"generator": 734_931}, {"generator": 40_659, "critic": 262_721}]
+    assert counts(triplet("synthetic", "triplet").stages) == counts(pg2.pg2("synthetic").stages)
+
+
 @pytest.mark.parametrize("dataset", sorted(SETTINGS))
 def test_full_is_the_last_row_of_the_papers_table(dataset):
     assert triplet(dataset).stages == triplet(dataset, "wgan-triplet").stages
