@@ -65,7 +65,8 @@ def wasserstein_critic_terms(logits: Mapping[str, Logits]) -> dict[str, Term]:
     """The terms "real", -mean D of the targets, and of each kind of negatives mean D: the critic minimises their sum.
 
     -0.5 (mean D(I_B) - mean D({G2, I_A})) on a stack, where the mean is over both kinds, so each weighs 0.25. WGAN's
-    algorithm 1 has no factor; the 0.5 is the released code's; RMSProp, which divides by the gradient's size, does not see it.
+    algorithm 1 has no factor; the 0.5 is the released code's, and RMSProp, which divides by the gradient's size, does
+    not see it.
     """
     negatives = [name for name in logits if name != "real"]
     terms = {name: Term(mean_score(logits[name]), 0.5 / len(negatives)) for name in negatives}
