@@ -173,16 +173,17 @@ def _rectangles(upper: Tensor, lower: Tensor, half_width: Tensor) -> Tensor:
     return torch.stack([upper + across, upper - across, lower - across, lower + across], dim=-2)
 
 
-def _code_limbs(pose: _Pose, beyond: float) -> _Corners:
+def _code_limbs(pose: _Pose) -> _Corners:
     """`estimate_polygon`: rectangles 0.4 of the torso's height wide that go beyond their joints.
 
-    With joints p (upper) and q (lower): from p' = p + 0.1 (p - q) to q + b (q - p'), b = 0.1 for upper limbs and
-    `beyond` for lower ones.
+    With joints p (upper) and q (lower): from p' = p + 0.1 (p - q) to q + b (q - p'), b = 0.1 for upper limbs and 0.5
+    for lower ones, to cover hands and feet. For transforms the code takes 0.3 in the place of 0.5, which makes no
+    difference: rectangles that go beyond their joints in proportion have the same transform.
     """
     upper, lower = _of_limbs(pose.joints)
     upper_known, lower_known = _of_limbs(pose.visible)
     height, known = _torso_height(pose)
-    extension = torch.linspace(0.1, beyond, 2, dtype=upper.dtype, device=upper.device)
+    extension = torch.linspace(0.1, 0.5, 2, dtype=upper.dtype, device=upper.device)
     extension = extension.repeat_interleave(2, output_size=4).repeat(2)[:, None]
     upper = upper + 0.1 * (upper - lower)
     lower = lower + extension * (lower - upper)
@@ -218,12 +219,14 @@ def _one_part(source: Tensor, target: Tensor, known: Tensor) -> _Points:
 
 
 def _code_points(source: _Pose, target: _Pose) -> tuple[_Points, Tensor]:
-    """`affine_transforms`: shoulders and hips; shoulders and the face's joints that both poses show; rectangles."""
+    """`affine_transforms`: shoulders and hips; shoulders and the face's joints that both poses show; rectangles.
+
+    Without a joint of the face the two shoulders determine nothing, so the head is dropped.
+    """
     both = source.visible & target.visible
-    known = _shoulders_and_face(both) & _face(both).any(dim=1, keepdim=True)
     torso = _one_part(_torso(source.joints), _torso(target.joints), _torso(both))
-    head = _one_part(_shoulders_and_face(source.joints), _shoulders_and_face(target.joints), known)
-    limbs, mirrored = _matched(_code_limbs(source, 0.3), _code_limbs(target, 0.3))
+    head = _one_part(_shoulders_and_face(source.joints), _shoulders_and_face(target.joints), _shoulders_and_face(both))
+    limbs, mirrored = _matched(_code_limbs(source), _code_limbs(target))
     return _joined(torso, head, limbs), pad(mirrored, (2, 0))
 
 
@@ -235,12 +238,12 @@ def _paper_points(source: _Pose, target: _Pose) -> tuple[_Points, Tensor]:
     """Corners of boxes about torso and head, and of rectangles (from memory).
 
     Our choice: the boxes enclose the joints that both poses show, so that their corners mean the same; those of the
-    head are the face's, at least one, and the neck, because those of a face alone are often in one place or in a line.
+    head are the face's and the neck, because those of a face alone are often in one place or in a line. A box without
+    an area determines nothing, so its part is dropped.
     """
     both = source.visible & target.visible
-    known = _neck_and_face(both) & _face(both).any(dim=1, keepdim=True)
     torso = _boxes(_torso(source.joints), _torso(target.joints), _torso(both))
-    head = _boxes(_neck_and_face(source.joints), _neck_and_face(target.joints), known)
+    head = _boxes(_neck_and_face(source.joints), _neck_and_face(target.joints), _neck_and_face(both))
     limbs, mirrored = _matched(_paper_limbs(source), _paper_limbs(target))
     return _joined(torso, head, limbs), pad(mirrored, (2, 0))
 
@@ -316,8 +319,8 @@ def _least_eigenvalue(spread: Tensor, shared: Tensor) -> Tensor:
 
 # Spans: the columns of a mask in each row, from the first to the one before the end, both (batch, parts, height).
 def _code_spans(target: _Pose, height: int) -> tuple[Tensor, Tensor]:
-    """`pose_masks`: all ones, a square about the face, and rectangles that cover hands and feet."""
-    limbs_first, limbs_end = _polygon_spans(*_code_limbs(target, 0.5), height)
+    """`pose_masks`: all ones, a square about the face, and rectangles."""
+    limbs_first, limbs_end = _polygon_spans(*_code_limbs(target), height)
     head_first, head_end = _head_spans(target, height)
     nothing, everything = torch.zeros_like(head_first), torch.full_like(head_first, torch.inf)
     return torch.cat([nothing, head_first, limbs_first], dim=1), torch.cat([everything, head_end, limbs_end], dim=1)

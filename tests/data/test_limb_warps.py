@@ -328,16 +328,17 @@ def test_mask_of_the_head_by_hand():
 
 
 def test_mask_of_a_head_is_clipped_at_the_border():
-    places = moved(UPRIGHT, dict.fromkeys(FACE, (2, -3)))
-    mask = limb_warps(*pose(places), *pose(places), (128, 64)).masks[0, 1]
-    assert mask.sum() == 5 * 10  # rows -11 to 4 and columns -6 to 9
-    assert mask[:5, :10].all()
+    """The mean (1.5, -2.5) is truncated towards zero: columns -7 to 8 and rows -10 to 5."""
+    places = moved(UPRIGHT, {0: (2, -3), 14: (1, -2)})
+    mask = limb_warps(*pose(places), *pose(places, hidden=(15, 16, 17)), (128, 64)).masks[0, 1]
+    assert mask.sum() == 9 * 6
+    assert mask[:6, :9].all()
     outside = moved(UPRIGHT, dict.fromkeys(FACE, (-40, 30)))
     assert not limb_warps(*pose(outside), *pose(outside), (128, 64)).masks[0, 1].any()
 
 
 def test_transform_of_a_limb_by_hand():
-    """The target's lower leg is 20 long and the source's 10: lines of 1.1 * 1.3 of that, one half of the other."""
+    """The target's lower leg is 20 long and the source's 10; both begin a tenth of that above the knee at 60."""
     source = moved(UPRIGHT, {9: (30, 60), 10: (30, 70)})
     transform = limb_warps(*pose(source), *pose(UPRIGHT), (128, 64)).transforms[0, PARTS.index("right_lower_leg")]
     expected = torch.tensor([[1, 0, 10], [0, 0.5, 59 - 0.5 * 58]], dtype=torch.float64)
