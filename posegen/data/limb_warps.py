@@ -34,8 +34,8 @@ PARTS = (
 
 _POINTS = 7  # of a head, the part with most of them: five of the face and both shoulders
 
-# Of points whose mean square is 1, so that this is about the square of their distance from a line or of two of them
-# from each other: below it a determinant is rounding.
+# With points scaled to a mean square of 1, a determinant below this is 0 but for rounding: the points lie in a line, to
+# some five millionths of its length, or the transform flattens the part. Whole pixels never come near it otherwise.
 _SINGULAR = 1e-10
 
 _ON_THE_EDGE = 1e-9  # pixels by which the centre of a pixel may lie outside a polygon and still belong to it
