@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 
 from posegen.fields import replace_fields, unknown_setting
 from posegen.stage import System
-from posegen.systems import pg2, pix2pix, triplet, vdg
+from posegen.systems import defgan, pg2, pix2pix, triplet, vdg
 from posegen.systems.settings import check_known
 
 SYSTEMS: dict[str, Callable[..., System]] = {
     "vdg": vdg.vdg,
     "pg2": pg2.pg2,
+    "defgan": defgan.defgan,
     "triplet": triplet.triplet,
     "pix2pix": pix2pix.pix2pix,
 }
@@ -18,6 +19,7 @@ SYSTEMS: dict[str, Callable[..., System]] = {
 VARIANTS: dict[str, tuple[str, ...]] = {
     "vdg": vdg.VARIANTS,
     "pg2": pg2.VARIANTS,
+    "defgan": defgan.VARIANTS,
     "triplet": triplet.VARIANTS,
     "pix2pix": pix2pix.VARIANTS,
 }

@@ -1,6 +1,7 @@
 """Options to a plan: every mistake that a user can make is said before anything starts."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,8 @@ import pytest
 from posegen.data.keypoint_files import HEADER
 from posegen.files import write_json
 from posegen.options import Options, common_size, from_run, keep, parse_settings, parse_size, plan_for
+from posegen.outlook import about_data
+from posegen.weights import PRETRAINED
 
 
 def options(**given) -> Options:
@@ -138,3 +141,32 @@ def test_later_commands_take_what_is_not_given_from_the_run(tmp_path: Path):
 def test_a_folder_of_unreadable_pictures_has_no_size():
     with pytest.raises(ValueError, match="--size"):
         common_size(dataclasses.replace(plan_for(Options()).listing, entries=[]))
+
+
+def test_without_the_file_a_random_network_stands_in_and_is_said(tmp_path: Path):
+    plan = plan_for(options(system="defgan", weights_dir=tmp_path))
+    assert plan.settings["generation.features"] == "random-vgg19"
+    assert plan.weights == tmp_path
+    assert [line for line in about_data(plan) if "random-vgg19" in line and line.startswith("note")]
+    dsc = plan_for(options(system="defgan", variant="dsc", weights_dir=tmp_path))
+    assert dsc.settings["generation.features"] == "vgg19"  # not looked at
+    assert dsc.system.stand_ins() == []
+
+
+def test_the_file_is_used_where_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / PRETRAINED["vgg19"].file).write_bytes(b"features")
+    digits = hashlib.sha256(b"features").hexdigest()[:8]
+    monkeypatch.setitem(PRETRAINED, "vgg19", PRETRAINED["vgg19"]._replace(sha256=digits))
+    plan = plan_for(options(system="defgan", weights_dir=tmp_path))
+    assert plan.settings["generation.features"] == "vgg19"
+    assert plan.system.stand_ins() == []
+    chosen = plan_for(options(system="defgan", weights_dir=tmp_path, set=["generation.features=random-vgg19"]))
+    assert chosen.settings["generation.features"] == "random-vgg19"
+
+
+def test_a_pretrained_network_asked_for_by_name_must_be_there(tmp_path: Path):
+    given = options(system="defgan", weights_dir=tmp_path, set=["generation.features=vgg19"])
+    with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d.pth is not there. Get it from https.*--weights-dir"):
+        plan_for(given)
+    with pytest.raises(ValueError, match="expected a folder with pretrained networks"):
+        plan_for(options(weights_dir=tmp_path / "none"))

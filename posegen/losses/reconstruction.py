@@ -13,8 +13,10 @@ SIGMA = 1.5  # of SSIM's Gaussian window, in pixels (Wang et al. 2004)
 RADIUS = 5  # the window has 2 * 5 + 1 = 11 taps: scikit-image cuts the Gaussian at 3.5 sigma
 
 
-def l1(generated: Images, target: Images) -> Scalar:
-    """mean |G - I|, over batch, channels and pixels: in [0, 2] for pictures within range."""
+def l1(
+    generated: Float[Tensor, "batch channels height width"], target: Float[Tensor, "batch channels height width"]
+) -> Scalar:
+    """mean |G - I|, over batch, channels and pixels, of pictures or features: in [0, 2] for pictures within range."""
     return (generated - target).abs().mean()
 
 

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.autograd.function import once_differentiable
 
 Interpolation = Literal["bilinear", "nearest"]
+Aggregate = Literal["max", "average"]
 Flat = Float[Tensor, "pixels channels"]  # all pixels of a batch, row by row: channels_last memory without a copy
 Winners = UInt8[Tensor, "pixels channels"]
 PartMasks = Bool[Tensor, "parts batch rows columns"]
@@ -37,7 +38,7 @@ def deformable_skip(
     transforms: Float[Tensor, "batch parts 2 3"],
     masks: Bool[Tensor, "batch parts height width"],
     present: Bool[Tensor, "batch parts"],
-    aggregate: Literal["max", "average"] = "max",
+    aggregate: Aggregate = "max",
     interpolation: Interpolation = "bilinear",
     mask_frame: Literal["target", "source"] = "target",
     background: bool = False,

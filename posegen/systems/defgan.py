@@ -1,0 +1,444 @@
+"""Deformable GAN: Siarohin, Sangineto, Lathuilière, Sebe: Deformable GANs for Pose-based Human Image Generation, CVPR
+2018 (arXiv 1801.00055).
+
+One stage. A generator with two encoders, one for the source picture with its pose and one for the target pose, whose
+skips carry the source's features to where the target's body parts are: ten affine transforms, computed from the joints
+alone, warp the features of the first four levels. Its critic sees both pictures with both poses in patches. The content
+loss compares each pixel's features of a VGG19 with their nearest neighbour in the real picture. Released code:
+AliaksandrSiarohin/pose-gan (conditional_gan.py, pose_transform.py, cmd.py) with its submodule gan.
+
+Where paper and code disagree, we follow
+- pose maps: the code's Gaussians (`Gaussians`);
+- limb transforms and masks: the code's; the paper's by `geometry="paper"` (see `data.limb_warps`), which masks in the
+  source's frame and has the undeformed features as one more term of the maximum;
+- sampling: bilinear, as the paper's affine transform of a feature map suggests; the code's nearest neighbour by
+  `interpolation="nearest"`. The code's gradient of it was approximate, ours is exact;
+- the nearest-neighbour loss: the code's mean over pixels, where the paper has a sum.
+
+Parameters: generator 82,080,611 for 256x256 and 61,109,085 for 128x64 ("baseline": 48,655,449 and 36,072,533); critic
+2,803,782. The generator's bottleneck is 4 rows high; the critic gives 3x1 patches for 128x64 and 7x7 for 256x256.
+
+Numbers to expect (CVPR; IS and detection score DS need networks that are not here): Market-1501 SSIM 0.290, IS 3.185,
+mask-SSIM 0.805, mask-IS 3.502, DS 0.72; DeepFashion SSIM 0.756, IS 3.439, DS 0.96. SSIM has the data range of the
+generated picture, as `ssim_gaussian_range` does here.
+
+Our choices: VGG19 is torchvision's with its own scaling (see `nets.vgg`), so the scale of the content loss is not
+the released one; without the file a fixed random VGG19 stands in, named "random-vgg19" in scores and reports. The
+critic's real and fake pictures are of the same pairs, where the code draws two batches. "geometry" and "aggregate"
+as fields; the settings of "synthetic".
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from posegen.batch import Batch, Images
+from posegen.data.limb_warps import LimbWarps, limb_warps
+from posegen.data.pose_maps import Gaussians
+from posegen.losses.adversarial import judged_fake, judged_real
+from posegen.losses.nearest_neighbour import nearest_neighbour_loss
+from posegen.losses.reconstruction import l1
+from posegen.nets.vgg import vgg19_features
+from posegen.nets.warping import Aggregate, Interpolation, deformable_skip
+from posegen.stage import Networks, Player, System, Term
+from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
+from posegen.weights import path_of
+
+PAPER = "Siarohin et al.: Deformable GANs for Pose-based Human Image Generation, CVPR 2018"
+JOINTS = 18
+BOTTLENECK = 4  # rows of the smallest feature map
+FEWEST_HALVINGS = 3
+WARPED = 4  # encoder levels whose features are deformed, from the first
+DROPPED_OUT = 3  # decoder steps with dropout, from the first
+
+ContentLayer = Literal["pixels", "block1_conv2", "block2_conv1"]
+Geometry = Literal["code", "paper"]
+
+
+class SampleNorm(nn.Module):
+    """(x - mean) / (std + 1e-3) over channels, rows and columns of each sample, then one scalar gain and offset.
+
+    What keras_contrib's InstanceNormalization(axis=None) computes, which the released code uses: a layer norm.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
+        variance, mean = torch.var_mean(features, dim=(1, 2, 3), correction=0, keepdim=True)
+        return (features - mean) * (self.gain / (variance.sqrt() + 1e-3)) + self.offset
+
+
+def initialise_glorot(module: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases, Keras' defaults; for `nn.Module.apply`."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def halving(channels_in: int, channels_out: int, *, norm: bool) -> nn.Sequential:
+    """LeakyReLU 0.2, a 4x4 convolution of stride 2, normalisation (`block` of conditional_gan.py)."""
+    layers = [nn.LeakyReLU(0.2), nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False)]
+    return nn.Sequential(*layers, *([SampleNorm()] if norm else []))
+
+
+def doubling(channels_in: int, channels_out: int, *, dropout: float) -> nn.Sequential:
+    """ReLU, a 4x4 transposed convolution of stride 2, normalisation, dropout."""
+    layers = [nn.ReLU(), nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, bias=False), SampleNorm()]
+    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
+
+
+def halvings(size: tuple[int, int]) -> int:
+    """How often a picture of (height, width) is halved, to four rows if its sides allow: 5 for 128x64, 6 for 256x256.
+
+    Stopping earlier where a side is odd (4 for 256x176) is our choice. Raises ValueError, naming sizes that fit, where
+    a side cannot be halved three times.
+    """
+    to_bottleneck = max(size[0] // BOTTLENECK, 1).bit_length() - 1
+    common = math.gcd(*size)
+    count = min(to_bottleneck, (common & -common).bit_length() - 1)
+    if count < FEWEST_HALVINGS:
+        step = 2**FEWEST_HALVINGS
+        near = "x".join(
+            str(max(BOTTLENECK * step if k == 0 else step, round(side / step) * step)) for k, side in enumerate(size)
+        )
+        raise ValueError(
+            f"size {size[0]}x{size[1]} (height x width) does not fit Deformable GAN: both sides must be multiples of "
+            f"{step}, the height at least {BOTTLENECK * step}, such as {near}"
+        )
+    return count
+
+
+def encoder_widths(width: int, count: int) -> list[int]:
+    """Channels of the levels: 64, 128, 256 and 512 from there on, at width 64."""
+    return [width * min(2**level, 8) for level in range(count + 1)]
+
+
+class Encoder(nn.Module):
+    """A 3x3 convolution, then halvings; the last without normalisation. Gives the features of all levels."""
+
+    def __init__(self, *, channels: int, widths: list[int]) -> None:
+        super().__init__()
+        last = len(widths) - 1
+        blocks = (halving(widths[k - 1], widths[k], norm=k < last) for k in range(1, len(widths)))
+        self.levels = nn.ModuleList([nn.Conv2d(channels, widths[0], 3, padding=1), *blocks])
+
+    def forward(self, inputs: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
+        features = []
+        for level in self.levels:
+            inputs = level(inputs)
+            features.append(inputs)
+        return features
+
+
+class Decoder(nn.Module):
+    """Doublings from the bottleneck, each but the first on the step before and a skip; a 3x3 convolution and tanh.
+
+    Widths 512, 512, 512, ..., 256, 128 at `width` 64. `streams` encoders give each skip and the bottleneck.
+    """
+
+    def __init__(self, *, widths: list[int], streams: int, dropout: float) -> None:
+        super().__init__()
+        outer = widths[:0:-1]
+        inner = [streams * widths[-1]] + [out + streams * skip for out, skip in zip(outer, widths[-2::-1], strict=True)]
+        self.steps = nn.ModuleList(
+            doubling(channels, out, dropout=dropout if k < DROPPED_OUT else 0.0)
+            for k, (channels, out) in enumerate(zip(inner, outer, strict=False))
+        )
+        self.picture = nn.Sequential(nn.ReLU(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
+
+    def forward(self, skips: list[Tensor]) -> Images:
+        """The picture, from the features of all levels, the bottleneck last."""
+        features = skips[-1]
+        for step, skip in zip(self.steps, skips[-2::-1], strict=True):
+            features = torch.cat([step(features), skip], dim=1)
+        return self.picture(features)
+
+
+class PlainGenerator(nn.Module):
+    """The baseline: one encoder on the source picture and both poses, an ordinary U-Net."""
+
+    def __init__(self, *, size: tuple[int, int], width: int, dropout: float) -> None:
+        super().__init__()
+        widths = encoder_widths(width, halvings(size))
+        self.encoder = Encoder(channels=3 + 2 * JOINTS, widths=widths)
+        self.decoder = Decoder(widths=widths, streams=1, dropout=dropout)
+        self.apply(initialise_glorot)
+
+    def forward(self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"]) -> Images:
+        """The picture in [-1, 1] of `appearance` (source picture, source pose) in the target `pose`."""
+        return self.decoder(self.encoder(torch.cat([appearance, pose], dim=1)))
+
+
+class DeformableGenerator(nn.Module):
+    """Two encoders that share nothing, for source picture with its pose and for the target pose; deformable skips."""
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int],
+        width: int,
+        dropout: float,
+        aggregate: Aggregate,
+        interpolation: Interpolation,
+        geometry: Geometry,
+    ) -> None:
+        super().__init__()
+        widths = encoder_widths(width, halvings(size))
+        self.appearance_encoder = Encoder(channels=3 + JOINTS, widths=widths)
+        self.pose_encoder = Encoder(channels=JOINTS, widths=widths)
+        self.decoder = Decoder(widths=widths, streams=2, dropout=dropout)
+        self.aggregate: Aggregate = aggregate
+        self.interpolation: Interpolation = interpolation
+        self.paper = geometry == "paper"
+        self.apply(initialise_glorot)
+
+    def forward(
+        self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"], warps: LimbWarps
+    ) -> Images:
+        """The picture in [-1, 1] of `appearance` (source picture, source pose) in the target `pose`."""
+        levels = self.appearance_encoder(appearance)
+        count = min(WARPED, len(levels) - 1)  # never the bottleneck
+        moved = [self._deformed(features, warps) for features in levels[:count]] + levels[count:]
+        both = zip(moved, self.pose_encoder(pose), strict=True)
+        return self.decoder([torch.cat(streams, dim=1) for streams in both])
+
+    def _deformed(self, features: Tensor, warps: LimbWarps) -> Tensor:
+        return deformable_skip(
+            features,
+            transforms=warps.transforms,
+            masks=warps.masks,
+            present=warps.present,
+            aggregate=self.aggregate,
+            interpolation=self.interpolation,
+            mask_frame="source" if self.paper else "target",
+            background=self.paper,
+        )
+
+
+class PatchCritic(nn.Module):
+    """A logit for each patch of source picture, source pose, a picture and the target pose (disc_type "call").
+
+    4x4 convolutions of stride 2, the first without padding: `halvings` 5 gives 3x1 patches for 128x64.
+    """
+
+    def __init__(self, *, width: int, halvings: int) -> None:
+        super().__init__()
+        widths = encoder_widths(width, halvings - 2)
+        blocks = [halving(widths[k - 1], widths[k], norm=True) for k in range(1, len(widths))]
+        first = nn.Conv2d(2 * (3 + JOINTS), widths[0], 4, 2)
+        self.layers = nn.Sequential(first, *blocks, halving(widths[-1], 1, norm=False))
+        self.apply(initialise_glorot)
+
+    def forward(self, pictures: Float[Tensor, "batch 42 height width"]) -> Float[Tensor, "batch patches"]:
+        return self.layers(pictures).flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Generator: BCE(D(G), 1) + content_weight content(G, I_b); critic: BCE(D(I_b), 1) + BCE(D(G), 0) (equation 5).
+
+    D sees (I_a, P_a, picture, P_b). The content loss of `content_layer` and `window` (equation 7):
+    - "pixels", window 1: mean |G - I_b|;
+    - a layer g of VGG19, window 1: mean |g(G) - g(I_b)|;
+    - a layer and a window of 3 or 5: the nearest-neighbour loss, mean over pixels p of
+      min over q in the window around p of sum over channels |g(G)(p) - g(I_b)(q)|.
+    In the code's order: the critic moves first.
+    """
+
+    name: ClassVar[str] = "generation"
+    # The joints are read where the skips are deformable.
+    reads: ClassVar[tuple[str, ...]] = (
+        "source_image", "target_image", "source_pose", "target_pose",
+        "source_joints", "source_visible", "target_joints", "target_visible",
+    )  # fmt: skip
+    writes: ClassVar[tuple[str, ...]] = ("generated_image",)
+
+    size: tuple[int, int] = (128, 64)  # height, width in pixels
+    width: int = 64  # channels of the first level
+    skips: Literal["plain", "deformable"] = "deformable"  # warp_skip none and mask
+    aggregate: Aggregate = "max"  # over body parts (warp_agg)
+    interpolation: Interpolation = "bilinear"
+    geometry: Geometry = "code"
+    dropout: float = 0.5  # the only noise; off in evaluation, as in the code
+    critic_width: int = 64
+    critic_halvings: int = 5
+    content_layer: ContentLayer = "block1_conv2"
+    window: int = 3  # pixels, odd; 5 for DeepFashion
+    content_weight: float = 0.01  # lambda
+    features: Literal["vgg19", "random-vgg19"] = "vgg19"
+    steps: int = 90_000  # 90 epochs of 1,000
+    batch_size: int = 4
+    lr: float = 2e-4
+    critic_lr: float = 2e-4
+    constant_lr_share: float = 1.0  # of the steps; then linear to zero
+    flip: bool = False  # no augmentation in the paper
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        halvings(self.size)
+        if self.window % 2 == 0 or (self.window > 1 and self.content_layer == "pixels"):
+            raise ValueError(
+                f"{self.name}.window is {self.window} with content_layer '{self.content_layer}'; it must be odd, and 1 "
+                "for pixels"
+            )
+        if min(self._patches) < 1:
+            raise ValueError(
+                f"{self.name}.critic_halvings is {self.critic_halvings}, too many for pictures of "
+                f"{self.size[0]}x{self.size[1]}: no patch is left. Give fewer"
+            )
+
+    @property
+    def _patches(self) -> tuple[int, int]:
+        """Rows and columns of the critic's patches."""
+        rows, columns = ((side - 4) // 2 + 1 for side in self.size)
+        for _ in range(self.critic_halvings - 1):
+            rows, columns = rows // 2, columns // 2
+        return rows, columns
+
+    @property
+    def pretrained(self) -> str:
+        return "" if self.content_layer == "pixels" else "vgg19"
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
+        return (
+            Player(name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule),
+            Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        critic = PatchCritic(width=self.critic_width, halvings=self.critic_halvings)
+        if self.skips == "plain":
+            return {
+                "generator": PlainGenerator(size=self.size, width=self.width, dropout=self.dropout),
+                "critic": critic,
+            }
+        generator = DeformableGenerator(
+            size=self.size,
+            width=self.width,
+            dropout=self.dropout,
+            aggregate=self.aggregate,
+            interpolation=self.interpolation,
+            geometry=self.geometry,
+        )
+        return {"generator": generator, "critic": critic}
+
+    def fixed_networks(self, weights: Path) -> dict[str, nn.Module]:
+        """ "features": the layers of VGG19 up to the content layer; none for pixels."""
+        if self.content_layer == "pixels":
+            return {}
+        path = path_of("vgg19", weights) if self.features == "vgg19" else None
+        assert path is not None or self.features == "random-vgg19", "the plan has seen to it that the file is there"
+        return {"features": vgg19_features(self.content_layer, path)}
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        appearance = torch.cat([batch["source_image"], batch["source_pose"]], dim=1)
+        if self.skips == "plain":
+            return {"generated_image": nets["generator"](appearance, batch["target_pose"])}
+        warps = limb_warps(
+            batch["source_joints"],
+            batch["source_visible"],
+            batch["target_joints"],
+            batch["target_visible"],
+            self.size,
+            geometry=self.geometry,
+        )
+        return {"generated_image": nets["generator"](appearance, batch["target_pose"], warps)}
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        if player == "critic":
+            with torch.no_grad():
+                generated = self.outputs(nets, batch)["generated_image"]
+            real = judged_real(_logits(nets, batch, batch["target_image"]))
+            return {"real": Term(real), "fake": Term(judged_fake(_logits(nets, batch, generated)))}
+        generated = self.outputs(nets, batch)["generated_image"]
+        adversarial = judged_real(_logits(nets, batch, generated))
+        return {
+            "adversarial": Term(adversarial),
+            "content": Term(self._content(nets, batch, generated), self.content_weight),
+        }
+
+    def _content(self, nets: Networks, batch: Batch, generated: Images) -> Tensor:
+        target = batch["target_image"]
+        if self.content_layer == "pixels":
+            return l1(generated, target)
+        with torch.no_grad():
+            wanted = nets["features"](target)
+        made = nets["features"](generated)
+        return l1(made, wanted) if self.window == 1 else nearest_neighbour_loss(made, wanted, window=self.window)
+
+
+def _logits(nets: Networks, batch: Batch, pictures: Images) -> Float[Tensor, " batch_times_patches"]:
+    """The critic's logits of pictures in the place of the target; it normalises each by itself."""
+    condition = (batch["source_image"], batch["source_pose"], pictures, batch["target_pose"])
+    return nets["critic"](torch.cat(condition, dim=1)).flatten()
+
+
+class Settings(NamedTuple):
+    """What differs between data sets."""
+
+    size: tuple[int, int]
+    pose_sigma: float
+    generation: Generation
+    perceptual_weight: float = 0.5  # lambda of "perc"
+
+
+SETTINGS = {
+    "market1501": Settings((128, 64), 6.0, Generation()),
+    "deepfashion": Settings((256, 256), 6.0, Generation(size=(256, 256), window=5, batch_size=2)),
+    # Our choice: what two processor cores train in a few minutes.
+    "synthetic": Settings(
+        (64, 32),
+        3.0,
+        Generation(
+            size=(64, 32), width=16, critic_width=16, critic_halvings=4, steps=1500, batch_size=8, lr=1e-3,
+            critic_lr=2e-4, constant_lr_share=0.5, dropout=0.0, content_weight=1.0,
+        ),
+        perceptual_weight=50.0,
+    ),
+}  # fmt: skip
+
+VARIANTS = ("full", "baseline", "dsc", "perc")
+
+
+def defgan(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
+    """Deformable GAN with the settings of a data set, or one of the paper's ablations by the README's commands.
+
+    "baseline": plain skips, 100 L1 on pixels; "dsc": deformable skips, the same; "perc": deformable skips, 0.5 L1 on
+    block2_conv1; "full": deformable skips, 0.01 nearest-neighbour loss on block1_conv2. The ablations have batch 4 on
+    DeepFashion too. Raises ValueError for an unknown data set or variant, and for a size that does not fit.
+    """
+    check_known("variant of defgan", variant, VARIANTS)
+    settings, size = settings_for(dataset, size, SETTINGS)
+    stage = dataclasses.replace(settings.generation, size=size)
+    return System(
+        name="defgan",
+        variant=variant,
+        paper=PAPER,
+        size=size,
+        pose_maps=Gaussians(sigma=settings.pose_sigma),
+        stages=(_ablated(stage, variant, settings.perceptual_weight),),
+        image="generated_image",
+    )
+
+
+def _ablated(stage: Generation, variant: str, perceptual_weight: float) -> Generation:
+    if variant == "full":
+        return stage
+    pixels = dataclasses.replace(
+        stage, content_layer="pixels", window=1, content_weight=100.0, batch_size=max(4, stage.batch_size)
+    )
+    if variant == "perc":
+        return dataclasses.replace(pixels, content_layer="block2_conv1", content_weight=perceptual_weight)
+    return dataclasses.replace(pixels, skips="plain" if variant == "baseline" else "deformable")

@@ -1,0 +1,306 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from posegen.batch import COLUMNS
+from posegen.data.limb_warps import limb_warps
+from posegen.data.pose_maps import Gaussians
+from posegen.losses.nearest_neighbour import nearest_neighbour_loss
+from posegen.losses.reconstruction import l1
+from posegen.stage import Perceptive
+from posegen.systems.defgan import SETTINGS, VARIANTS, Generation, SampleNorm, defgan, halvings
+from posegen.train.step import new_game
+
+SIZE = (32, 16)
+CPU = torch.device("cpu")
+# A person of 32x16 pixels who stands, and one who strides with an arm raised; the second's left ear is hidden.
+STANDING = (
+    (8, 3), (8, 7), (5, 7), (4, 12), (4, 16), (11, 7), (12, 12), (12, 16), (6, 16),
+    (6, 22), (6, 29), (10, 16), (10, 22), (10, 29), (7, 2), (9, 2), (6, 3), (10, 3),
+)  # fmt: skip
+STRIDING = (
+    (7, 4), (7, 8), (4, 8), (2, 11), (1, 14), (10, 8), (13, 6), (14, 2), (6, 17),
+    (4, 23), (2, 29), (9, 17), (11, 22), (13, 28), (6, 3), (8, 3), (5, 4), (9, 4),
+)  # fmt: skip
+
+
+@pytest.fixture
+def batch(batch):
+    """The usual pictures with two people whose limbs are all there, in each other's pose."""
+    poses = torch.tensor([STANDING, STRIDING], dtype=torch.float64)
+    visible = torch.ones(2, 18, dtype=torch.bool)
+    visible[1, 17] = False
+    maps = Gaussians(sigma=1.5)
+    swapped = {"source_joints": poses, "source_visible": visible}
+    swapped |= {"target_joints": poses.flip(0), "target_visible": visible.flip(0)}
+    drawn = {f"{r}_pose": maps(swapped[f"{r}_joints"], swapped[f"{r}_visible"], *SIZE) for r in ("source", "target")}
+    return batch | swapped | drawn
+
+
+def small_stage(variant="full", **fields) -> Generation:
+    (stage,) = defgan("market1501", variant, (128, 64)).stages
+    assert isinstance(stage, Generation)
+    small = {"size": SIZE, "width": 2, "critic_width": 2, "critic_halvings": 3, "features": "random-vgg19"}
+    return dataclasses.replace(stage, **{**small, **fields})
+
+
+def double(stage):
+    torch.manual_seed(0)
+    networks = stage.networks() | stage.fixed_networks(Path())
+    return {name: network.double() for name, network in networks.items()}
+
+
+def total(terms):
+    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "variant", "generator"),
+    [
+        ("market1501", "full", 61_109_085),
+        ("deepfashion", "full", 82_080_611),
+        ("market1501", "baseline", 36_072_533),
+        ("deepfashion", "baseline", 48_655_449),
+        ("market1501", "dsc", 61_109_085),
+        ("deepfashion", "perc", 82_080_611),
+    ],
+)
+def test_parameter_counts(dataset, variant, generator):
+    (stage,) = defgan(dataset, variant).stages
+    with torch.device("meta"):
+        networks = stage.networks()
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    assert counts == {"generator": generator, "critic": 2_803_782}
+
+
+@pytest.mark.parametrize(("dataset", "patches"), [("market1501", 3 * 1), ("deepfashion", 7 * 7)])
+def test_the_critics_patches(dataset, patches):
+    (stage,) = defgan(dataset).stages
+    assert math.prod(stage._patches) == patches
+    with torch.device("meta"):
+        assert stage.networks()["critic"](torch.empty(2, 42, *stage.size)).shape == (2, patches)
+
+
+def test_published_settings():
+    full, large = defgan("market1501").stages[0], defgan("deepfashion").stages[0]
+    assert (full.steps, full.batch_size, full.window, full.content_weight) == (90_000, 4, 3, 0.01)
+    assert (large.steps, large.batch_size, large.window, large.content_weight) == (90_000, 2, 5, 0.01)
+    assert full.content_layer == large.content_layer == "block1_conv2"
+    for dataset in ("market1501", "deepfashion"):
+        baseline, dsc, perc = (defgan(dataset, variant).stages[0] for variant in ("baseline", "dsc", "perc"))
+        assert (baseline.skips, dsc.skips, perc.skips) == ("plain", "deformable", "deformable")
+        assert [(s.content_layer, s.window, s.content_weight, s.batch_size) for s in (baseline, dsc, perc)] == [
+            ("pixels", 1, 100.0, 4), ("pixels", 1, 100.0, 4), ("block2_conv1", 1, 0.5, 4),
+        ]  # fmt: skip
+    for player in full.players:
+        assert (player.optimizer, player.lr, player.betas, player.repeats) == ("adam", 2e-4, (0.5, 0.999), 1)
+    assert [player.name for player in full.players] == ["critic", "generator"]
+    assert defgan("market1501").pose_maps.sigma == defgan("deepfashion").pose_maps.sigma == 6.0
+
+
+@pytest.mark.parametrize("dataset", sorted(SETTINGS))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_stage_is_wired(dataset, variant):
+    assert defgan(dataset, variant).wiring_errors(set(COLUMNS)) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((128, 64), 5), ((256, 256), 6), ((64, 32), 4), ((256, 176), 4), ((32, 16), 3)]
+)
+def test_halvings(size, expected):
+    assert halvings(size) == expected
+
+
+@pytest.mark.parametrize("size", [(100, 50), (16, 16), (64, 36)])
+def test_sizes_that_do_not_fit_are_told_with_one_that_does(size):
+    with pytest.raises(ValueError, match=r"multiples of 8, the height at least 32, such as") as told:
+        halvings(size)
+    near = tuple(int(side) for side in str(told.value).rpartition(" ")[2].split("x"))
+    assert halvings(near) >= 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"window": 4}, "must be odd"),
+        ({"content_layer": "pixels"}, "1 for pixels"),
+        ({"critic_halvings": 5}, "no patch is left"),
+        ({"dropout": 1.5}, "generation.dropout is 1.5"),
+        ({"content_weight": -1.0}, "generation.content_weight is -1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(fields, words):
+    with pytest.raises(ValueError, match=words):
+        small_stage(**fields)
+
+
+def test_the_norm_is_over_the_whole_sample():
+    norm, features = SampleNorm(), torch.tensor([[1.0, 3.0], [10.0, 50.0]]).view(2, 2, 1, 1)
+    expected = torch.tensor([[-1 / 1.001, 1 / 1.001], [-20 / 20.001, 20 / 20.001]]).view(2, 2, 1, 1)
+    torch.testing.assert_close(norm(features), expected)
+    norm.gain.data.fill_(2.0)
+    norm.offset.data.fill_(0.5)
+    torch.testing.assert_close(norm(features), 2 * expected + 0.5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains(variant, batch):
+    stage = small_stage(variant)
+    networks = double(stage)
+    outputs = stage.outputs(networks, batch)
+    assert {name: tuple(column.shape) for name, column in outputs.items()} == {"generated_image": (2, 3, *SIZE)}
+    assert outputs["generated_image"].abs().max() <= 1
+    for player in stage.players:
+        total(stage.loss(player.name, networks, batch)).backward()
+        for name in player.nets:
+            assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in networks[name].parameters()), name
+
+
+@pytest.mark.parametrize("fields", [{"aggregate": "average"}, {"interpolation": "nearest"}, {"geometry": "paper"}])
+def test_every_way_of_deforming_trains_and_differs(fields, batch):
+    usual, other = small_stage(dropout=0.0), small_stage(dropout=0.0, **fields)
+    networks, others = double(usual), double(other)
+    first, second = usual.outputs(networks, batch)["generated_image"], other.outputs(others, batch)["generated_image"]
+    assert not torch.allclose(first, second)
+    total(other.loss("generator", others, batch)).backward()
+    assert all(p.grad is not None for p in others["generator"].parameters())
+
+
+def test_source_equals_target_leaves_the_positive_features(batch):
+    """d(F) = max(F, 0) wherever the torso's mask is one, which is everywhere."""
+    stage = small_stage()
+    generator = double(stage)["generator"]
+    joints, visible = batch["source_joints"], torch.ones(2, 18, dtype=torch.bool)
+    warps = limb_warps(joints, visible, joints, visible, SIZE)
+    assert warps.present.all()
+    features = generator.appearance_encoder(torch.cat([batch["source_image"], batch["source_pose"]], dim=1))
+    for level in features[:3]:
+        torch.testing.assert_close(generator._deformed(level, warps), level.clamp(min=0), atol=1e-9, rtol=1e-9)
+
+
+def test_the_person_moves_with_the_joints(batch):
+    """A target pose moved by whole pixels moves the deformed features alike."""
+    stage = small_stage()
+    generator = double(stage)["generator"]
+    visible, joints = batch["source_visible"], batch["source_joints"]
+    moved = limb_warps(joints, visible, joints + torch.tensor([2.0, 0.0], dtype=torch.float64), visible, SIZE)
+    features = torch.rand(2, 3, *SIZE, dtype=torch.float64)
+    deformed = generator._deformed(features, moved)
+    torch.testing.assert_close(deformed[..., 2:], features[..., :-2], atol=1e-6, rtol=1e-6)
+    assert deformed[..., :2].abs().max() < 1e-6
+
+
+def test_an_undecided_critic_costs_log_two(batch):
+    stage = small_stage()
+    networks = double(stage)
+    for parameter in networks["critic"].parameters():
+        parameter.data.zero_()
+    terms = stage.loss("critic", networks, batch) | stage.loss("generator", networks, batch)
+    assert [terms[name].value.item() for name in ("real", "fake", "adversarial")] == pytest.approx([math.log(2)] * 3)
+    assert [terms[name].weight for name in ("real", "fake", "adversarial")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_content_loss_by_its_definition(variant, batch):
+    stage = small_stage(variant, dropout=0.0)
+    networks = double(stage)
+    generated, target = stage.outputs(networks, batch)["generated_image"], batch["target_image"]
+    features = networks.get("features", lambda images: images)
+    expected = {
+        "full": lambda: nearest_neighbour_loss(features(generated), features(target), window=3),
+        "perc": lambda: l1(features(generated), features(target)),
+    }.get(variant, lambda: l1(generated, target))
+    content = stage.loss("generator", networks, batch)["content"]
+    torch.testing.assert_close(content.value, expected())
+    assert content.weight == {"full": 0.01, "perc": 0.5}.get(variant, 100.0)
+
+
+def test_features_are_fixed_and_only_where_the_content_loss_has_any():
+    assert {variant: small_stage(variant).pretrained for variant in VARIANTS} == {
+        "full": "vgg19", "baseline": "", "dsc": "", "perc": "vgg19",
+    }  # fmt: skip
+    assert isinstance(small_stage(), Perceptive)
+    assert small_stage("dsc").fixed_networks(Path()) == {}
+    game = new_game(small_stage(), seed=0, device=CPU)
+    assert sorted(game.bare) == ["critic", "generator"]
+    assert sorted(game.networks) == ["critic", "features", "generator"]
+    assert not any(p.requires_grad for p in game.networks["features"].parameters())
+    assert not game.networks["features"].training
+
+
+def test_a_random_network_in_its_stead_is_said():
+    random = dataclasses.replace(defgan(), stages=(small_stage(),))
+    assert random.stand_ins() == [
+        "the losses of stage 'generation' compare features of random-vgg19, a fixed random network: vgg19 is absent"
+    ]
+    assert defgan().stand_ins() == []
+    assert dataclasses.replace(defgan(), stages=(small_stage("dsc"),)).stand_ins() == []
+
+
+@pytest.mark.parametrize(("player", "other"), [("critic", "generator"), ("generator", "critic")])
+def test_a_move_leaves_the_others_networks_alone(player, other, batch):
+    stage = small_stage()
+    game = new_game(stage, seed=0, device=CPU)
+    for network in game.networks.values():
+        network.double()
+    before = {name: [p.detach().clone() for p in net.parameters()] for name, net in game.networks.items()}
+    game._move(next(p for p in stage.players if p.name == player), 0, batch)
+    changed = {
+        name: any(not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True))
+        for name, net in game.networks.items()
+    }
+    assert changed == {player: True, other: False, "features": False}
+
+
+# The terms of the second step of training, in float64 on the CPU.
+GOLDEN = {
+    "full": {
+        "critic/real": 0.69194627,
+        "critic/fake": 0.69422257,
+        "critic/total": 1.3861688,
+        "critic/gradient": 0.0065546204,
+        "generator/adversarial": 0.69387865,
+        "generator/content": 41.304462,
+        "generator/total": 1.1069232,
+        "generator/gradient": 0.42357165,
+    },
+    "baseline": {
+        "critic/real": 0.69167018,
+        "critic/fake": 0.6946004,
+        "critic/total": 1.3862705,
+        "critic/gradient": 0.0053435389,
+        "generator/adversarial": 0.69310802,
+        "generator/content": 0.76981497,
+        "generator/total": 77.674606,
+        "generator/gradient": 51.495072,
+    },
+    "dsc": {
+        "critic/real": 0.69194627,
+        "critic/fake": 0.69422323,
+        "critic/total": 1.3861694,
+        "critic/gradient": 0.0064574415,
+        "generator/adversarial": 0.69387978,
+        "generator/content": 0.71307164,
+        "generator/total": 72.001045,
+        "generator/gradient": 65.393952,
+    },
+    "perc": {
+        "critic/real": 0.69194627,
+        "critic/fake": 0.69421887,
+        "critic/total": 1.3861651,
+        "critic/gradient": 0.00684791,
+        "generator/adversarial": 0.69387102,
+        "generator/content": 0.9269402,
+        "generator/total": 1.1573411,
+        "generator/gradient": 0.21491279,
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_golden_steps(variant, golden):
+    stage = small_stage(variant, dropout=0.0, lr=1e-3, critic_lr=1e-3)
+    assert golden(stage) == pytest.approx(GOLDEN[variant], rel=1e-5)
