@@ -188,11 +188,10 @@ def weights(*, weights_dir: Path | None = None) -> None:
     from posegen.weights import PRETRAINED, state_of, weights_folder
 
     folder = weights_folder(weights_dir)
-    table = Table("network", "state", "file", "licence", "origin", "needed for", box=None)
     for name, each in PRETRAINED.items():
-        table.add_row(name, state_of(name, folder), each.file, each.licence, each.origin, each.needed_for)
-    Console().print(f"in {folder}:", highlight=False, soft_wrap=True)
-    Console().print(table)
+        lines = [f"{name}: {state_of(name, folder)}", f"  file       {folder / each.file}"]
+        lines += [f"  sha256     {each.sha256}...", f"  origin     {each.origin}", f"  licence    {each.licence}"]
+        _print_lines([*lines, f"  needed for {each.needed_for}"])
 
 
 def _remember(plan: Plan, options: Options) -> None:

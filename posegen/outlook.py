@@ -1,7 +1,7 @@
 """What a plan would do and need, as lines to read: stages, columns, parameters, pairs, disk, memory. Starts nothing."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from posegen.batch import Batch
 from posegen.data.pairs import ordered_pairs, usable_rows
 from posegen.data.rows import Entry
 from posegen.plan import Plan
@@ -95,14 +96,8 @@ def _fake_networks(stage: Stage) -> dict[str, nn.Module]:
 
 
 def _saved_bytes(system: System, index: int, weights: Path) -> int:
-    """Bytes that the first player's loss keeps for its backward, for one pair: shapes are run, numbers are not."""
+    """Bytes that a loss keeps for its backward, for one pair, of the player who needs most: only shapes are run."""
     stage, pairs = system.stages[index], 2  # batch norm wants more than one
-    saved: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        saved[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
-        return tensor
-
     with FakeTensorMode():
         networks = stage.networks()
         if isinstance(stage, Perceptive):
@@ -111,9 +106,19 @@ def _saved_bytes(system: System, index: int, weights: Path) -> int:
         for earlier in system.stages[:index]:
             with torch.no_grad():
                 batch |= earlier.outputs(earlier.networks(), batch)
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            stage.loss(stage.players[0].name, networks, batch)
-    return sum(saved.values()) // pairs
+        return max(_saved_by(stage, player.name, networks, batch) for player in stage.players) // pairs
+
+
+def _saved_by(stage: Stage, player: str, networks: Mapping[str, nn.Module], batch: Batch) -> int:
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        stage.loss(player, networks, batch)
+    return sum(saved.values())
 
 
 def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
