@@ -284,8 +284,7 @@ class Generation:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        halvings(self.size)
+        check_fields(self, halvings)
         if self.window % 2 == 0 or (self.window > 1 and self.content_layer == "pixels"):
             raise ValueError(
                 f"{self.name}.window is {self.window} with content_layer '{self.content_layer}'; it must be odd, and 1 "

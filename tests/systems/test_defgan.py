@@ -114,6 +114,15 @@ def test_halvings(size, expected):
     assert halvings(size) == expected
 
 
+def test_the_crop_of_deepfashion_fits():
+    stage = defgan("deepfashion", "full", (256, 176)).stages[0]
+    with torch.device("meta"):
+        networks = stage.networks()
+        assert networks["critic"](torch.empty(1, 42, 256, 176)).shape == (1, math.prod(stage._patches))
+        levels = networks["generator"].pose_encoder(torch.empty(1, 18, 256, 176))
+    assert tuple(levels[-1].shape) == (1, 512, 16, 11)
+
+
 @pytest.mark.parametrize("size", [(100, 50), (16, 16), (64, 36)])
 def test_sizes_that_do_not_fit_are_told_with_one_that_does(size):
     with pytest.raises(ValueError, match=r"multiples of 8, the height at least 32, such as") as told:
