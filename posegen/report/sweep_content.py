@@ -15,7 +15,9 @@ from posegen.train.trials import Trial, Value
 class Sweep:
     """Everything that the page shows but pictures. A dotted path is a searched field's; steps are of one trial."""
 
-    about: Mapping[str, Any]  # system, variant, dataset, paper, size, budget (steps), search, scheduler, seed
+    about: Mapping[
+        str, Any
+    ]  # system, variant, dataset, paper, size, stand_ins, budget (steps), search, scheduler, seed
     metrics: Sequence[str]  # what trials are judged by; the first one decides which is best
     space: Mapping[str, str]  # dotted path -> the distribution in words; "one of ..." is drawn with even distances
     logarithmic: Collection[str]  # paths whose axis is logarithmic

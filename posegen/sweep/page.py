@@ -63,6 +63,7 @@ def _content(sweep: SweepPlan, trials: Sequence[Trial], best: Trial, command: Se
             "search": sweep.search,
             "scheduler": sweep.scheduler,
             "seed": sweep.base.seed,
+            "stand_ins": system.stand_ins(),
         },
         metrics=sweep.metrics,
         space=sweep.space.words(),

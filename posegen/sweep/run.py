@@ -56,7 +56,7 @@ def outlook(sweep: SweepPlan) -> list[str]:
         lines.append("shared   shards; the space touches the first stage, so every trial trains all stages")
     if sweep.seeds:
         lines.append(f"then     the best weights and the paper's on the test people, {sweep.seeds} seeds each")
-    return lines
+    return lines + [f"note     {stand_in}" for stand_in in sweep.base.system.stand_ins()]
 
 
 def _settle_differences(sweep: SweepPlan, update: bool, display: Display) -> bool:

@@ -20,6 +20,7 @@ def a_sweep(trials: list[Trial], **changes: Any) -> Sweep:
         about={
             "system": "vdg", "variant": "full", "dataset": "synthetic", "paper": "The paper", "size": [64, 32],
             "budget": 300, "search": "optuna", "scheduler": "asha", "seed": 0,
+            "stand_ins": [],
         },
         metrics=["mask_l1"], space={"s.weight": "log-uniform from 1 to 100"}, logarithmic=["s.weight"], rungs=[100],
         trials=trials, best=None, front=[], paper={"s.weight": 10.0}, validation={"pairs": 64, "persons": 8},

@@ -222,7 +222,8 @@ def whole(three) -> Sweep:
     final = {"pairs": 1234, "persons": 56, "seeds": [7, 8], "verdict": f"verdict {HOSTILE}", "outcome": "same"}
     return dataclasses.replace(
         three, trials=[*three.trials, broken, taken], metrics=["mask_l1", "ssim"], front=[1],
-        about={**three.about, "dataset": HOSTILE}, space={"s.weight": HOSTILE}, tracking="mlflow ui", command=[HOSTILE],
+        about={**three.about, "dataset": HOSTILE, "stand_ins": [HOSTILE]},
+        space={"s.weight": HOSTILE}, tracking="mlflow ui", command=[HOSTILE],
         settings={"s.name": HOSTILE, "s.none": None}, final={**final, "scores": scores},
     )  # fmt: skip
 
