@@ -23,10 +23,12 @@ Update = Annotated[bool, Parameter(negative=(), help="Redo what was made with ot
 DryRun = Annotated[bool, Parameter(negative=(), help="Print the plan and start nothing.")]
 
 EXAMPLES = """Examples:
-  full_pipeline.py                            embedded data, on a laptop, in minutes
-  full_pipeline.py --dry-run                  what would be done
+  full_pipeline.py                        embedded data, on a laptop, in minutes
+  full_pipeline.py --dry-run              what would be done
+  full_pipeline.py --system defgan        one of `posegen systems`
   full_pipeline.py --system pg2 --dataset market1501 --root Market-1501
-  full_pipeline.py --dataset folder --root my_pictures --set coarse.width=32 coarse.steps=2000
+  full_pipeline.py --system triplet --dataset deepfashion --root DeepFashion
+  full_pipeline.py --dataset folder --root my_pictures --set coarse.width=32
   full_pipeline.py --set refinement.image_weight=20 --update
 """
 
