@@ -153,6 +153,7 @@ class Recorder(tune.Callback):
     chooser: Chooser
     watch: Watch
     budget: int
+    recall: Callable[[str, Trial], None]  # tells the scheduler of what a trial reached in an earlier, killed, sweep
     trials: dict[str, Trial] = field(default_factory=dict)  # by Tune's id
     _since: dict[str, float] = field(default_factory=dict)
     _before: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -162,7 +163,10 @@ class Recorder(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        known = self.trials.get(trial.trial_id) or self.find(trial, trials)
+        if trial.trial_id not in self.trials:
+            self.trials[trial.trial_id] = self.find(trial, trials)
+            self.recall(trial.trial_id, self.trials[trial.trial_id])
+        known = self.trials[trial.trial_id]
         settings = dict(trial.config)
         self._before[trial.trial_id] = dict(known.settings)  # where PBT lets it take over another trial, they change
         self._since[trial.trial_id] = time.monotonic()
@@ -228,7 +232,8 @@ def run_trials(
     for trial in ended:
         chooser.learn(trial)
     scheduler = scheduler_for(search)
-    if search.scheduler == "asha":
+    asha = search.scheduler == "asha"
+    if asha:
         _replay(scheduler, ended)
     ledger = ray.remote(num_cpus=0)(Ledger).remote()
     population = search.scheduler == "pbt"
@@ -241,6 +246,7 @@ def run_trials(
         chooser=chooser,
         watch=watch,
         budget=search.budget,
+        recall=partial(_recall, scheduler) if asha else _no_recall,
     )
     storage = folder.path.parent / ".tune"
     shutil.rmtree(storage, ignore_errors=True)
@@ -294,9 +300,21 @@ def _replay(scheduler: TrialScheduler, ended: Sequence[Trial]) -> None:
     for trial in ended:
         stand_in: Any = SimpleNamespace(trial_id=f"before-{trial.number}")
         scheduler.on_trial_add(controller, stand_in)
-        for row in trial.judged:
-            flat = {SCORES + name: value for name, value in row.items()} | {"step": row["step"]}
-            scheduler.on_trial_result(controller, stand_in, flat)
+        _recall(scheduler, stand_in.trial_id, trial)
+
+
+def _recall(scheduler: TrialScheduler, tune_id: str, trial: Trial) -> None:
+    """Tells ASHA what a trial that it knows by `tune_id` has reached. Without it, one that goes on after a kill would
+    be judged at a rung that it has passed, by what it reaches next."""
+    controller: Any = None
+    stand_in: Any = SimpleNamespace(trial_id=tune_id)
+    for row in trial.judged:
+        flat = {SCORES + name: value for name, value in row.items()} | {"step": row["step"]}
+        scheduler.on_trial_result(controller, stand_in, flat)
+
+
+def _no_recall(tune_id: str, trial: Trial) -> None:
+    """For schedulers without rungs."""
 
 
 class _quiet:

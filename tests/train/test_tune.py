@@ -24,6 +24,8 @@ from posegen.train.tune import (
     Recorder,
     Search,
     _by_place,
+    _no_recall,
+    _recall,
     _replay,
     _settled,
     _within,
@@ -114,6 +116,19 @@ def test_a_sweep_that_goes_on_stops_trials_as_one_that_was_never_interrupted(hig
     assert set(outcomes) == {1, 2, 4}, "some are stopped at a quarter, some at a half, some never"
 
 
+def test_a_trial_that_goes_on_is_not_judged_again_at_a_rung_that_it_has_passed():
+    """It passed step 60 before the kill, as the best: what it reaches at 90 is for the rung of 120 to look at."""
+    passed = Trial(number=7, settings={}, judged=[{"step": 60, "ssim": 0.9, "l1": 1.0}])
+    for told, decision in ((True, TrialScheduler.CONTINUE), (False, TrialScheduler.STOP)):
+        scheduler: Any = asha()
+        tell(scheduler, "other", {60: 0.8})
+        mine: Any = SimpleNamespace(trial_id="mine")
+        scheduler.on_trial_add(None, mine)
+        if told:
+            _recall(scheduler, "mine", passed)
+        assert scheduler.on_trial_result(None, mine, {"step": 90, "scores/ssim": 0.1}) == decision
+
+
 def explored(space: Space, start: Settings) -> Settings:
     """What PBT makes of the settings of a trial whose place is taken."""
     scheduler: Any = scheduler_for(Search(space, [("ssim", True)], "pbt", BUDGET))
@@ -186,7 +201,7 @@ class Ended:
         self.told, self.folder = Written(), TrialFolder(folder)
         self.recorder = Recorder(
             find=lambda *_: Trial(number=-1, settings={}), folder=self.folder, ledger=None,
-            chooser=self.told, watch=self.told, budget=BUDGET,
+            chooser=self.told, watch=self.told, budget=BUDGET, recall=_no_recall,
         )  # fmt: skip
         running = Trial(number=3, settings={"alpha": 0.5}, state="running", seconds=10.0)
         self.recorder.trials["t3"] = running
@@ -235,6 +250,17 @@ def test_a_failure_is_told_with_the_last_line_of_its_error(tmp_path: Path):
     run.trial.get_error = lambda: None
     run.recorder.on_trial_error(0, [], run.trial)
     assert run.folder.read()[0].why == "no reason was given"
+
+
+def test_the_scheduler_is_told_once_of_what_a_trial_reached_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, told = Ended(tmp_path), []
+    monkeypatch.setattr("posegen.train.tune.ray.get", lambda answer: answer)
+    run.recorder.ledger = SimpleNamespace(enter=SimpleNamespace(remote=lambda *_: None))
+    run.recorder.recall = lambda tune_id, trial: told.append((tune_id, trial.number))
+    new = SimpleNamespace(trial_id="t4", config={"alpha": 0.5})
+    run.recorder.on_trial_start(0, [], new)
+    run.recorder.on_trial_start(0, [], new)  # again, after a failure
+    assert told == [("t4", -1)]
 
 
 def test_the_seconds_of_all_attempts_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
