@@ -17,6 +17,7 @@ Masks = Float[Tensor, "batch 1 height width"]  # 0 or 1
 PoseMaps = Float[Tensor, "batch 18 height width"]  # one channel a joint; the range is the drawing's
 Joints = Float[Tensor, "batch 18 2"]  # x, y in pixels of the picture; anything where not visible
 Visible = Bool[Tensor, "batch 18"]
+Degrees = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]
 
 
@@ -41,4 +42,4 @@ COLUMNS: dict[str, Column] = {
         "pose_mask": Column("batch 1 height width", "float32", "0 or 1: discs along the limbs, closed"),
         "person_mask": Column("batch 1 height width", "float32", "0 or 1: the person, where the data set knows it"),
     }.items()
-}
+} | {"rotation": Column("batch", "float32", "degrees in (-180, 180], from the source camera's azimuth to the target's")}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from posegen.fields import replace_fields, unknown_setting
-from posegen.stage import System
+from posegen.stage import Drawing, System
 from posegen.systems import defgan, pg2, pix2pix, triplet, vdg
 from posegen.systems.settings import check_known
 
@@ -24,7 +24,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "pix2pix": pix2pix.VARIANTS,
 }
 
-FIXED = ("size",)  # of stages: every stage of a system has its size
+FIXED = ("size", "pose_maps")  # of stages: they are the system's
 
 
 def system(
@@ -32,7 +32,8 @@ def system(
 ) -> System:
     """A system with its settings for a data set; `size` is (height, width) in pixels and by default the data set's.
 
-    Data sets: "market1501" (128x64), "deepfashion" (256x256), "synthetic" (64x32), "folder" (whose size must be given).
+    Data sets: "market1501" (128x64), "deepfashion" (256x256), "synthetic" and "synthetic-views" (64x32), "folder"
+    (whose size must be given); what others a system has settings for, its error says.
     Raises ValueError, with what there is, for an unknown name, data set or variant, and for a size that does not fit.
     """
     check_known("system", name, SYSTEMS)
@@ -48,9 +49,9 @@ def variants(name: str) -> tuple[str, ...]:
 def override(system: System, settings: Mapping[str, object]) -> System:
     """The system with settings by dotted path, such as {"refinement.alpha": 0.5, "pose_maps.radius": "2"}.
 
-    Text is parsed by the field's type, other values must be of it (`posegen.fields`). The size is no setting: it is
-    that of the whole system. Raises ValueError, with the valid paths, for one that does not exist, and for values of a
-    wrong type or out of range.
+    Text is parsed by the field's type, other values must be of it (`posegen.fields`). The size is no setting of a
+    stage, nor is the drawing of poses: they are those of the whole system. Raises ValueError, with the valid paths, for
+    one that does not exist, and for values of a wrong type or out of range.
     """
     by_part: dict[str, dict[str, object]] = {}
     for path, value in settings.items():
@@ -62,7 +63,8 @@ def override(system: System, settings: Mapping[str, object]) -> System:
             raise unknown_setting(".".join([part, *filter(None, fields)]), _paths(parts))
         parts[part] = replace_fields(parts[part], fields, part, fixed=FIXED)
     pose_maps = parts.pop("pose_maps")
-    return dataclasses.replace(system, pose_maps=pose_maps, stages=tuple(parts.values()))
+    stages = (dataclasses.replace(s, pose_maps=pose_maps) if isinstance(s, Drawing) else s for s in parts.values())  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return dataclasses.replace(system, pose_maps=pose_maps, stages=tuple(stages))
 
 
 def _paths(parts: Mapping[str, object]) -> list[str]:

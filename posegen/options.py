@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from posegen.data.rows import Listing, Source
 from posegen.data.shard_making import ShardSettings
 from posegen.data.splits import with_validation
 from posegen.data.synthetic import SyntheticPeople
+from posegen.data.synthetic_views import SyntheticViews
 from posegen.data.triplet_hdf5 import TripletHdf5
 from posegen.fields import replace_fields
 from posegen.files import read_json
@@ -27,6 +29,7 @@ from posegen.weights import PRETRAINED, path_of, weights_folder
 
 DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
+Drawn = SyntheticPeople | SyntheticViews
 SETTINGS_OF = {"triplet-hdf5": "deepfashion"}  # data sets that are another one's pictures, and take its settings
 
 
@@ -42,10 +45,12 @@ class Options:
     "Which system, vdg where not given; `posegen systems` lists them."
     variant: str | None = None
     "Which of the system's variants; the paper's full system where not given."
-    dataset: Literal["synthetic", "market1501", "deepfashion", "triplet-hdf5", "folder"] | None = None
-    "synthetic people (embedded; where not given), Market-1501, DeepFashion, Triplet's HDF5 files, or your own folder."
+    dataset: Literal["synthetic", "synthetic-views", "market1501", "deepfashion", "triplet-hdf5", "folder"] | None = (
+        None
+    )
+    "synthetic people, or several views of them (both embedded; where not given), or the pictures that --root has."
     root: Path | None = None
-    "Where the pictures are; not for synthetic."
+    "Where the pictures are; not for the synthetic data sets."
     size: str | None = None
     "Height x width of the pictures, such as 128x64; the system's own, or a folder's most frequent, where not given."
     run: Path | None = None
@@ -107,7 +112,14 @@ def chosen(options: Options) -> Chosen:
         options = _with_file(options, options.settings)
     given = {f.name: getattr(options, f.name) for f in fields(Options)}
     given["set"] = None if options.set is None else tuple(options.set)
+    given["dataset"] = options.dataset or _embedded(options.system or Chosen.system, options.variant or Chosen.variant)
     return Chosen(**{name: value for name, value in given.items() if value is not None})
+
+
+def _embedded(name: str, variant: str) -> str:
+    """The embedded data set of a run that names none: that with several views for a system that reads the rotation."""
+    stages = system(name, "synthetic-views", variant).stages
+    return "synthetic-views" if any("rotation" in stage.reads for stage in stages) else "synthetic"
 
 
 def _with_file(options: Options, path: Path) -> Options:
@@ -149,7 +161,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     described = system(options.system, settings_of, options.variant, _size(options, source, listing))
     described = override(described, {k: v for k, v in settings.items() if k.split(".")[0] not in ("data", "shards")})
     described = with_pretrained(described, weights, settings)
-    if isinstance(source, SyntheticPeople) and source.size != described.size:
+    if isinstance(source, Drawn) and source.size != described.size:
         source = replace(source, size=described.size)
         listing = source.listing()
     if validation_share:
@@ -157,7 +169,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     shard_settings = ShardSettings(
         size=described.size,
         mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
-        pictures_per_shard=DRAWN_A_SHARD if options.dataset == "synthetic" else ShardSettings.pictures_per_shard,
+        pictures_per_shard=DRAWN_A_SHARD if isinstance(source, Drawn) else ShardSettings.pictures_per_shard,
     )
     plan = Plan(
         run=options.folder,
@@ -167,7 +179,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         listing=listing,
         shard_settings=replace_fields(shard_settings, _under(settings, "shards"), "shards", fixed=("size",)),
         seed=options.seed,
-        score_pairs=SYNTHETIC_PAIRS if options.pairs is None and options.dataset == "synthetic" else options.pairs,
+        score_pairs=SYNTHETIC_PAIRS if options.pairs is None and isinstance(source, Drawn) else options.pairs,
         checkpoint_every=options.checkpoint_every,
         workers=options.workers,
         device=options.device,
@@ -200,8 +212,12 @@ def with_pretrained(described: System, weights: Path, settings: Mapping[str, obj
 
 def _check_wiring(plan: Plan) -> None:
     """Raises ValueError where a stage reads a column that neither the data nor a stage before it has."""
-    masked = isinstance(plan.source, SyntheticPeople)
-    errors = plan.system.wiring_errors({name for name in COLUMNS if masked or not name.endswith("_person_mask")})
+    masked = isinstance(plan.source, Drawn)
+    turned = all(isfinite(entry.azimuth) for entry in plan.listing.entries)
+    have = {name for name in COLUMNS if masked or not name.endswith("_person_mask")} - (
+        {"rotation"} if not turned else set()
+    )
+    errors = plan.system.wiring_errors(have)
     if errors:
         raise ValueError(f"{plan.system.name} cannot be trained on {plan.dataset}:\n  " + "\n  ".join(errors))
 
@@ -238,12 +254,13 @@ def _under(settings: Mapping[str, str], head: str) -> dict[str, str]:
 
 
 def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listing]:
-    if options.dataset == "synthetic":
+    drawn = {"synthetic": SyntheticPeople, "synthetic-views": SyntheticViews}
+    if options.dataset in drawn:
         if options.root is not None:
             raise ValueError(
                 f"--root {options.root} was given, but the synthetic data set is drawn, not read. Give --dataset too."
             )
-        source: Source = replace_fields(SyntheticPeople(seed=options.seed), settings, "data", fixed=("size",))
+        source: Source = replace_fields(drawn[options.dataset](seed=options.seed), settings, "data", fixed=("size",))
     else:
         if options.root is None:
             raise ValueError(f"--dataset {options.dataset} needs --root: the folder that holds its pictures.")

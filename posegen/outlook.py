@@ -103,7 +103,7 @@ def _saved_bytes(system: System, index: int, weights: Path) -> int:
         if isinstance(stage, Perceptive):
             networks |= stage.fixed_networks(weights)
         batch = _fake_batch(system, pairs)
-        for earlier in system.stages[:index]:
+        for earlier in (system.stages[number] for number in system.stages_before(index)):
             with torch.no_grad():
                 batch |= earlier.outputs(earlier.networks(), batch)
         return max(_saved_by(stage, player.name, networks, batch) for player in stage.players) // pairs
@@ -123,7 +123,7 @@ def _saved_by(stage: Stage, player: str, networks: Mapping[str, nn.Module], batc
 
 def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
     height, width = system.size
-    batch: dict[str, torch.Tensor] = {}
+    batch: dict[str, torch.Tensor] = {"rotation": torch.zeros(pairs)}
     for role in ("source", "target"):
         batch[f"{role}_image"] = torch.zeros(pairs, 3, height, width)
         batch[f"{role}_pose"] = torch.zeros(pairs, 18, height, width)

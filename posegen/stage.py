@@ -117,9 +117,30 @@ class Perceptive(Protocol):
         ...
 
 
+@runtime_checkable
+class Continuing(Protocol):
+    """A stage that goes on training networks of stages before it, as its own: fine-tuning several stages together."""
+
+    @property
+    def starts_from(self) -> Mapping[str, tuple[str, str]]:
+        """Own network -> (an earlier stage, its network), whose trained weights it starts with."""
+        ...
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A stage that draws poses itself, of joints that it predicts: by the system's drawing."""
+
+    @property
+    def pose_maps(self) -> Discs | Gaussians: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A paper's system: stages in order, the drawing of the pose, and the column that is the result."""
+    """A paper's system: stages in order, the drawing of the pose, and the columns that are the result.
+
+    A result is a picture (`image`), predicted joints (`joints`, in pixels of the target), or both; "" is neither.
+    """
 
     name: str
     variant: str
@@ -127,7 +148,18 @@ class System:
     size: tuple[int, int]  # height, width in pixels
     pose_maps: Discs | Gaussians
     stages: tuple[Stage, ...]
-    image: str
+    image: str = ""
+    joints: str = ""
+
+    def stages_before(self, index: int) -> list[int]:
+        """The earlier stages whose outputs a stage reads, directly or through one another, in their order."""
+        wanted, found = set(self.stages[index].reads), []
+        for number in reversed(range(index)):
+            stage = self.stages[number]
+            if wanted & set(stage.writes):
+                found.append(number)
+                wanted |= set(stage.reads)
+        return found[::-1]
 
     def stand_ins(self) -> list[str]:
         """Where a random network stands in for a pretrained one, in words for scores and reports."""
@@ -152,6 +184,8 @@ class System:
                 if column in have:
                     errors.append(f"stage '{stage.name}' writes '{column}', which exists already")
             have |= set(stage.writes)
-        if self.image not in have:
-            errors.append(f"the result '{self.image}' is written by no stage: {sorted(have)}")
-        return errors
+        results = [result for result in (self.image, self.joints) if result]
+        errors += [
+            f"the result '{name}' is written by no stage: {sorted(have)}" for name in results if name not in have
+        ]
+        return errors if results else [*errors, "the system names no result: neither a picture nor joints"]

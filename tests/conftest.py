@@ -54,7 +54,7 @@ def block_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     source, settings = Blocks(), ShardSettings(size=(64, 32), mask_radius=2)
     made_from = {
-        "schema_version": 1,
+        "schema_version": 2,
         "fingerprint": "blocks",
         "source": source.listing().fingerprint,
         "settings": {**asdict(settings), "size": list(settings.size)},

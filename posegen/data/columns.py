@@ -13,8 +13,9 @@ def to_columns(raw: Mapping[str, Tensor], device: torch.device, pose_maps: Discs
     """Copy a raw batch to the device, scale it, and draw the poses.
 
     Images become float32 (b, 3, H, W), (x - 127.5) / 127.5 in [-1, 1] (PG2, trainer.py), in channels-last memory;
-    masks float32 (b, 1, H, W) of 0 and 1; `source_pose` and `target_pose` are drawn by `pose_maps`. Copies from pinned
-    memory do not block. "pair" is no column and stays behind. There must be an image or a mask, which give the size.
+    masks float32 (b, 1, H, W) of 0 and 1; `source_pose` and `target_pose` are drawn by `pose_maps`; the rotation stays
+    in degrees. Copies from pinned memory do not block. "pair" is no column and stays behind. There must be an image or
+    a mask, which give the size.
     """
     columns = {
         name: _column(name, value.to(device, non_blocking=True)) for name, value in raw.items() if name in COLUMNS

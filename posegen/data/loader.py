@@ -2,7 +2,7 @@
 
 A raw batch is what is copied to the device: "pair" int64 (b,), places in the split's list of pairs, and for the roles
 source and target "_image" uint8 (b, H, W, 3) RGB, "_joints" float32 (b, 18, 2) in pixels, "_visible" bool (b, 18),
-"_pose_mask" and "_person_mask" uint8 (b, H, W) of 0 and 1.
+"_pose_mask" and "_person_mask" uint8 (b, H, W) of 0 and 1; and "rotation" float32 (b,), degrees in (-180, 180].
 """
 
 from collections import deque
@@ -48,8 +48,9 @@ class Shards:
             )
         self.folder, self.manifest = folder, manifest
         self.size: tuple[int, int] = tuple(manifest["settings"]["size"])
-        kinds = ("image", *_ALWAYS, "pose_mask", *manifest["columns"])
+        kinds = {"image", *_ALWAYS, "pose_mask", *manifest["columns"]} - {"azimuth"}
         self.columns: set[str] = {f"{role}_{kind}" for role in _ROLES for kind in kinds}
+        self.columns |= {"rotation"} if "azimuth" in manifest["columns"] else set()
         self._splits: dict[str, MappedSplit] = {}
 
     def split(self, split: str) -> MappedSplit:
@@ -211,7 +212,9 @@ class _Filling:
             "person_mask": ((height, width), torch.uint8),
         }
         batch = {"pair": torch.empty(count, dtype=torch.int64, pin_memory=self.pin_memory)}
-        for name in sorted(self.wanted):
+        if "rotation" in self.wanted:
+            batch["rotation"] = torch.empty(count, dtype=torch.float32, pin_memory=self.pin_memory)
+        for name in sorted(self.wanted - {"rotation"}):
             shape, dtype = kinds[name.partition("_")[2]]
             batch[name] = torch.empty((count, *shape), dtype=dtype, pin_memory=self.pin_memory)
         return batch
@@ -221,7 +224,10 @@ class _Filling:
         mapped = self.shards.split(self.split)
         pairs, flips = draw.pairs[part], draw.flips[part]
         batch["pair"].numpy()[part] = pairs
-        for role, rows in zip(_ROLES, mapped.pair_rows(pairs), strict=True):
+        sources, targets = mapped.pair_rows(pairs)
+        if "rotation" in batch:
+            batch["rotation"].numpy()[part] = _rotations(mapped.azimuths[sources], mapped.azimuths[targets], flips)
+        for role, rows in zip(_ROLES, (sources, targets), strict=True):
             own = {name.partition("_")[2]: batch[name].numpy()[part] for name in batch if name.startswith(role)}
             _fill_joints(own["joints"], own["visible"], mapped, rows, flips, self.shards.size[1])
             if "image" in own:
@@ -230,6 +236,12 @@ class _Filling:
                 masks = unpack([mapped.mask(kind, row) for row in rows.tolist()], *self.shards.size)
                 masks[flips] = masks[flips][:, :, ::-1]
                 own[kind][...] = masks
+
+
+def _rotations(sources: ndarray, targets: ndarray, flips: ndarray) -> ndarray:
+    """From the source camera's azimuth to the target's, the short way round: degrees in (-180, 180]. Mirrored: back."""
+    turned = np.where(flips, sources - targets, targets - sources)
+    return 180 - (180 - turned) % 360
 
 
 def _fill_joints(

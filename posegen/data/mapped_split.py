@@ -14,8 +14,8 @@ from posegen.data.shard_files import read_arrow
 class MappedSplit:
     """Pictures by global row and pairs by their place in the split's list.
 
-    Encoded pictures and masks stay in the files until they are touched; joints (162 bytes a picture) and pair numbers
-    (8 bytes a pair, 16 where a given list mixes the shards) are held in memory.
+    Encoded pictures and masks stay in the files until they are touched; joints and azimuths (166 bytes a picture) and
+    pair numbers (8 bytes a pair, 16 where a given list mixes the shards) are held in memory.
     """
 
     def __init__(self, folder: Path, shards: Sequence[Mapping]) -> None:
@@ -28,6 +28,8 @@ class MappedSplit:
         }
         joints = [_values(batch.column("joints")).reshape(-1, 18, 2) for batch in self._batches]
         visible = [_values(batch.column("visible")).reshape(-1, 18) for batch in self._batches]
+        azimuths = [_values(batch.column("azimuth").fill_null(np.nan)) for batch in self._batches]
+        self.azimuths = np.concatenate([np.empty(0, np.float32), *azimuths])  # degrees; NaN where unknown
         self.joints = np.concatenate([np.empty((0, 18, 2), np.float32), *joints])
         self.visible = np.concatenate([np.empty((0, 18), np.uint8), *visible]).astype(bool)
         self._index_pairs([read_arrow(folder / shard["pairs_file"]) for shard in shards])
@@ -56,8 +58,14 @@ class MappedSplit:
         return self._source[stored], self._target[stored]
 
     def name(self, row: int) -> str:
+        return self._text("name", row)
+
+    def group(self, row: int) -> str:
+        return self._text("group", row)
+
+    def _text(self, column: str, row: int) -> str:
         shard, place = self._find(row)
-        return self._batches[shard].column("name")[place].as_py()
+        return self._batches[shard].column(column)[place].as_py()
 
     def image(self, row: int) -> memoryview:
         """The encoded picture."""

@@ -1,5 +1,6 @@
 """What a reader gives: a listing of pictures, what was wrong with them, and who may be paired with whom."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -23,6 +24,7 @@ class Entry(NamedTuple):
     joints: np.ndarray | None = None
     visible: np.ndarray | None = None
     distractor: bool = False  # never paired (Market-1501's -1 and 0000)
+    azimuth: float = math.nan  # of the camera, degrees, counter-clockwise seen from above; NaN where unknown
 
 
 class Reject(NamedTuple):

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from posegen.files import read_json, write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 REJECTS = "rejects.parquet"
 
@@ -24,6 +24,7 @@ PICTURES = pa.schema(
         pa.field("identity", pa.string(), nullable=False),
         pa.field("group", pa.string(), nullable=False),
         pa.field("view", pa.string(), nullable=False),
+        pa.field("azimuth", pa.float32()),  # degrees; null where unknown
         pa.field("image", pa.large_binary(), nullable=False),  # JPEG or PNG of the training size
         pa.field("joints", pa.list_(pa.float32(), 36), nullable=False),  # x0, y0, x1, y1, ... in pixels
         pa.field("visible", pa.list_(pa.uint8(), 18), nullable=False),

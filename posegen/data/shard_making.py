@@ -1,5 +1,6 @@
 """One shard: from the entries of whole groups to its files. Pure of Ray; `shards` runs it in tasks."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def make_shard(work: Work, source: Source, folder: Path, settings: ShardSettings
         "groups": len({row.entry.group for row in rows}),
         "pairs": len(pairs.order),
         "person_masks": sum(row.person_mask is not None for row in rows),
+        "azimuths": sum(math.isfinite(row.entry.azimuth) for row in rows),
         "notes": Counter(note for row in rows for note in row.notes),
         "rejects": [*rejects, *lost],
     }
@@ -200,6 +202,7 @@ def _picture_columns(rows: Sequence[Row]) -> dict[str, pa.Array]:
         "identity": pa.array([entry.identity for entry in entries], pa.string()),
         "group": pa.array([entry.group for entry in entries], pa.string()),
         "view": pa.array([entry.view for entry in entries], pa.string()),
+        "azimuth": pa.array([entry.azimuth for entry in entries], pa.float32(), from_pandas=True),
         "image": pa.array([row.image for row in rows], pa.large_binary()),
         "joints": pa.FixedSizeListArray.from_arrays(pa.array(joints.reshape(-1)), 36),
         "visible": pa.FixedSizeListArray.from_arrays(pa.array(visible.reshape(-1)), 18),

@@ -116,14 +116,16 @@ def _conclude(
     for split in counts:
         _check_pairs(folder, name, split, counts[split], rejects)
     stored = [summary for summary in summaries if summary["rows"]]
-    masked = sum(summary["person_masks"] for summary in stored)
+    masked, turned = (sum(summary[count] for summary in stored) for count in ("person_masks", "azimuths"))
     rows = sum(summary["rows"] for summary in stored)
     notes = sum((Counter(summary["notes"]) for summary in stored), Counter())
     if 0 < masked < rows:
         notes[reasons.NO_PERSON_MASK] = rows - masked
+    if 0 < turned < rows:
+        notes[reasons.NO_AZIMUTH] = rows - turned
     manifest = {
         **made_from,
-        "columns": ["person_mask"] if masked == rows else [],
+        "columns": [name for name, count in (("person_mask", masked), ("azimuth", turned)) if count == rows],
         "counts": counts,
         "rejects": dict(Counter(reject.reason for reject in rejects)),
         "notes": dict(notes),

@@ -79,7 +79,7 @@ class SyntheticPeople:
     def draw(self, entry: Entry) -> tuple[Figure, np.ndarray]:
         """The figure of an entry and what lies behind it: RGB float (height, width, 3), 0 to 255."""
         split, number, picture = _numbers(entry)
-        person = _person(self.seed, split, number)
+        person = drawn_person(self.seed, split, number)
         camera = CAMERAS[int(entry.view)]
         rng = np.random.default_rng((self.seed, split, number, picture))
         skeleton = pose_skeleton(person.proportions, random_pose(rng))
@@ -131,7 +131,8 @@ def _numbers(entry: Entry) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=16)
-def _person(seed: int, split: int, number: int) -> Person:
+def drawn_person(seed: int, split: int, number: int) -> Person:
+    """Who a person of a split is; the same for every data set that draws them."""
     rng = np.random.default_rng((seed, split, number))
     proportions = random_proportions(rng)
     look = random_look(rng, proportions.masculine)

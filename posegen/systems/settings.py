@@ -27,16 +27,20 @@ class Sized(Protocol):
 
 Row = TypeVar("Row", bound=Sized)
 
+NEAREST_KIN = {"synthetic-views": "synthetic", "human36m": "deepfashion", "views": "deepfashion"}
 MARKET_HEIGHT = 160  # a folder's pictures up to this height take the settings of 128x64, higher ones those of 256x256
 
 
 def settings_for(dataset: str, size: tuple[int, int] | None, rows: Mapping[str, Row]) -> tuple[Row, tuple[int, int]]:
     """The settings for a data set, and the size of its pictures as (height, width) in pixels.
 
-    `rows` has "market1501", "deepfashion" and "synthetic"; the data set "folder" takes the row of the first two whose
-    height is nearer, and needs a size. Raises ValueError for an unknown data set and for a missing size.
+    `rows` may have "market1501", "deepfashion", "synthetic" and others. A data set without a row takes that of its
+    nearest kin (`NEAREST_KIN`). The data set "folder" takes the row of the first two whose height is nearer, and needs
+    a size. Raises ValueError for an unknown data set and for a missing size.
     """
-    check_known("data set", dataset, [*rows, "folder"])
+    if dataset not in rows:
+        dataset = NEAREST_KIN.get(dataset, dataset)
+    check_known("data set", dataset, [*rows, *(other for other, kin in NEAREST_KIN.items() if kin in rows), "folder"])
     if dataset != "folder":
         return rows[dataset], size or rows[dataset].size
     if size is None:

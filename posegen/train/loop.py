@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from posegen.batch import Batch
 from posegen.data.columns import to_columns
 from posegen.data.loader import Shards, training_batches
-from posegen.stage import Networks, Stage, System
+from posegen.stage import Continuing, Networks, Stage, System
 from posegen.train import checkpoint as checkpoints
 from posegen.train.checkpoint import Curve, Progress, trained_networks
 from posegen.train.step import Game, autocast, new_game
@@ -129,6 +129,8 @@ def train_stage(task: Task, context: Context) -> None:
     game = new_game(task.stage, seed=task.seed, device=context.device, rank=rank, wrap=wrap, weights=task.weights)
     earlier = earlier_networks(task, context.device)
     start, curve = resume(game, task)
+    if start == 0 and isinstance(task.stage, Continuing):
+        _start_from(task.stage.starts_from, game, earlier)
     journal = Journal(task, context, curve)
     batches = stage_batches(task, context, earlier, range(start * game.turns, task.stage.steps * game.turns))
     if not _told_to_go_on(start, task, context, curve):
@@ -223,13 +225,26 @@ def resume(game: Game, task: Task) -> tuple[int, Curve]:
 
 def earlier_networks(task: Task, device: torch.device) -> dict[str, Networks]:
     """The finished networks of the stages before, frozen, by stage."""
-    earlier = task.system.stages[: task.index]
+    stage = task.stage
+    continued = {name for name, _ in stage.starts_from.values()} if isinstance(stage, Continuing) else set()
+    before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
+    earlier = [s for s in task.system.stages[: task.index] if s in before or s.name in continued]
     return {stage.name: trained_networks(stage, task.folders[stage.name], device) for stage in earlier}
+
+
+def _start_from(origins: Mapping[str, tuple[str, str]], game: Game, earlier: Mapping[str, Networks]) -> None:
+    """Copies trained networks of earlier stages into the stage's own, and into their averages."""
+    for name, (stage, network) in origins.items():
+        trained = earlier[stage][network].state_dict()
+        for copy in (game.bare, game.averages):
+            if name in copy:
+                copy[name].load_state_dict(trained)
 
 
 def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks], draws: range) -> Iterator[Batch]:
     """This rank's batches of columns on the device, with the outputs of the stages before added."""
-    frozen = [(stage, earlier[stage.name]) for stage in task.system.stages[: task.index]]
+    before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
+    frozen = [(stage, earlier[stage.name]) for stage in before]
     for raw in training_batches(
         Shards(task.shards),
         columns=needed_columns(task.system, task.index),
@@ -254,8 +269,8 @@ def _with_outputs(columns: dict[str, Tensor], frozen: Sequence[tuple[Stage, Netw
 
 
 def needed_columns(system: System, index: int) -> set[str]:
-    """The data columns that a stage and those before it read."""
-    stages = system.stages[: index + 1]
+    """The data columns that a stage reads, and those that feed it."""
+    stages = [system.stages[number] for number in (*system.stages_before(index), index)]
     return {name for s in stages for name in s.reads} - {name for s in stages for name in s.writes}
 
 

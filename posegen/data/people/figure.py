@@ -20,6 +20,7 @@ from posegen.data.people.skeleton import Proportions, Skeleton, turn
 from posegen.data.people.tubes import Mesh, Tube, join
 from posegen.data.people.wardrobe import Look
 
+WIDEST = 0.97  # of the picture's width that a figure may span
 DRAWN_HEIGHT = 192  # at least this many rows are drawn, so that small pictures are as smooth as large ones
 
 
@@ -27,8 +28,9 @@ class View(NamedTuple):
     """A camera and the crop: degrees around and above the person, light's direction, and the figure's place in it.
 
     At azimuth 0 the camera sees the front, at 90 the person's right side (the person faces the picture's right), at
-    180 the back. `fill` is the share of the picture that the figure spans; the shifts are shares of the free margin,
-    -1 to 1. The light's direction points towards it: right, up, to the camera.
+    180 the back. `fill` is the share of the picture that the figure spans, unless `scale` says how many pictures'
+    heights a metre is; the shifts are shares of the free margin, -1 to 1. The light's direction points towards it:
+    right, up, to the camera.
     """
 
     azimuth: float
@@ -36,6 +38,7 @@ class View(NamedTuple):
     light: tuple[float, float, float] = (-0.4, 0.5, 0.75)
     fill: float = 0.92
     shift: tuple[float, float] = (0.0, 0.0)
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def draw_figure(
     mesh = join(tubes)
     factor = max(2, -(-DRAWN_HEIGHT // size[0]))
     height, width = size[0] * factor, size[1] * factor
-    camera = turn(0, view.elevation) @ turn(1, view.azimuth)
+    camera = _camera(view)
     turned = mesh.vertices @ camera.T
     scale, offset = _fit(turned, view, height, width)
     surface = _see(mesh, tubes, turned * (scale, -scale, scale) + (*offset, 0), (height, width))
@@ -79,6 +82,19 @@ def draw_figure(
     joints = skeleton.joints @ camera.T * (scale, -scale, scale) + (*offset, 0)
     visible = visible_joints(joints, surface, [tube.part for tube in tubes], scale * proportions.girth)
     return _reduce(colour * _crevices(surface, scale), surface, (joints[:, :2] + 0.5) / factor - 0.5, visible, size)
+
+
+def common_scale(
+    skeleton: Skeleton, proportions: Proportions, look: Look, views: Sequence[View], size: tuple[int, int]
+) -> float:
+    """The `View.scale` at which the figure just spans its share of the picture in the view where that takes most."""
+    mesh = join(dress(skeleton, proportions, look))
+    turned = ((mesh.vertices @ _camera(view).T, view) for view in views)
+    return min(_fit(vertices, view, 1.0, size[1] / size[0])[0] for vertices, view in turned)
+
+
+def _camera(view: View) -> Float[np.ndarray, "3 3"]:
+    return turn(0, view.elevation) @ turn(1, view.azimuth)
 
 
 class Surface(NamedTuple):
@@ -89,11 +105,11 @@ class Surface(NamedTuple):
     tube: Int[np.ndarray, "height width"]  # number of the tube; -1 where nothing is
 
 
-def _fit(turned: np.ndarray, view: View, height: int, width: int) -> tuple[float, tuple[float, float]]:
+def _fit(turned: np.ndarray, view: View, height: float, width: float) -> tuple[float, tuple[float, float]]:
     """Pixels per metre so that the figure spans its share of the picture, and where the origin comes to lie."""
     low, high = turned[:, :2].min(axis=0), turned[:, :2].max(axis=0)
     span = high - low
-    scale = float(min(view.fill * height / span[1], 0.97 * width / span[0]))
+    scale = view.scale * height if view.scale else float(min(view.fill * height / span[1], WIDEST * width / span[0]))
     middle = (low + high) / 2 * (scale, -scale)
     free = (np.array((width, height)) - span * scale) / 2
     x, y = np.array((width - 1, height - 1)) / 2 + free * view.shift - middle
