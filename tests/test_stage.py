@@ -1,10 +1,10 @@
+import dataclasses
 import pickle
 from dataclasses import dataclass
 
 import pytest
 
-from posegen.data.pose_maps import Discs
-from posegen.stage import Constant, Halving, LinearDecay, Stage, System
+from posegen.stage import Constant, Halving, LinearDecay, Stage
 from posegen.systems.vdg import Reconstruction, vdg
 
 
@@ -17,10 +17,8 @@ class Step:
     writes: tuple[str, ...]
 
 
-def wired(*stages, image="b"):
-    system = System(
-        name="x", variant="full", paper="", size=(32, 16), pose_maps=Discs(), stages=vdg().stages, image=image
-    )
+def wired(*stages, image="b", joints=""):
+    system = dataclasses.replace(vdg(), image=image, joints=joints)
     object.__setattr__(system, "stages", stages)
     return system
 
@@ -48,6 +46,22 @@ def test_the_result_must_be_written():
 
 def test_every_error_is_reported():
     assert len(wired(SECOND, SECOND, image="c").wiring_errors(set())) == 6
+
+
+def test_a_system_may_result_in_joints_alone_but_not_in_nothing():
+    points = Step("points", ("picture",), ("b_joints",))
+    assert wired(points, image="", joints="b_joints").wiring_errors({"picture"}) == []
+    (error,) = wired(points, image="").wiring_errors({"picture"})
+    assert "no result" in error
+
+
+def test_only_the_stages_that_feed_a_stage_come_before_it():
+    """Which of them are run, frozen, while it trains."""
+    aside, joint = Step("aside", ("a",), ("c",)), Step("joint", ("picture",), ("d",))
+    system = wired(FIRST, aside, SECOND, joint)
+    assert [system.stages_before(index) for index in range(4)] == [[], [0], [0], []]
+    through = wired(FIRST, Step("middle", ("a",), ("c",)), Step("last", ("c",), ("b",)))
+    assert through.stages_before(2) == [0, 1]
 
 
 def test_schedules():

@@ -16,10 +16,17 @@ from posegen.catalog import override
 from posegen.catalog import system as catalog_system
 from posegen.data.pose_maps import Discs
 from posegen.stage import Networks, System
-from posegen.train.checkpoint import checkpoints, latest_checkpoint, load_networks, read_curve, read_progress
+from posegen.train.checkpoint import (
+    checkpoints,
+    latest_checkpoint,
+    load_networks,
+    read_curve,
+    read_progress,
+    trained_networks,
+)
 from posegen.train.loop import Alone, NonFinite, Task, judged_scores, needed_columns, train_stage
 
-from .toy import Tug
+from .toy import Tow, Tug
 
 
 def task(shards: Path, folder: Path, **fields) -> Task:
@@ -79,6 +86,25 @@ def test_interrupted_and_resumed_equals_uninterrupted(block_shards: Path, tmp_pa
     assert read_curve(last[0]) == read_curve(last[1])
     assert [row["step"] for row in read_curve(last[0])] == list(range(1, 11))
     assert read_progress(last[0]).step == 10
+
+
+def test_a_stage_that_continues_another_starts_from_its_trained_networks(block_shards: Path, tmp_path: Path):
+    """At a rate that moves nothing, one step later its generator is still the trained (averaged) one, bit for bit; a
+    resumed run does not start from it again."""
+    first = task(block_shards, tmp_path, steps=3)
+    train_stage(first, Alone())
+    still = Tow(steps=2, lr=1e-30, ema_decay=0.5)
+    system = dataclasses.replace(first.system, stages=(first.stage, still), image="tow_image")
+    folders = {"tug": tmp_path / "tug", "tow": tmp_path / "tow"}
+    continued = dataclasses.replace(first, system=system, index=1, folders=folders, checkpoint_every=1)
+    train_stage(continued, Alone())
+    trained = trained_networks(first.stage, folders["tug"], torch.device("cpu"))["generator"].state_dict()
+    own = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
+    assert all(torch.equal(own[name], trained[name]) for name in trained)
+    longer = dataclasses.replace(system, stages=(first.stage, dataclasses.replace(still, steps=3, lr=0.1)))
+    train_stage(dataclasses.replace(continued, system=longer), Alone())
+    moved = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
+    assert not torch.equal(moved["0.weight"], trained["0.weight"])
 
 
 def test_a_finished_stage_is_left_alone(block_shards: Path, tmp_path: Path):

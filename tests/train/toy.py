@@ -59,3 +59,24 @@ class Tug:
         with torch.no_grad():
             made = self.outputs(nets, batch)["tug_image"]
         return {"real": Term(-nets["critic"](batch["target_image"]).mean()), "fake": Term(nets["critic"](made).mean())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tow(Tug):
+    """Goes on with the generator of a `Tug` as its own; its critic is new."""
+
+    name: ClassVar[str] = "tow"
+    writes: ClassVar[tuple[str, ...]] = ("tow_image",)
+
+    @property
+    def starts_from(self) -> dict[str, tuple[str, str]]:
+        return {"generator": ("tug", "generator")}
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return {"tow_image": nets["generator"](batch["source_image"])}
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        made = self.outputs(nets, batch)["tow_image"]
+        if player == "generator":
+            return {"l1": Term((made - batch["target_image"]).abs().mean())}
+        return {"fake": Term(nets["critic"](made.detach()).mean())}
