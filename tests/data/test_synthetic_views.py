@@ -12,7 +12,7 @@ from posegen.data.rows import Entry
 from posegen.data.shard_making import ShardSettings, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.shards import _conclude
-from posegen.data.synthetic_views import HUMAN36M_AZIMUTHS, SyntheticViews
+from posegen.data.synthetic_views import HUMAN36M_AZIMUTHS, SyntheticViews, view_sheet
 
 SMALL = SyntheticViews(train_people=2, test_people=1, instants_per_person=2)
 
@@ -132,3 +132,10 @@ def test_the_background_of_a_camera_stands_still():
 def test_what_cannot_be_drawn_is_refused(field: str, value: object, said: str):
     with pytest.raises(ValueError, match=said):
         SyntheticViews(**{field: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_the_sheet_has_a_row_a_person_and_a_column_a_camera():
+    sheet = view_sheet(SMALL, people=2)
+    assert sheet.shape == (2 * 64, 4 * 32, 3)
+    figure, behind = SMALL.draw(instant(SMALL, "train-0001-00")[2])
+    assert np.array_equal(sheet[64:, 64:96], figure.over(behind))
