@@ -232,6 +232,7 @@ def test_the_best_settings_are_taken_by_the_pipeline(swept: Swept):
     assert "refinement: 240 steps" in done.stdout
 
 
+@pytest.mark.long
 def test_a_trial_that_diverges_or_whose_worker_dies_does_not_end_the_sweep(cluster: Cluster, tmp_path: Path):
     space = tmp_path / "space.py"
     space.write_text('from ray import tune\nSPACE = {"refinement.lr": tune.choice([5e-4, 1e30])}\n')
@@ -262,6 +263,7 @@ def name(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.long
 def test_a_population_takes_over_the_checkpoints_of_its_better_half(cluster: Cluster, tmp_path: Path):
     """Of two trials at a time, the worse one goes on from the better one's checkpoint, with settings near its."""
     space = tmp_path / "space.py"
