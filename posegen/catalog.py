@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from posegen.fields import replace_fields, unknown_setting
 from posegen.stage import Drawing, System
-from posegen.systems import defgan, pg2, pix2pix, triplet, vdg
+from posegen.systems import defgan, hourglass, pg2, pix2pix, triplet, vdg
 from posegen.systems.settings import check_known
 
 SYSTEMS: dict[str, Callable[..., System]] = {
@@ -14,6 +14,7 @@ SYSTEMS: dict[str, Callable[..., System]] = {
     "defgan": defgan.defgan,
     "triplet": triplet.triplet,
     "pix2pix": pix2pix.pix2pix,
+    "hourglass": hourglass.hourglass,
 }
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -22,6 +23,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "defgan": defgan.VARIANTS,
     "triplet": triplet.VARIANTS,
     "pix2pix": pix2pix.VARIANTS,
+    "hourglass": hourglass.VARIANTS,
 }
 
 FIXED = ("size", "pose_maps")  # of stages: they are the system's

@@ -53,7 +53,18 @@ class LinearDecay:
         return min(1.0, max(0.0, (self.end - step) / (self.end - self.start)))
 
 
-Schedule = Constant | Halving | LinearDecay
+@dataclass(frozen=True)
+class StepDecay:
+    """A learning rate that is `share` of itself from step `start` on (stacked hourglass)."""
+
+    start: int
+    share: float
+
+    def factor(self, step: int) -> float:
+        return 1.0 if step < self.start else self.share
+
+
+Schedule = Constant | Halving | LinearDecay | StepDecay
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,6 +88,12 @@ RANGES = {
     "alpha": Range(0, 1),
     "critic_turns": Range(1),
     "clip_weights": Range(0, above=True),
+    "stacks": Range(1),
+    "depth": Range(1),
+    "sigma": Range(0, above=True),
+    "rotation": Range(0, 180),
+    "scaling": Range(0, 1, below=True),
+    "late_lr": Range(0, above=True),
 }
 
 
