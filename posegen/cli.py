@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from posegen.display import Display
 from posegen.files import write_json
-from posegen.options import Options, from_run, keep, plan_for
+from posegen.options import Options, from_run, keep, parse_size, plan_for
 from posegen.pipeline import run
 from posegen.plan import Plan
 from posegen.sweep_options import SweepOptions, sweep_for
@@ -194,6 +195,77 @@ def weights(*, weights_dir: Path | None = None) -> None:
         lines = [f"{name}: {state_of(name, folder)}", f"  file       {folder / each.file}"]
         lines += [f"  sha256     {each.sha256}...", f"  origin     {each.origin}", f"  licence    {each.licence}"]
         _print_lines([*lines, f"  needed for {each.needed_for}"])
+
+
+@app.command
+def export(*, run: Path, output: Path) -> None:
+    """Write a trained hourglass to one file, which `posegen joints` takes. Nothing in it is run when it is read.
+
+    Example: posegen export --run runs/hourglass-full-market1501 --output hourglass.safetensors
+
+    Parameters
+    ----------
+    run
+        The run folder of a trained hourglass.
+    output
+        The safetensors file to write.
+    """
+    from posegen.estimator import export as export_run
+
+    stage = export_run(run, output)
+    height, width = stage.size
+    _print_lines([f"{output}: hourglass for {height}x{width} pixels, {output.stat().st_size / 2**20:.1f} MiB"])
+
+
+@app.command
+def joints(
+    pictures: Path,
+    /,
+    *,
+    estimator: Path,
+    output: Path,
+    size: str | None = None,
+    threshold: float = 0.2,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Estimate the joints of every picture in a folder, one person a picture, and write them as an annotation file.
+
+    Example: posegen joints my_pictures --estimator hourglass.safetensors --output annotation.csv
+
+    Then: python flows/full_pipeline.py --dataset folder --root my_pictures --set data.joints=annotation.csv
+
+    Parameters
+    ----------
+    pictures
+        The folder; its sub-folder `images` where it has one, and all folders below.
+    estimator
+        The file of `posegen export`, or the run folder of a trained hourglass.
+    output
+        The pose-gan CSV to write. Pictures that cannot be read are listed beside it, in NAME.rejects.csv.
+    size
+        Height x width to which pictures are brought for the hourglass, such as 128x64; that of its training otherwise.
+    threshold
+        Joints of a lower confidence, between 0 and 1, are left unknown.
+    device
+        Where to estimate; auto takes a GPU where there is one.
+    """
+    import torch
+
+    from posegen.estimator import annotate, check_free, open_estimator, write_annotation
+
+    check_free(output)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was given, and there is no GPU here. Leave it out, or give --device cpu.")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    opened = open_estimator(estimator, chosen, size=parse_size(size) if size else None)
+    with Display() as display:
+        annotated = annotate(opened, pictures, threshold=threshold, progress=display.advance)
+        rejected = write_annotation(output, annotated)
+        known = sum(int(pose.visible.sum()) for pose in annotated.poses.values())
+        share = known / (18 * len(annotated.poses))
+        display.say(f"{output}: {len(annotated.poses):,} pictures, {share:.0%} of their joints known")
+        if rejected:
+            display.warn(f"{len(annotated.rejects):,} pictures cannot be used, see {rejected}")
 
 
 def _remember(plan: Plan, options: Options) -> None:

@@ -20,7 +20,7 @@ ROWS = (
     ("catalog",),
     ("cluster",),
     ("train",),
-    ("plan", "synthesize"),
+    ("plan", "synthesize", "estimator"),
     ("metrics",),
     ("evaluate", "report"),
     ("display",),
@@ -41,6 +41,7 @@ WITHOUT_RAY = (
     "systems",
     "catalog",
     "synthesize",
+    "estimator",
     "metrics",
     "report",
 )

@@ -18,7 +18,7 @@ Our choices
   is known and lies outside the picture has what is left of its map inside, as in the code nothing;
 - Gaussians stand where the joint is, between cells too; the code moves them to the middle of a cell. A joint is found
   where the last hourglass's map is highest, a quarter of a cell towards the higher of the two neighbours, in x and in
-  y (utils/group.py; a cell beyond the border counts as the highest itself). Where both are equal it is not moved;
+  y (utils/group.py). In a cell at the border it stays in the middle, where the code moves it outwards;
 - pictures in [-1, 1], as everywhere here (the code: [0, 1]);
 - the picture is the whole box of a person, in the shape that it has (the code: a square of 1.25 times the height);
 - the stem: the code divides a picture of 256x256 by 4, to maps of 64x64. Pictures up to a height of 160 are only halved
@@ -77,7 +77,7 @@ class Residual(nn.Module):
         )
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
-    def forward(self, features: Features) -> Features:
+    def forward(self, features: Features) -> Float[Tensor, "batch channels_out rows columns"]:
         return self.layers(features) + self.skip(features)
 
 
@@ -105,7 +105,7 @@ class Hourglass(nn.Module):
 
 
 def stem(*, width: int, stride: int) -> nn.Sequential:
-    """posenet.py's `pre`: a 7x7 convolution of stride 2, residuals, and a pooling between them where the stride is 4."""
+    """posenet.py's `pre`: a 7x7 convolution of stride 2 and residuals, with a pooling between where the stride is 4."""
     return nn.Sequential(
         *(nn.Conv2d(3, width // 4, 7, stride=2, padding=3), nn.BatchNorm2d(width // 4), nn.ReLU()),
         Residual(width // 4, width // 2),
@@ -152,9 +152,12 @@ def decoded(maps: HeatMaps, stride: int) -> tuple[Joints, Confidence]:
     columns = maps.shape[3]
     peaks, places = maps.flatten(2).max(dim=2)
     cells = torch.stack([places % columns, places // columns], dim=2)
-    around = functional.pad(maps, (1, 1, 1, 1), mode="replicate")
     slopes = torch.stack(
-        [around[..., 1:-1, 2:] - around[..., 1:-1, :-2], around[..., 2:, 1:-1] - around[..., :-2, 1:-1]], dim=4
+        [
+            functional.pad(maps[..., 2:] - maps[..., :-2], (1, 1)),
+            functional.pad(maps[..., 2:, :] - maps[..., :-2, :], (0, 0, 1, 1)),
+        ],
+        dim=4,
     )
     shifts = slopes.flatten(2, 3).gather(2, places[..., None, None].expand(-1, -1, 1, 2))[:, :, 0].sign()
     return (cells + 0.25 * shifts + 0.5) * stride - 0.5, peaks.clamp(0, 1)

@@ -97,7 +97,7 @@ RANGES = {
 }
 
 
-def check_fields(stage: Stage, halvings: Callable[[tuple[int, int]], int] = level_count) -> None:
+def check_fields(stage: Stage, halvings: Callable[[tuple[int, int]], object] = level_count) -> None:
     """Raise ValueError for the first field of a stage that is out of range, naming it, and for an impossible size.
 
     `halvings` is the rule of the stage's networks, which raises for a (height, width) that they cannot halve; PG2's
