@@ -290,9 +290,12 @@ SETTINGS = {
     # Our choice: what two processor cores train in a few minutes.
     "synthetic": Settings(
         (64, 32),
-        Estimation(size=(64, 32), stacks=2, width=64, depth=3, stem_stride=2, steps=1500),
+        Estimation(
+            size=(64, 32), stacks=2, width=64, depth=3, stem_stride=2, rotation=0.0, scaling=0.0, steps=3000,
+            batch_size=8, constant_lr_share=0.7,
+        ),
     ),
-}
+}  # fmt: skip
 
 VARIANTS = ("full",)
 
