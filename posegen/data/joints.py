@@ -31,39 +31,54 @@ MIRROR = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 
 
 class Layout(NamedTuple):
-    """An order of body points. `rows[j]` is the point that is joint j; -1 is the mean of the two shoulders."""
+    """An order of body points. `rows[j]` is the point that is joint j, or one of the two marks below."""
 
     points: int
     rows: tuple[int, ...]
 
 
-_COCO_ROWS = (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+SHOULDERS = -1  # the mean of the two shoulders
+UNKNOWN = -2  # the order has no such point
+_COCO_ROWS = (0, SHOULDERS, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)
+
+_NO_FACE = (UNKNOWN,) * 4  # eyes and ears
+
+# Which of Human3.6M's 32 points are its 17: the others are the ends of hands and feet, and points that are there twice
+# (VideoPose3D removes 4, 5, 9, 10, 11, 16, 20 to 24 and 28 to 31).
+HUMAN36M_17 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 
 # OpenPose's own orders (its `poseParameters.cpp`) and COCO's 17 points. BODY_25B starts with COCO's 17; its upper neck
 # lies higher than the neck of the other orders, so there too the neck is the mean of the shoulders.
+#
+# Human3.6M: hip, right hip, knee, foot, left hip, knee, foot, spine, thorax, nose, head, left shoulder, elbow, wrist,
+# right shoulder, elbow, wrist. Its thorax lies at the base of the neck, between the shoulders, and is OpenPose's neck;
+# its nose ("Neck/Nose" in its own list, a point at the face) is the nose; its head is the top of the skull, and is left
+# out, as are eyes and ears, which it does not have (our choice).
 LAYOUTS = {
     "body_18": Layout(18, tuple(range(18))),
     "body_25": Layout(25, (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)),
     "body_25b": Layout(25, _COCO_ROWS),
     "coco_17": Layout(17, _COCO_ROWS),
+    "human36m_17": Layout(17, (9, 8, 14, 15, 16, 11, 12, 13, 1, 2, 3, 4, 5, 6, *_NO_FACE)),
+    "human36m_32": Layout(32, (14, 13, 25, 26, 27, 17, 18, 19, 1, 2, 3, 6, 7, 8, *_NO_FACE)),
 }
 
 
 def from_layout(
-    points: Float[np.ndarray, "points 3"], layout: str
-) -> tuple[Float[np.ndarray, "18 2"], Float[np.ndarray, "18"]]:
+    points: Float[np.ndarray, "*people points 3"], layout: str
+) -> tuple[Float[np.ndarray, "*people 18 2"], Float[np.ndarray, "*people 18"]]:
     """Points (x, y, confidence) in one of `LAYOUTS` as the 18 joints (x, y) and their confidence; 0 is unknown.
 
     A neck that is made of the shoulders is known where both are, with the smaller of their confidences: COCO has no
     neck, and OpenPose's own training set made it so.
     """
     rows = LAYOUTS[layout].rows
-    joints, confidence = points[list(rows), :2], points[list(rows), 2]
-    confidence = np.where(confidence > 0, confidence, 0.0)
+    joints, confidence = points[..., list(rows), :2], points[..., list(rows), 2]
+    confidence = np.where((confidence > 0) & (np.array(rows) != UNKNOWN), confidence, 0.0)
     right, left = JOINTS.index("right_shoulder"), JOINTS.index("left_shoulder")
-    for joint in (joint for joint, row in enumerate(rows) if row == -1):
-        joints[joint] = (joints[right] + joints[left]) / 2
-        confidence[joint] = min(confidence[right], confidence[left])
+    for joint in (joint for joint, row in enumerate(rows) if row == SHOULDERS):
+        joints[..., joint, :] = (joints[..., right, :] + joints[..., left, :]) / 2
+        confidence[..., joint] = np.minimum(confidence[..., right], confidence[..., left])
     return joints, confidence
 
 

@@ -1,6 +1,7 @@
 """Picture files on disk: finding them, telling which one a name means, reading their bytes, their fingerprint."""
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -110,5 +111,6 @@ def fingerprint(reader: str, listing: Listing, sizes: Mapping[str, int]) -> str:
     return digest.hexdigest()
 
 
-def _text(entry: Entry) -> tuple[str | bool, ...]:
-    return (entry.name, entry.split, entry.group, entry.identity, entry.view, entry.distractor)
+def _text(entry: Entry) -> tuple[str | bool | float, ...]:
+    turned = () if math.isnan(entry.azimuth) else (entry.azimuth,)
+    return (entry.name, entry.split, entry.group, entry.identity, entry.view, entry.distractor, *turned)

@@ -10,13 +10,14 @@ import io
 import math
 import pickle
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+OBJECTS = "O8"  # numpy's name of arrays of objects; npz files hold dicts so
 KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")  # numpy's names of plain numbers
 
 # What Python and numpy raise for a file that is cut off, damaged or no pickle.
@@ -39,13 +40,18 @@ def read_plain_pickle(path: Path) -> Any:
     Raises ValueError naming the file and what it asked for, where that is more than plain data, and for a file that is
     cut off or no pickle. Nothing that a file names is imported or called.
     """
+    return unpickled(path.read_bytes(), str(path))
+
+
+def unpickled(content: bytes, place: str, *, objects: bool = False) -> Any:
+    """As `read_plain_pickle`, of bytes that stand at `place`. `objects` allows arrays of plain objects as well."""
     try:
-        return _PlainUnpickler(path).load()
+        return _PlainUnpickler(content, place, _ALLOWED | _OBJECTS_TOO if objects else _ALLOWED).load()
     except _RefusedPickle as error:
         raise ValueError(str(error)) from None
     except _DAMAGE as error:
         raise ValueError(
-            f"{path}: not a pickle of plain data that can be read (cut off, damaged or another kind of file): "
+            f"{place}: not a pickle of plain data that can be read (cut off, damaged or another kind of file): "
             f"{type(error).__name__}: {error}"
         ) from None
 
@@ -61,7 +67,7 @@ def text(value: object) -> str | None:
 
 
 class PickledArray:
-    """An array of numbers as it stands in a pickle; `array` is it. Its state is checked, whatever the file says."""
+    """An array as it stands in a pickle; `array` is it. Its state is checked, whatever the file says."""
 
     def __init__(self) -> None:
         self.array: np.ndarray = np.empty(0)
@@ -71,7 +77,8 @@ class PickledArray:
         if not isinstance(state, tuple) or len(state) != 5:
             raise ValueError(f"expected an array's state of five parts, found {reprlib.repr(state)}")
         _, shape, kind, fortran, content = state
-        self.array = _numbers(content, kind, shape, order="F" if fortran else "C")
+        make = _objects if isinstance(kind, _Kind) and kind.name == OBJECTS else _numbers
+        self.array = make(content, kind, shape, order="F" if fortran else "C")
 
 
 class _RefusedPickle(ValueError):
@@ -79,25 +86,26 @@ class _RefusedPickle(ValueError):
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.BytesIO(path.read_bytes()), fix_imports=False, encoding="bytes")
-        self._path = path
+    def __init__(self, content: bytes, place: str, allowed: Mapping[tuple[str, str], object]) -> None:
+        super().__init__(io.BytesIO(content), fix_imports=False, encoding="bytes")
+        self._place = place
+        self._allowed = allowed
 
     def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in self._allowed:
             raise _RefusedPickle(
-                f"{self._path}: the pickle asks for '{module}.{name}', which is no plain data. Nothing of it was run. "
+                f"{self._place}: the pickle asks for '{module}.{name}', which is no plain data. Nothing of it was run. "
                 "Understood are lists, dicts, tuples, numbers, text and numpy's arrays of numbers. Do not open this "
                 "file with Python's own pickle: what it asks for would be executed."
             )
-        return _ALLOWED[module, name]
+        return self._allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _RefusedPickle(f"{self._path}: the pickle refers to {reprlib.repr(pid)} outside of it: no plain data.")
+        raise _RefusedPickle(f"{self._place}: the pickle refers to {reprlib.repr(pid)} outside of it: no plain data.")
 
 
 class _Kind:
-    """A dtype: which of `KINDS`, and its byte order."""
+    """A dtype: which of `KINDS`, or objects where these are allowed, and its byte order."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -138,6 +146,10 @@ def _kind(name: object, *_: object) -> _Kind:
     return _Kind(known)
 
 
+def _kind_or_objects(name: object, *_: object) -> _Kind:
+    return _Kind(OBJECTS) if text(name) == OBJECTS else _kind(name)
+
+
 def _scalar(kind: object, content: object) -> int | float | bool:
     return _numbers(content, kind, (), order="C").item()
 
@@ -150,7 +162,7 @@ def _from_buffer(content: object, kind: object, shape: object, order: object) ->
 
 def _numbers(content: object, kind: object, shape: object, *, order: str) -> np.ndarray:
     """The numbers in an array's bytes, in native order. Raises ValueError where the parts do not fit together."""
-    if not isinstance(kind, _Kind) or not isinstance(content, bytes | bytearray):
+    if not isinstance(kind, _Kind) or kind.name == OBJECTS or not isinstance(content, bytes | bytearray):
         raise ValueError("expected an array of plain numbers")
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
         raise ValueError(f"expected the shape of an array, found {reprlib.repr(shape)}")
@@ -158,6 +170,18 @@ def _numbers(content: object, kind: object, shape: object, *, order: str) -> np.
     if math.prod(shape) * stored.itemsize != len(content):
         raise ValueError(f"expected an array of shape {shape} and kind {kind.name}, found {len(content)} bytes")
     flat = np.frombuffer(content, stored).astype(stored.newbyteorder("="))
+    return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
+
+
+def _objects(content: object, kind: object, shape: object, *, order: str) -> np.ndarray:
+    """An array of what the pickle has made already. Raises ValueError where it is no list, or not as long."""
+    if not isinstance(content, list) or not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
+        raise ValueError(f"expected an array of objects, found {reprlib.repr(content)}")
+    if any(side < 0 for side in shape) or math.prod(shape) != len(content):
+        raise ValueError(f"expected an array of shape {shape}, found {len(content)} objects")
+    flat = np.empty(len(content), dtype=object)
+    for number, item in enumerate(content):
+        flat[number] = item
     return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
 
 
@@ -190,3 +214,4 @@ _ALLOWED = {
     ("__builtin__", "bytes"): _Permitted(_no_bytes),
     ("builtins", "bytes"): _Permitted(_no_bytes),
 }
+_OBJECTS_TOO = {("numpy", "dtype"): _Permitted(_kind_or_objects)}

@@ -12,14 +12,23 @@ UNSUPPORTED = "unsupported picture format"
 NO_TORSO = "a shoulder or a hip is missing"
 NOT_FINITE = "joints that are no finite coordinates"
 NO_DISC = "pose map that is not drawn of discs"
+NO_FRAME = "no such frame in the video"
 
 ALONE = "usable but alone in its group"
 NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
+NO_VIDEO = "no video"  # joints of a whole video
+NO_SUBJECT = "subject without joints"
+UNKNOWN_SUBJECT = "subject of neither split"
+VIDEO_NOT_ANNOTATED = "video without joints"
+NOT_CALIBRATED = "camera without calibration"  # of a whole video
 PAIR_ACROSS_GROUPS = "pair across two groups"
 PAIR_ACROSS_SPLITS = "pair across training and validation"
 PAIR_OF_REJECTED = "pair of a rejected picture"
 # Each of the others is an unusable picture.
-NO_UNUSABLE_PICTURE = (ALONE, NO_PICTURE, PAIR_ACROSS_GROUPS, PAIR_ACROSS_SPLITS, PAIR_OF_REJECTED)
+NO_UNUSABLE_PICTURE = (
+    *(ALONE, NO_PICTURE, NO_VIDEO, VIDEO_NOT_ANNOTATED, NOT_CALIBRATED, NO_SUBJECT, UNKNOWN_SUBJECT),
+    *(PAIR_ACROSS_GROUPS, PAIR_ACROSS_SPLITS, PAIR_OF_REJECTED),
+)
 
 # What is kept and counted all the same: the manifest's notes.
 RESIZED = "resized"

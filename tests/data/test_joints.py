@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posegen.data.joints import JOINTS, LAYOUTS, LIMBS, MIRROR, TORSO, from_layout, looks_like_body_25
+from posegen.data.joints import HUMAN36M_17, JOINTS, LAYOUTS, LIMBS, MIRROR, TORSO, from_layout, looks_like_body_25
 
 BOTH_SIDES = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 COCO_NAMES = ["nose", *(f"{side}_{part}" for part in BOTH_SIDES for side in ("left", "right"))]
@@ -43,6 +43,29 @@ def test_every_joint_comes_from_the_point_of_its_name(layout, names):
     for joint, name in enumerate(JOINTS):
         if name in names:
             assert joints[joint].tolist() == [names.index(name), 100 + names.index(name)]
+
+
+HUMAN36M_NAMES = [
+    *("hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+    *("spine", "neck", "nose", "head", "left_shoulder", "left_elbow", "left_wrist"),
+    *("right_shoulder", "right_elbow", "right_wrist"),
+]
+
+
+@pytest.mark.parametrize(("layout", "places"), [("human36m_17", range(17)), ("human36m_32", HUMAN36M_17)])
+def test_human36m_has_no_eyes_and_ears_and_calls_neck_and_ankles_otherwise(layout, places):
+    people = np.stack([numbered(LAYOUTS[layout].points)] * 2)
+    joints, confidence = from_layout(people, layout)
+    assert confidence.tolist() == [[1] * 14 + [0] * 4] * 2
+    for joint, name in enumerate(JOINTS[:14]):
+        place = places[HUMAN36M_NAMES.index(name)]
+        assert joints[:, joint].tolist() == [[place, 100 + place]] * 2
+
+
+def test_videopose3d_keeps_17_of_the_32_points():
+    removed = {4, 5, 9, 10, 11, 16, *range(20, 25), *range(28, 32)}
+    assert sorted({*HUMAN36M_17} | removed) == list(range(32))
+    assert len(HUMAN36M_17) == 17
 
 
 @pytest.mark.parametrize("layout", ["body_25b", "coco_17"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posegen.data.plain_pickles import KINDS, PickledArray, read_plain_pickle, text
+from posegen.data.plain_pickles import KINDS, PickledArray, read_plain_pickle, text, unpickled
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -179,6 +179,26 @@ def test_forged_arrays_are_refused(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_plain_pickle(written(tmp_path, content))
     assert str(tmp_path / "a.p") in str(caught.value)
+
+
+OBJECTS = b"(I1\n(I2\ntcnumpy\ndtype\n(S'O8'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntbI00\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (ARRAY + OBJECTS + b"S'AAAAAAAAAAAAAAAA'\ntb.", "expected an array of objects"),
+        (ARRAY + OBJECTS + b"(lp3\nI1\natb.", r"array of shape \(2,\), found 1 objects"),
+        (pickle.dumps(np.array([Path("a")], dtype=object)), r"asks for 'pathlib\.PosixPath'"),
+    ],
+)
+def test_arrays_of_objects_where_they_are_allowed_hold_what_the_pickle_made(content, message):
+    given = np.array([[{"a": 1}, [2]]], dtype=object)
+    for array in (given, given.T, np.array({"a": 1}, dtype=object)):
+        found = unpickled(pickle.dumps(array), "a.npz", objects=True).array
+        assert (found.tolist(), found.shape) == (array.tolist(), array.shape)
+    with pytest.raises(ValueError, match=message):
+        unpickled(content, "a.npz", objects=True)
 
 
 def test_nothing_of_a_refused_file_stays(tmp_path):
