@@ -49,7 +49,9 @@ class Folder:
 
     def listing(self) -> Listing:
         """All entries. Raises ValueError for settings that are wrong and files that are missing or do not parse."""
-        self._check_settings()
+        if not self.root.is_dir():
+            raise ValueError(f"'{self.root}' is not a folder. Expected one with pictures and their joints.")
+        check_settings(layout=self.layout, identity=self.identity, test_share=self.test_share)
         folder = (self.root / "images" if (self.root / "images").is_dir() else self.root).absolute()
         sizes = _sizes(folder)
         index = PictureIndex(sizes)
@@ -78,22 +80,6 @@ class Folder:
         assert entry.visible is not None
         return Picture(read_picture(Path(entry.path)), entry.joints, entry.visible)
 
-    def _check_settings(self) -> None:
-        if not self.root.is_dir():
-            raise ValueError(f"'{self.root}' is not a folder. Expected one with pictures and their joints.")
-        if self.layout is not None and self.layout not in _LAYOUTS:
-            raise ValueError(f"layout '{self.layout}' is unknown. Expected one of {', '.join(_LAYOUTS)}.")
-        if not 0 < self.test_share < 1:
-            raise ValueError(
-                f"test_share must lie between 0 and 1 (the share of identities), not be {self.test_share}."
-            )
-        try:
-            groups = re.compile(self.identity).groups if self.identity is not None else 1
-        except re.error as error:
-            raise ValueError(f"identity '{self.identity}' is no regular expression: {error}.") from None
-        if not groups:
-            raise ValueError(f"identity '{self.identity}' has no group. Expected one around the identity: '([^_]+)_'.")
-
     def _posed(self, joint_files: JointFiles, index: PictureIndex) -> PosedPictures:
         if self.layout is not None and joint_files.format != OPENPOSE:
             raise ValueError(f"layout '{self.layout}' is for OpenPose's points, but the joints are {joint_files}.")
@@ -113,6 +99,20 @@ class Folder:
             identities, rule = _by_rule(list(names))
         identities = {name: identity for name, identity in identities.items() if identity}
         return identities, f"Identity: {rule}, {len(set(identities.values())):,} in all."
+
+
+def check_settings(*, layout: str | None, identity: str | None, test_share: float) -> None:
+    """Raise ValueError for the first setting of one's own pictures that is wrong."""
+    if layout is not None and layout not in _LAYOUTS:
+        raise ValueError(f"layout '{layout}' is unknown. Expected one of {', '.join(_LAYOUTS)}.")
+    if not 0 < test_share < 1:
+        raise ValueError(f"test_share must lie between 0 and 1 (the share of identities), not be {test_share}.")
+    try:
+        groups = re.compile(identity).groups if identity is not None else 1
+    except re.error as error:
+        raise ValueError(f"identity '{identity}' is no regular expression: {error}.") from None
+    if not groups:
+        raise ValueError(f"identity '{identity}' has no group. Expected one around the identity: '([^_]+)_'.")
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -31,7 +31,6 @@ from posegen.data.splits import SPLITS
 from posegen.data.video_frames import LARGEST, Part, Square, parse_part, read_part, square_around
 
 SUBJECTS = {"S1": "train", "S5": "train", "S6": "train", "S7": "train", "S8": "train", "S9": "test", "S11": "test"}
-NO_CROP = "joints that no crop can hold"
 
 
 class _Views(NamedTuple):
@@ -111,7 +110,7 @@ class Human36M:
             video = VideoName(action.subject, action.action, camera)
             square = _square(points, layout, self.pad)
             if video not in videos or square is None:
-                reason = NO_CROP if video in videos else reasons.NO_VIDEO
+                reason = reasons.NO_CROP if video in videos else reasons.NO_VIDEO
                 rejects.append(_reject(video, reason, f"joints of {len(points):,} frames"))
                 continue
             frames = {frame: points[frame] for frame in range(0, len(points), self.stride)}

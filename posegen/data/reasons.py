@@ -17,6 +17,7 @@ NO_FRAME = "no such frame in the video"
 ALONE = "usable but alone in its group"
 NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
 NO_VIDEO = "no video"  # joints of a whole video
+NO_CROP = "joints that no crop can hold"  # of a whole video
 NO_SUBJECT = "subject without joints"
 UNKNOWN_SUBJECT = "subject of neither split"
 VIDEO_NOT_ANNOTATED = "video without joints"
@@ -26,7 +27,7 @@ PAIR_ACROSS_SPLITS = "pair across training and validation"
 PAIR_OF_REJECTED = "pair of a rejected picture"
 # Each of the others is an unusable picture.
 NO_UNUSABLE_PICTURE = (
-    *(ALONE, NO_PICTURE, NO_VIDEO, VIDEO_NOT_ANNOTATED, NOT_CALIBRATED, NO_SUBJECT, UNKNOWN_SUBJECT),
+    *(ALONE, NO_PICTURE, NO_VIDEO, VIDEO_NOT_ANNOTATED, NOT_CALIBRATED, NO_CROP, NO_SUBJECT, UNKNOWN_SUBJECT),
     *(PAIR_ACROSS_GROUPS, PAIR_ACROSS_SPLITS, PAIR_OF_REJECTED),
 )
 

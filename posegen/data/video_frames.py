@@ -14,7 +14,7 @@ from posegen.data.image_bytes import open_image
 from posegen.data.picture_files import read_picture
 
 FORWARD = 100  # frames that are decoded on the way rather than sought (our choice): a seek starts at a whole picture
-OPEN_VIDEOS = 8  # kept open in a process, for a group's views take turns
+OPEN_VIDEOS = 32  # kept open in a process, for a group's views take turns
 LARGEST = 10_000  # pixels; a larger square is no crop of any video, but a mistake in its joints
 
 
