@@ -13,11 +13,13 @@ from posegen.batch import COLUMNS
 from posegen.catalog import override, system
 from posegen.data.deepfashion import DeepFashion
 from posegen.data.folder import Folder
+from posegen.data.human36m import Human36M
 from posegen.data.market1501 import Market1501
 from posegen.data.picture_files import picture_size
 from posegen.data.rows import Listing, Source
 from posegen.data.shard_making import ShardSettings
 from posegen.data.splits import with_validation
+from posegen.data.synchronized_views import SynchronizedViews
 from posegen.data.synthetic import SyntheticPeople
 from posegen.data.synthetic_views import SyntheticViews
 from posegen.data.triplet_hdf5 import TripletHdf5
@@ -30,6 +32,10 @@ from posegen.weights import PRETRAINED, path_of, weights_folder
 DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
 Drawn = SyntheticPeople | SyntheticViews
+Cut = DeepFashion | Human36M | SynchronizedViews  # sources whose pictures are cut to a size of their own
+Dataset = Literal[
+    "synthetic", "synthetic-views", "market1501", "deepfashion", "triplet-hdf5", "human36m", "views", "folder"
+]
 SETTINGS_OF = {"triplet-hdf5": "deepfashion"}  # data sets that are another one's pictures, and take its settings
 
 
@@ -45,9 +51,7 @@ class Options:
     "Which system, vdg where not given; `posegen systems` lists them."
     variant: str | None = None
     "Which of the system's variants; the paper's full system where not given."
-    dataset: Literal["synthetic", "synthetic-views", "market1501", "deepfashion", "triplet-hdf5", "folder"] | None = (
-        None
-    )
+    dataset: Dataset | None = None
     "synthetic people, or several views of them (both embedded; where not given), or the pictures that --root has."
     root: Path | None = None
     "Where the pictures are; not for the synthetic data sets."
@@ -268,6 +272,8 @@ def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listi
             "market1501": Market1501,
             "deepfashion": DeepFashion,
             "triplet-hdf5": TripletHdf5,
+            "human36m": Human36M,
+            "views": SynchronizedViews,
             "folder": Folder,
         }
         source = replace_fields(made[options.dataset](root=options.root.resolve()), settings, "data")
@@ -277,7 +283,7 @@ def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listi
 def _size(options: Chosen, source: Source, listing: Listing) -> tuple[int, int] | None:
     if options.size is not None:
         return parse_size(options.size)
-    if isinstance(source, DeepFashion):
+    if isinstance(source, Cut):
         return source.size
     if options.dataset == "folder":
         return common_size(listing)

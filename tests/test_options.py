@@ -72,6 +72,9 @@ def test_the_size_reaches_networks_shards_and_drawings():
         ({"dataset": "deepfashion"}, "needs --root"),
         ({"dataset": "deepfashion", "root": Path("/nowhere")}, "/nowhere"),
         ({"dataset": "folder", "root": Path("/nowhere")}, "/nowhere"),
+        ({"dataset": "human36m"}, "needs --root"),
+        ({"dataset": "human36m", "root": Path("/nowhere")}, r"/nowhere' is not a folder\. Expected one with S1/Videos"),
+        ({"dataset": "views", "root": Path("/nowhere")}, r"/nowhere' is not a folder\. Expected .*calibration"),
         ({"root": Path("/nowhere")}, "drawn, not read"),
     ],
 )
@@ -119,6 +122,46 @@ def test_a_crop_makes_the_size_and_may_need_another(fashion: Path, system: str):
     first = plan.listing.entries[0].joints
     assert first is not None
     assert first[0].tolist() == [88, 100]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """Human3.6M of one action and two subjects; a listing opens no video."""
+    points = np.random.default_rng(0).uniform(-0.8, 0.8, (60, 17, 3)).astype(np.float32)
+    np.savez(tmp_path / "data_3d_h36m.npz", positions_3d={s: {"Walking": points} for s in ("S1", "S9")})
+    for subject in ("S1", "S9"):
+        for camera in ("54138969", "55011271", "58860488", "60457274"):
+            path = tmp_path / subject / "Videos" / f"Walking.{camera}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"a video")
+    return tmp_path
+
+
+def test_human36m_has_a_size_of_its_own_and_rotations(recorded: Path):
+    plan = plan_for(options(system="pg2", dataset="human36m", root=recorded))
+    assert plan.system.size == plan.shard_settings.size == (256, 256)
+    assert len(plan.listing.entries) == 2 * 4 * 3, "frames 0, 25 and 50"
+    assert plan.listing.entries[0].azimuth == pytest.approx(69.6, abs=0.05)
+    given = ["data.stride=10", "data.pad=0"]
+    smaller = plan_for(options(system="pg2", dataset="human36m", root=recorded, size="128x128", set=given))
+    assert smaller.shard_settings.size == (128, 128)
+    assert len(smaller.listing.entries) == 2 * 4 * 6
+    assert smaller.source.pad == 0  # pyright: ignore
+
+
+def test_synchronized_views_take_their_settings(tmp_path: Path):
+    person = {"people": [{"pose_keypoints_2d": [20, 30, 1] * 18}]}
+    for take in ("anna", "ben"):
+        for camera in ("cam1", "cam2"):
+            write_json(tmp_path / take / f"{camera}_json/0001.json", person)
+            (tmp_path / take / f"{camera}.mp4").write_bytes(b"a video")
+    write_json(tmp_path / "own.json", {"cameras": {"cam1": {"azimuth": 5}, "cam2": {"azimuth": 50}}})
+    given = ["data.test=ben", "data.calibration=own.json", "data.layout=body_18"]
+    plan = plan_for(options(system="pg2", dataset="views", root=tmp_path, set=given))
+    assert plan.system.size == (256, 256)
+    assert [(e.identity, e.split, e.azimuth) for e in plan.listing.entries] == [
+        *[("anna", "train", 5), ("anna", "train", 50), ("ben", "test", 5), ("ben", "test", 50)]
+    ]
 
 
 def test_values_may_hold_equals_signs():

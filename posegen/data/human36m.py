@@ -28,7 +28,7 @@ from posegen.data.keypoint_files import MISSING
 from posegen.data.picture_files import fingerprint
 from posegen.data.rows import Entry, Listing, Picture, Reject
 from posegen.data.splits import SPLITS
-from posegen.data.video_frames import LARGEST, Part, Square, parse_part, read_part, square_around
+from posegen.data.video_frames import LARGEST, Part, Square, parse_part, part_sizes, read_part, square_around
 
 SUBJECTS = {"S1": "train", "S5": "train", "S6": "train", "S7": "train", "S8": "train", "S9": "test", "S11": "test"}
 
@@ -76,7 +76,7 @@ class Human36M:
         listing = Listing(entries, "", [*chain.from_iterable(views.rejects for views in found), *unused])
         _check_splits(self.root, listing)
         notes = (f"Joints: {joints.path.name} ({joints.layout}).", cameras_note, _crop_note(entries))
-        sizes = {entry.path: parse_part(entry.path).path.stat().st_size for entry in entries}
+        sizes = part_sizes([entry.path for entry in entries])
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes), notes=notes)
 
     def load(self, entry: Entry) -> Picture:

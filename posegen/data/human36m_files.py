@@ -67,7 +67,8 @@ def find_videos(root: Path) -> dict[VideoName, Path]:
         raise ValueError(f"Human3.6M root '{root}' is not a folder. Expected one with {EXPECTED}.")
     found = {}
     for path in sorted(root.absolute().glob("S*/Videos/*.mp4")):
-        if (name := re.fullmatch(r"(.+)\.([^.]+)\.mp4", path.name)) and not name[1].startswith("_ALL"):
+        name = re.fullmatch(r"(.+)\.([^.]+)\.mp4", path.name)
+        if name and path.is_file() and not name[1].startswith("_ALL"):
             action = name[1]
             for old, new in _NEW_NAMES.items():
                 action = action.replace(old, new)

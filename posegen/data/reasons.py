@@ -13,6 +13,7 @@ NO_TORSO = "a shoulder or a hip is missing"
 NOT_FINITE = "joints that are no finite coordinates"
 NO_DISC = "pose map that is not drawn of discs"
 NO_FRAME = "no such frame in the video"
+NO_NUMBER = "no frame number of its own"
 
 ALONE = "usable but alone in its group"
 NO_PICTURE = "no picture"  # an annotation, or a name in a pair list

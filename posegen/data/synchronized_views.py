@@ -20,7 +20,7 @@ from posegen.data.keypoint_files import MISSING, Pose
 from posegen.data.picture_files import fingerprint
 from posegen.data.rows import Entry, Listing, Picture, Reject
 from posegen.data.splits import SPLITS, held_out
-from posegen.data.video_frames import LARGEST, Part, Square, parse_part, read_part, square_around
+from posegen.data.video_frames import LARGEST, Part, Square, parse_part, part_sizes, read_part, square_around
 from posegen.data.view_folders import EXPECTED, Refused, View, find_calibration, find_views
 
 STRAY = 0.01  # the share of a view's frames whose joints the crop need not hold on a side: estimators go astray
@@ -74,7 +74,7 @@ class SynchronizedViews:
         entries.sort(key=lambda entry: entry.group)  # an instant's views stay in their order
         listing = Listing(entries, "", rejects)
         _check_splits(self.root, listing)
-        sizes = {entry.path: parse_part(entry.path).path.stat().st_size for entry in entries}
+        sizes = part_sizes([entry.path for entry in entries])
         turns = ", ".join(f"{name} {azimuth:.1f}" for name, azimuth in azimuths.items())
         notes = (f"Cameras: azimuths by {file.name} in degrees: {turns}.", split_note)
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes), notes=notes)

@@ -1,6 +1,7 @@
 """Frames of videos, and square parts of pictures: how an entry names them, and how they are read."""
 
 import re
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,13 @@ def parse_part(text: str) -> Part:
     assert found is not None, f"no part of a picture: {text}"
     path, frame, *numbers = found.groups()
     return Part(Path(path), None if frame is None else int(frame), Square(*map(int, numbers)))
+
+
+def part_sizes(parts: Collection[str]) -> dict[str, int]:
+    """Sizes in bytes of the files that hold the parts, by the parts' texts; -1 where a link leads nowhere."""
+    paths = {text: parse_part(text).path for text in parts}
+    sizes = {path: path.stat().st_size if path.is_file() else -1 for path in set(paths.values())}
+    return {text: sizes[path] for text, path in paths.items()}
 
 
 def square_around(low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"], margin: float) -> Square:

@@ -123,7 +123,7 @@ def _view(
     annotations = None if joints is None else read_openpose(joints, layout)
     poses, doubtful = _by_frame(() if annotations is None else annotations.poses.items())
     doubtful += () if annotations is None else annotations.duplicates
-    refused = [Refused(None, reasons.DUPLICATE, f"'{name}' has no number of its own") for name in unclear + doubtful]
+    refused = [Refused(None, reasons.NO_NUMBER, name) for name in unclear + doubtful]
     if joints is None:
         refused.append(Refused(None, reasons.VIDEO_NOT_ANNOTATED, f"expected a folder {camera}_json"))
     elif video is None and folder is None:

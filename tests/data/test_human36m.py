@@ -17,7 +17,9 @@ from posegen.data.human36m_cameras import CAMERAS, SUBJECTS, read_cameras
 from posegen.data.joints import HUMAN36M_17, JOINTS, TORSO
 from posegen.data.pairs import ordered_pairs, usable_rows
 from posegen.data.rows import Entry, Listing, Source
-from posegen.data.shard_making import ShardSettings, prepare
+from posegen.data.shard_files import read_arrow
+from posegen.data.shard_making import ShardSettings, make_shard, prepare
+from posegen.data.shard_planning import plan_works
 from posegen.data.video_frames import parse_part
 
 SIDE, FRAMES, STRIDE = 300, 16, 5
@@ -155,6 +157,21 @@ def test_joints_land_on_their_marks_in_the_stored_pictures(recorded: Path):
             assert np.abs(found - colour).max() < 90, (entry.name, name, found)
 
 
+def test_shards_hold_every_ordered_pair_of_an_instant_with_its_azimuths(recorded: Path, tmp_path: Path):
+    source = Human36M(recorded, stride=STRIDE)
+    works, rejects = plan_works(source.listing(), pictures_per_shard=1000)
+    assert rejects == []
+    summaries = [make_shard(work, source, tmp_path, ShardSettings(size=(64, 64)), {}) for work in works]
+    assert {summary["split"]: (summary["rows"], summary["pairs"]) for summary in summaries} == {
+        "test": (16, 4 * 12),
+        "train": (32, 8 * 12),
+    }
+    assert all(summary["rejects"] == [] for summary in summaries)
+    stored = read_arrow(tmp_path / f"{works[0].stem}.arrow")
+    assert stored.column("view").to_pylist() == list(IDS) * 4
+    assert stored.column("azimuth").to_pylist() == pytest.approx([67.5, -68.8, 107.8, -113.9] * 4, abs=0.05)
+
+
 def test_the_crop_is_one_square_a_video_around_all_joints_with_20_pixels(recorded: Path):
     """Villegas' rule, by hand for one video; the far ends of hands and feet are not joints of the 17."""
     listing = Human36M(recorded, stride=STRIDE).listing()
@@ -242,6 +259,7 @@ def test_joints_of_another_order(listed: Path):
 
 def test_what_is_missing_is_counted_with_its_reason(listed: Path):
     video(listed, "S1", IDS[0]).unlink()
+    video(listed, "S1", IDS[0]).symlink_to(listed / "nowhere.mp4")
     video(listed, "S9", IDS[0], "Waiting").write_bytes(b"a video")
     video(listed, "S9", IDS[0], "_ALL").write_bytes(b"a video")
     views = views_2d()

@@ -187,14 +187,14 @@ def test_what_is_missing_is_counted_with_its_reason(root: Path):
     assert found(listing) == {
         ("anna/000002.cam01", reasons.NO_PICTURE),
         ("anna/000003.cam02", reasons.NOT_ANNOTATED),
-        ("anna.cam02", reasons.DUPLICATE),
+        ("anna.cam02", reasons.NO_NUMBER),
         ("anna/000001.cam02", reasons.NO_PICTURE),
         ("anna.cam09", reasons.NOT_CALIBRATED),
         ("ben.cam07", reasons.NO_VIDEO),
         ("ben.cam08", reasons.VIDEO_NOT_ANNOTATED),
     }
-    details = [reject.detail for reject in listing.rejects if reject.reason == reasons.DUPLICATE]
-    assert sorted(details) == [f"'{name}' has no number of its own" for name in ("00001", "again_1", "cover")]
+    details = [reject.detail for reject in listing.rejects if reject.reason == reasons.NO_NUMBER]
+    assert sorted(details) == ["00001", "again_1", "cover"]
     nobody = next(entry for entry in listing.entries if entry.name == "ben/000001.cam01")
     assert nobody.visible is not None
     assert not nobody.visible.any(), "it is rejected when it is prepared"
@@ -218,6 +218,11 @@ def test_a_damaged_picture_is_a_reject_of_its_own(root: Path):
     with pytest.raises(ValueError, match="truncated or damaged picture"):
         source.load(first)
     assert source.load(second).image
+    parse_part(first.path).path.unlink()
+    parse_part(first.path).path.symlink_to(root / "nowhere.png")
+    assert source.listing().entries[0].name == first.name
+    with pytest.raises(ValueError, match="unreadable file"):
+        source.load(first)
 
 
 def test_the_fingerprint_knows_joints_cameras_and_settings_but_no_place(root: Path, tmp_path_factory):
