@@ -167,6 +167,32 @@ def _tune(options: Options, how: SweepOptions | None, update: bool, dry_run: boo
 
 
 @app.command
+def compare(*runs: Path, output: Path | None = None) -> None:
+    """Put scored runs in one table: every score with its interval, and which runs differ from the first.
+
+    Example: posegen compare runs/vdg-full-synthetic runs/pg2-full-synthetic --output compare.html
+
+    Parameters
+    ----------
+    runs
+        Run folders that were scored on the same pairs; the first one is what the others are compared with.
+    output
+        A page (.html) or a table (.csv) to write.
+    """
+    from posegen.compare import check_output, tables, write_comparison
+    from posegen.report.comparison import compare_runs
+
+    check_output(output)
+    comparison = compare_runs(runs)
+    for table in tables(comparison):
+        Console().print(table)
+    _print_lines([f"note: {note}" for note in comparison.notes])
+    if output is not None:
+        write_comparison(comparison, output)
+        _print_lines([f"written: {output.resolve()}"])
+
+
+@app.command
 def systems() -> None:
     """List the systems and their variants."""
     from posegen.catalog import SYSTEMS, system, variants

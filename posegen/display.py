@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from rich.table import Table
 
 PLAIN_EVERY = 10.0  # seconds between two lines of one task where there is no terminal
 SHOWN_TERMS = 4
+PICTURE_SCORES = ("ssim", "mask_ssim", "psnr", "l1", "mask_l1")
+POSE_SCORES = ("pose_error", "pck", "pckh")
 
 
 @dataclass
@@ -110,11 +112,30 @@ def terms_text(terms: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.3g}" for name, value in shown)
 
 
-def score_table(metrics: Mapping[str, Any]) -> Table:
-    """The five main scores beside the baselines', from metrics.json's content."""
-    names = ("ssim", "mask_ssim", "psnr", "l1", "mask_l1")
-    table = Table("", *names, title=f"scores on {metrics['pairs']:,} test pairs", title_justify="left")
+def score_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """The main scores beside the baselines', from metrics.json's content: of pictures, of joints, of stages' pictures.
+
+    Those that there are, narrow enough for a terminal of 80 columns.
+    """
+    kinds = [[name for name in names if name in metrics["scores"]] for names in (PICTURE_SCORES, POSE_SCORES)]
+    title = f"scores on {metrics['pairs']:,} test pairs"
+    tables = [_score_table(metrics, names, title) for names in kinds if names]
+    return [*tables, *([_stage_table(metrics)] if metrics.get("stages") else [])]
+
+
+def _score_table(metrics: Mapping[str, Any], names: Sequence[str], title: str) -> Table:
+    table = Table("", *names, title=title, title_justify="left")
     for label, scores in {"result": metrics["scores"], **metrics["baselines"]}.items():
-        values = ("–" if scores[name] is None else f"{scores[name]:.4g}" for name in names)
-        table.add_row(label, *values, style="bold" if label == "result" else "")
+        if any(name in scores for name in names):
+            values = ("–" if scores[name] is None else f"{scores[name]:.4g}" for name in names)
+            table.add_row(label, *values, style="bold" if label == "result" else "")
+    return table
+
+
+def _stage_table(metrics: Mapping[str, Any]) -> Table:
+    table = Table("", "mask_l1", "95 % interval", title="pictures before the result", title_justify="left")
+    for name, scores in metrics["stages"].items():
+        interval = metrics["stage_intervals"][name]["mask_l1"]
+        ends = " to ".join(f"{end:.4g}" for end in interval) if interval else "–"
+        table.add_row(name, "–" if scores["mask_l1"] is None else f"{scores['mask_l1']:.4g}", ends)
     return table

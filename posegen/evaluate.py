@@ -1,7 +1,8 @@
 """Scores of a trained system on the pairs of a split, on Ray Data: one row a pair, then means, intervals and baselines.
 
 scores/parts/part-00000.parquet  while it runs: one file a chunk, so that what is done is not done again
-scores/pairs.parquet             one row a pair: pair, source, target, person, every metric, "<baseline>.<metric>"
+scores/pairs.parquet             one row a pair: pair, source, target, person, every metric, "<baseline>.<metric>",
+                                 and "<column>.mask_l1" of pictures that stages before the result make
 scores/metrics.json              written last: it is there when, and only when, the scores are complete
 """
 
@@ -22,8 +23,7 @@ from posegen.data.loader import Shards
 from posegen.data.shard_files import read_arrow
 from posegen.data.shards import Progress
 from posegen.files import write_json, write_whole
-from posegen.metrics.baselines import Picture, mean_picture
-from posegen.metrics.scoring import score_chunk
+from posegen.metrics.scoring import Means, score_chunk, training_means
 from posegen.metrics.summary import summary
 from posegen.stage import System
 from posegen.synthesize import Trained, load
@@ -106,18 +106,18 @@ class _Scorer:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         pairs = [int(pair) for pair in row["pairs"]]
-        trained, shards, mean = _loaded(self)
-        table = pa.table(score_chunk(trained, shards, pairs, mean, split=self.split))
+        trained, shards, means = _loaded(self)
+        table = pa.table(score_chunk(trained, shards, pairs, means, split=self.split))
         signed = table.replace_schema_metadata(self.signature)
         write_whole(Path(row["file"]), partial(pq.write_table, signed))
         return {"pairs": len(pairs)}
 
 
 @lru_cache(maxsize=1)
-def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Picture]:
-    """Networks, data and the mean picture: loaded once in a worker's process, which runs many tasks."""
-    shards = Shards(scorer.shards)
-    return load(scorer.system, scorer.stages, torch.device(scorer.device)), shards, mean_picture(shards)
+def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Means]:
+    """Networks, data and the baselines' means: loaded once in a worker's process, which runs many tasks."""
+    shards, system = Shards(scorer.shards), scorer.system
+    return load(system, scorer.stages, torch.device(scorer.device)), shards, training_means(system, shards)
 
 
 def _done(file: Path, chunk: Sequence[int], scorer: _Scorer) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from posegen.display import Display, score_table, terms_text
+from posegen.display import Display, score_tables, terms_text
 from posegen.plan import Plan, Step
 from posegen.train.checkpoint import latest_checkpoint
 
@@ -245,9 +245,10 @@ def parameter_counts(networks: dict[str, Any]) -> dict[str, int]:
 
 def _log_scores(plan: Plan, tracking: Any) -> None:
     metrics = json.loads((plan.scores / "metrics.json").read_text())
-    values = {name: value for name, value in metrics["scores"].items() if value is not None}
-    for baseline, scores in metrics["baselines"].items():
-        values |= {f"baseline/{baseline}/{name}": value for name, value in scores.items() if value is not None}
+    found = {"": metrics["scores"]}
+    found |= {f"baseline/{name}/": scores for name, scores in metrics["baselines"].items()}
+    found |= {f"stage/{name}/": scores for name, scores in metrics.get("stages", {}).items()}
+    values = {f"{of}{name}": v for of, scores in found.items() for name, v in scores.items() if v is not None}
     files = [plan.report / "sample_sheet.png", plan.report / "index.html", plan.scores / "metrics.json"]
     tracking.scores(values, [path for path in files if path.is_file()])
 
@@ -257,7 +258,8 @@ def _conclude(plan: Plan, display: Display) -> None:
     metrics = plan.scores / "metrics.json"
     if metrics.is_file():
         content = json.loads(metrics.read_text())
-        display.table(score_table(content))
+        for table in score_tables(content):
+            display.table(table)
         for stand_in in content.get("stand_ins", []):
             display.say(f"note:     {stand_in}")
     if (plan.report / "index.html").is_file():

@@ -109,7 +109,8 @@ class Plan:
 
     @property
     def scores_fingerprint(self) -> str:
-        return digest(self.result(len(self.system.stages) - 1), self.score_pairs, self.system.image)
+        joints = [self.system.joints] if self.system.joints else []
+        return digest(self.result(len(self.system.stages) - 1), self.score_pairs, self.system.image, *joints)
 
     @property
     def report_fingerprint(self) -> str:
@@ -150,7 +151,7 @@ class Plan:
         """Writes plan.json, atomically."""
         system, numbered = self.system, enumerate(self.system.stages)
         content = {
-            "system": {"name": system.name, "variant": system.variant, "paper": system.paper, "image": system.image},
+            "system": {name: getattr(system, name) for name in ("name", "variant", "paper", "image", "joints")},
             "stages": [
                 {"name": s.name, "reads": s.reads, "writes": s.writes, "fingerprint": self.result(n)}
                 for n, s in numbered

@@ -1,6 +1,6 @@
 """The options of a sweep, and the sweep that they describe."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -30,8 +30,8 @@ class SweepOptions:
     "Who chooses: Optuna's TPE (where not given), chance, or an even grid. A population (pbt) starts at random."
     scheduler: Literal["asha", "none", "pbt"] | None = None
     "Who stops trials early: ASHA (where not given), nobody (with several metrics), or population based training."
-    metric: Annotated[list[str], SEVERAL] = field(default_factory=lambda: ["mask_ssim"])
-    "What trials are judged by on the validation people, any score of metrics.json; several give a Pareto front."
+    metric: Annotated[list[str] | None, SEVERAL] = None
+    "What trials are judged by, any score of the system: mask_ssim, or pose_error without pictures; several: a front."
     space: str | None = None
     "What is searched: a module of tune_spaces/, or a Python file with SPACE; the system's own where not given."
     seeds: int = 3
@@ -44,16 +44,17 @@ class SweepOptions:
 
 def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
     """The sweep that the options describe. Raises ValueError, worded for the user, where they do not fit together."""
-    from posegen.metrics.measures import check_metrics
+    from posegen.metrics.choice import check_metrics_of, searched_by
     from posegen.sweep.plan import SweepPlan
     from posegen.train.spaces import check_space, first_touched, load_space
 
     _check_sweep_numbers(how)
-    check_metrics(how.metric)
     search, scheduler = _search_and_scheduler(how)
     options = chosen(given)
     folder = given.run or options.folder.with_name(f"{options.folder.name}-tune")
     plan = plan_for(replace(given, run=folder), validation_share=how.validation_share)
+    metrics = how.metric or [searched_by(plan.system)]
+    check_metrics_of(plan.system, metrics)
     space = load_space(how.space, plan.system.name)
     check_space(space, plan.system)
     first, stages = first_touched(space, plan.system), plan.system.stages
@@ -67,7 +68,7 @@ def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
     sweep = SweepPlan(
         base=plan,
         space=space,
-        metrics=tuple(how.metric),
+        metrics=tuple(metrics),
         trials=how.trials,
         search=search,
         scheduler=scheduler,
@@ -95,11 +96,12 @@ def _search_and_scheduler(
     how: SweepOptions,
 ) -> tuple[Literal["optuna", "random", "grid"], Literal["asha", "none", "pbt"]]:
     """Both with their defaults. Raises ValueError for two that do not go together."""
-    scheduler = how.scheduler or ("asha" if len(how.metric) == 1 else "none")
-    if scheduler != "none" and len(how.metric) > 1:
+    metrics = how.metric or []
+    scheduler = how.scheduler or ("asha" if len(metrics) < 2 else "none")
+    if scheduler != "none" and len(metrics) > 1:
         raise ValueError(
-            f"--scheduler {scheduler} stops trials by one metric; {len(how.metric)} were given: "
-            f"{', '.join(how.metric)}. Give --scheduler none, or one --metric."
+            f"--scheduler {scheduler} stops trials by one metric; {len(metrics)} were given: "
+            f"{', '.join(metrics)}. Give --scheduler none, or one --metric."
         )
     if scheduler == "pbt" and how.search not in (None, "random"):
         raise ValueError(f"--scheduler pbt starts from random settings; --search {how.search} was given beside it.")

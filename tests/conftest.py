@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.data.rows import Entry, Listing, Picture
+from posegen.data.rows import Entry, Listing, Picture, Source
+from posegen.data.shard_files import SCHEMA_VERSION
 from posegen.data.shard_making import ShardSettings, make_shard
 from posegen.data.shard_planning import plan_works
+from posegen.data.synthetic_views import SyntheticViews
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +50,29 @@ class Blocks:
 @pytest.fixture(scope="session")
 def block_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete folder of 64x32 shards: 4 training people and 2 test people, 4 pictures each."""
+    return shards_of(Blocks(), tmp_path_factory.mktemp("blocks") / "shards")
+
+
+@pytest.fixture(scope="session")
+def view_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of groups of views: 1 training person and 3 test people, 2 instants each, seen by 4 cameras."""
+    source = SyntheticViews(train_people=1, test_people=3, instants_per_person=2)
+    return shards_of(source, tmp_path_factory.mktemp("views") / "shards")
+
+
+def shards_of(source: Source, folder: Path) -> Path:
+    """Complete 64x32 shards of a source, made without Ray."""
     from posegen.data.shards import _conclude
 
-    folder = tmp_path_factory.mktemp("blocks") / "shards"
     folder.mkdir()
-    source, settings = Blocks(), ShardSettings(size=(64, 32), mask_radius=2)
+    listing, settings = source.listing(), ShardSettings(size=(64, 32), mask_radius=2)
     made_from = {
-        "schema_version": 2,
-        "fingerprint": "blocks",
-        "source": source.listing().fingerprint,
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": source.name,
+        "source": listing.fingerprint,
         "settings": {**asdict(settings), "size": list(settings.size)},
     }
-    works, rejects = plan_works(source.listing(), settings.pictures_per_shard)
+    works, rejects = plan_works(listing, settings.pictures_per_shard)
     summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
     _conclude(folder, source.name, made_from, rejects, summaries)
     return folder

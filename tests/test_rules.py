@@ -24,7 +24,7 @@ ROWS = (
     ("metrics",),
     ("evaluate", "report"),
     ("display",),
-    ("outlook", "pipeline"),
+    ("compare", "outlook", "pipeline"),
     ("sweep",),
     ("options", "sweep_options"),
     ("cli",),

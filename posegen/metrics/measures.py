@@ -35,7 +35,13 @@ class Metric:
     high: float
     definition: str
     undefined: str  # when a pair has no such score; "" where every pair has one
-    function: Callable[[Pictures, Pictures, PoseMasks], Scores]
+    function: Callable[..., Scores]  # of (generated, target, mask); for joints, of (predicted, target, known)
+
+    @property
+    def span(self) -> str:
+        """Its range and its better direction, in words."""
+        ends = f"From {self.low:g}" if self.high == np.inf else f"From {self.low:g} to {self.high:g}"
+        return f"{ends} {self.unit}".rstrip() + f"; {'higher' if self.higher else 'lower'} is better."
 
 
 def ssim_plain(generated: Pictures, target: Pictures) -> Scores:

@@ -1,9 +1,11 @@
-"""From pairs of the shards to generated pictures, and from these to one row of scores a pair. No Ray.
+"""From pairs of the shards to pictures and joints, and from these to one row of scores a pair. No Ray.
 
 This is the walk that evaluation does on many machines and the report does for the pictures that it shows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +14,10 @@ from torch import Tensor
 
 from posegen.data.columns import to_columns
 from posegen.data.loader import Shards, listed_batches
-from posegen.metrics.baselines import Picture, Pose, moved_torso
-from posegen.metrics.measures import METRICS, Pictures, all_scores, as_pictures, check_metrics
+from posegen.metrics.baselines import Picture, Pose, mean_picture, moved_torso
+from posegen.metrics.choice import STAGE_METRIC, check_metrics_of
+from posegen.metrics.measures import METRICS, Pictures, all_scores, as_pictures
+from posegen.metrics.pose import POSE_METRICS, MeanPose, Predicted, mean_pose, source_poses
 from posegen.stage import System
 from posegen.synthesize import Trained, synthesize
 
@@ -21,10 +25,48 @@ PIXELS = 2**18  # of one synthesized batch: 64 pictures of 64x32 or 64x64, 4 of 
 
 STOOD_IN = "similarity.stood_in"  # the column that says where the source stood in for the moved source
 
+Raw = Mapping[str, np.ndarray]  # a batch of the shards as arrays
+Finite = Bool[np.ndarray, "pairs"]
+
+
+class Means(NamedTuple):
+    """What the training pictures are on average, for baselines; None where a system has no such result."""
+
+    picture: Picture | None = None
+    pose: MeanPose | None = None
+
+
+class Images(NamedTuple):
+    """Pictures, and which of them are made of numbers."""
+
+    pictures: Pictures
+    finite: Finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a system made of a batch; a pair is `finite` where every result of it is made of numbers."""
+
+    finite: Finite
+    picture: Pictures | None = None
+    joints: Predicted | None = None  # pixels of the target picture
+    stages: Mapping[str, Images] = field(default_factory=dict)  # pictures on the way, by column
+
+
+def training_means(system: System, shards: Shards) -> Means:
+    """The means that a system's baselines need. Raises ValueError where there is no training picture."""
+    return Means(mean_picture(shards) if system.image else None, mean_pose(shards) if system.joints else None)
+
+
+def stage_pictures(system: System, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What stages write and is a picture: 3 channels at the system's size. The result is not among them."""
+    written = [column for stage in system.stages for column in stage.writes if column != system.image]
+    return {name: columns[name] for name in written if columns[name].shape[1:] == (3, *system.size)}
+
 
 def columns_read(system: System, shards: Shards) -> set[str]:
-    """The columns of the shards that a system's stages read, and those that scoring needs."""
-    read = {column for stage in system.stages for column in stage.reads}
+    """The columns of the shards that a system's stages read, and those that scores and pictures of them need."""
+    read = {column for stage in system.stages for column in stage.reads} | {"rotation"}
     return (read & shards.columns) | {"source_image", "target_image", "target_pose_mask"}
 
 
@@ -39,32 +81,65 @@ def synthesized(
         yield raw, synthesize(trained, to_columns(raw, trained.device, trained.system.pose_maps))
 
 
-def score_pairs(
-    raw: Mapping[str, np.ndarray], generated: Pictures, finite: Bool[np.ndarray, "pairs"], mean: Picture
-) -> dict[str, np.ndarray]:
-    """One row a pair: its number, every metric of the generated picture, and "<baseline>.<metric>" of every baseline.
+def score_pairs(raw: Raw, made: Made, means: Means) -> dict[str, np.ndarray]:
+    """One row a pair: its number, every score of what was made, and "<baseline>.<metric>" of every baseline.
 
-    `raw` is a batch of the shards as arrays. Where `finite` is False the network gave no picture, and its scores are
-    NaN. `similarity.stood_in` says where the moved source is the source itself.
+    "<column>.mask_l1" are the scores of pictures on the way. Where a pair is not finite its scores are NaN.
+    `similarity.stood_in` says where the moved source is the source itself.
     """
+    names = (*(METRICS if made.picture is not None else ()), *(POSE_METRICS if made.joints is not None else ()))
+    table = _result_scores(raw, made, names)
+    if means.picture is not None:
+        table |= _picture_baselines(raw, means.picture)
+    if means.pose is not None:
+        table |= _pose_baselines(raw, means.pose)
+    return table | _stage_scores(raw, made.stages)
+
+
+def _result_scores(raw: Raw, made: Made, metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    scores: dict[str, np.ndarray] = {}
+    if made.picture is not None:
+        wanted = [name for name in metrics if name in METRICS]
+        scores |= all_scores(made.picture, raw["target_image"], raw["target_pose_mask"], names=wanted)
+    if made.joints is not None:
+        scores |= _pose_scores(made.joints, raw, [name for name in metrics if name in POSE_METRICS])
+    found = {name: np.where(made.finite, scores[name], np.nan) for name in metrics}
+    return {"pair": raw["pair"], "finite": made.finite, **found}
+
+
+def _pose_scores(joints: Predicted, raw: Raw, names: Iterable[str]) -> dict[str, np.ndarray]:
+    return {name: POSE_METRICS[name].function(joints, raw["target_joints"], raw["target_visible"]) for name in names}
+
+
+def _stage_scores(raw: Raw, stages: Mapping[str, Images]) -> dict[str, np.ndarray]:
+    score, target, mask = METRICS[STAGE_METRIC].function, raw["target_image"], raw["target_pose_mask"]
+    return {
+        f"{column}.{STAGE_METRIC}": np.where(made.finite, score(made.pictures, target, mask), np.nan)
+        for column, made in stages.items()
+    }
+
+
+def _picture_baselines(raw: Raw, mean: Picture) -> dict[str, np.ndarray]:
     moved, stood_in = _moved_sources(raw)
     baselines = {"source": raw["source_image"], "mean": np.broadcast_to(mean, moved.shape), "similarity": moved}
-    target, mask = raw["target_image"], raw["target_pose_mask"]
-    table = _generated_scores(raw, generated, finite, tuple(METRICS))
+    table: dict[str, np.ndarray] = {}
     for baseline, pictures in baselines.items():
-        table |= {f"{baseline}.{name}": scores for name, scores in all_scores(pictures, target, mask).items()}
+        scores = all_scores(pictures, raw["target_image"], raw["target_pose_mask"])
+        table |= {f"{baseline}.{name}": values for name, values in scores.items()}
     return table | {STOOD_IN: stood_in}
 
 
-def _generated_scores(
-    raw: Mapping[str, np.ndarray], generated: Pictures, finite: Bool[np.ndarray, "pairs"], metrics: Sequence[str]
-) -> dict[str, np.ndarray]:
-    scores = all_scores(generated, raw["target_image"], raw["target_pose_mask"], names=metrics)
-    made = {name: np.where(finite, values, np.nan) for name, values in scores.items()}
-    return {"pair": raw["pair"], "finite": finite, **made}
+def _pose_baselines(raw: Raw, mean: MeanPose) -> dict[str, np.ndarray]:
+    sources = source_poses(raw["source_joints"], raw["source_visible"])
+    baselines = {"source": sources, "mean": np.broadcast_to(mean, sources.shape)}
+    return {
+        f"{baseline}.{name}": values
+        for baseline, joints in baselines.items()
+        for name, values in _pose_scores(joints, raw, POSE_METRICS).items()
+    }
 
 
-def _moved_sources(raw: Mapping[str, np.ndarray]) -> tuple[Pictures, Bool[np.ndarray, "pairs"]]:
+def _moved_sources(raw: Raw) -> tuple[Pictures, Bool[np.ndarray, "pairs"]]:
     poses = (raw[f"{role}_{part}"] for role in ("source", "target") for part in ("joints", "visible"))
     moved = [
         moved_torso(picture, Pose(source, source_visible), Pose(target, target_visible))
@@ -75,12 +150,11 @@ def _moved_sources(raw: Mapping[str, np.ndarray]) -> tuple[Pictures, Bool[np.nda
 
 
 def score_chunk(
-    trained: Trained, shards: Shards, pairs: Sequence[int], mean: Picture, *, split: str = "test"
+    trained: Trained, shards: Shards, pairs: Sequence[int], means: Means, *, split: str = "test"
 ) -> dict[str, np.ndarray]:
     """Synthesizes and scores a split's pairs, in the order given: `score_pairs` of all of them, with names."""
     table = _joined(
-        score_pairs(raw, generated, finite, mean)
-        for raw, generated, finite in _generated(trained, shards, pairs, split)
+        score_pairs(raw, made, means) for raw, made in _made(trained, shards, pairs, split, with_stages=True)
     )
     sources, targets = zip(*shards.pair_names(split, pairs), strict=True)
     return {"pair": table["pair"], "source": np.array(sources), "target": np.array(targets), **table}
@@ -92,24 +166,42 @@ def result_scores(
     """Synthesizes a split's pairs and computes the named metrics alone: for judging often, without baselines.
 
     One row a pair, in the order given: "pair", "finite", and each of `metrics` as float64, NaN where the network gave
-    no picture and where the metric is undefined. The columns are those of `score_chunk`. Raises ValueError for an
-    unknown metric, before anything is synthesized, and for pairs that the split does not have.
+    no numbers and where the metric is undefined. The columns are those of `score_chunk`. Raises ValueError for what is
+    no score of the system, before anything is synthesized, and for pairs that the split does not have.
     """
-    check_metrics(metrics)
+    check_metrics_of(trained.system, metrics)
     return _joined(
-        _generated_scores(raw, generated, finite, metrics)
-        for raw, generated, finite in _generated(trained, shards, pairs, split)
+        _result_scores(raw, made, metrics) for raw, made in _made(trained, shards, pairs, split, with_stages=False)
     )
 
 
-def _generated(
-    trained: Trained, shards: Shards, pairs: Sequence[int], split: str
-) -> Iterator[tuple[dict[str, np.ndarray], Pictures, Bool[np.ndarray, "pairs"]]]:
-    """Batches as `score_pairs` takes them: the raw batch as arrays, the generated pictures, which are finite."""
-    for raw, columns in synthesized(trained, shards, pairs, split=split):
-        image = columns[trained.system.image].float()
-        finite = torch.isfinite(image).flatten(1).all(dim=1).cpu().numpy()
-        yield {name: column.numpy() for name, column in raw.items()}, as_pictures(image.nan_to_num()), finite
+def _made(
+    trained: Trained, shards: Shards, pairs: Sequence[int], split: str, *, with_stages: bool
+) -> Iterator[tuple[Raw, Made]]:
+    """Batches of the shards as arrays, and what the system makes of them."""
+    system = trained.system
+    for given, columns in synthesized(trained, shards, pairs, split=split):
+        raw = {name: column.numpy() for name, column in given.items()}
+        stages = stage_pictures(system, columns) if with_stages else {}
+        results = _results(system, columns, raw["target_visible"])
+        yield raw, replace(results, stages={name: _images(picture) for name, picture in stages.items()})
+
+
+def _results(system: System, columns: Mapping[str, Tensor], known: np.ndarray) -> Made:
+    made = Made(finite=np.ones(len(known), dtype=bool))
+    if system.image:
+        image = _images(columns[system.image])
+        made = replace(made, finite=image.finite, picture=image.pictures)
+    if system.joints:
+        joints = columns[system.joints].float().cpu().numpy()
+        finite = (np.isfinite(joints).all(axis=2) | ~known).all(axis=1)  # those that count
+        made = replace(made, finite=made.finite & finite, joints=joints)
+    return made
+
+
+def _images(image: Tensor) -> Images:
+    finite = torch.isfinite(image).flatten(1).all(dim=1).cpu().numpy()
+    return Images(as_pictures(image.float().nan_to_num()), finite)
 
 
 def _joined(tables: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -18,11 +18,14 @@ DRAWN_LIMBS = LIMBS[:17]  # the arms, legs, trunk and face; the others only clos
 BACKGROUND = (16, 18, 27)
 SMALL = 128  # pictures up to this height are shown enlarged, with their pixels to be seen
 HEAT_FULL = 0.5  # the difference, white being 1, that is drawn brightest
+DIMMED = 0.4  # of its light a picture keeps below two skeletons
+TRUE_COLOUR, PREDICTED_COLOUR = (255, 255, 255), (255, 122, 66)
 
 AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # of a size of its own
+Colour = tuple[int, int, int]
 
 
-def _rainbow(count: int) -> list[tuple[int, int, int]]:
+def _rainbow(count: int) -> list[Colour]:
     hues = (index / count for index in range(count))
     return [tuple(round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.85, 1.0)) for hue in hues]  # pyright: ignore[reportReturnType]
 
@@ -41,16 +44,50 @@ def skeleton(pose: Pose, height: int, width: int, scale: int) -> Picture:
     One hue a limb round the colour circle, in the order of `joints.LIMBS`; joints that are not visible are not drawn.
     """
     canvas = np.full((height * scale, width * scale, 3), BACKGROUND, dtype=np.uint8)
-    thickness = max(2, round(height * scale / 70))
+    return _with_skeleton(canvas, pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
+
+
+def skeleton_over(picture: AnyPicture, pose: Pose, scale: int) -> AnyPicture:
+    """The skeleton on its picture, `scale` times as large."""
+    return _with_skeleton(_enlarged(picture, scale), pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
+
+
+def both_skeletons(picture: AnyPicture, predicted: Pose, true: Pose, scale: int) -> AnyPicture:
+    """The true skeleton in one colour and the predicted one in another on their darkened picture."""
+    canvas = (_enlarged(picture, scale) * DIMMED).astype(np.uint8)
+    for pose, colour in ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR)):
+        colours = [colour] * len(DRAWN_LIMBS), [colour] * len(JOINTS)
+        canvas = _with_skeleton(canvas, pose, scale, colours, slender=2)
+    return canvas
+
+
+def _enlarged(picture: AnyPicture, scale: int) -> AnyPicture:
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _with_skeleton(
+    canvas: AnyPicture, pose: Pose, scale: int, colours: tuple[Sequence[Colour], Sequence[Colour]], *, slender: int = 1
+) -> AnyPicture:
+    """Draws on the canvas, which is `scale` times as large as the picture whose joints these are, and gives it.
+
+    `colours` are those of the limbs and of the joints; lines are `slender` times thinner than usual.
+    """
+    limb_colours, joint_colours = colours
+    thickness = max(2, round(canvas.shape[0] / 70 / slender))
     centres = (np.nan_to_num(pose.joints) + 0.5) * scale - 0.5
     points = [tuple(point) for point in np.rint(centres * 16).clip(-(2**20), 2**20).astype(int).tolist()]  # 16ths
-    for (start, end), colour in zip(DRAWN_LIMBS, LIMB_COLOURS, strict=True):
+    for (start, end), colour in zip(DRAWN_LIMBS, limb_colours, strict=True):
         if pose.visible[start] and pose.visible[end]:
             cv2.line(canvas, points[start], points[end], colour, thickness, cv2.LINE_AA, shift=4)
-    for point, seen, colour in zip(points, pose.visible, JOINT_COLOURS, strict=True):
+    for point, seen, colour in zip(points, pose.visible, joint_colours, strict=True):
         if seen:
             cv2.circle(canvas, point, round(thickness * 0.85) * 16, colour, -1, cv2.LINE_AA, shift=4)
     return canvas
+
+
+def silhouette(mask: UInt8[np.ndarray, "height width"]) -> Picture:
+    """A mask of 0 and 1 as a picture: white on the dark ground."""
+    return np.where(mask[..., None] > 0, 255, np.array(BACKGROUND)).astype(np.uint8)
 
 
 def difference(generated: Picture, target: Picture) -> Picture:
@@ -71,13 +108,27 @@ def data_uri(picture: Picture) -> str:
 
 def sheet(rows: Sequence[Sequence[AnyPicture]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
     """One picture of rows of pictures, each brought to `height`, with a white gap between them."""
-    gap = max(4, height // 32)
+    gap = _gap(height)
     bands = []
     for row in rows:
         cells = [_resized(picture, height) for picture in row]
         bands.append(np.concatenate([np.pad(c, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for c in cells], 1))
     whole = np.concatenate(bands)
     return np.pad(whole, ((0, gap), (0, gap), (0, 0)), constant_values=255).astype(np.uint8)
+
+
+def cut_sheet(
+    whole: UInt8[np.ndarray, "sheet_height sheet_width 3"], height: int, width: int
+) -> list[list[UInt8[np.ndarray, "_ _ 3"]]]:
+    """The pictures of a `sheet` again, row by row: each `height` x `width`, as they stand in it."""
+    gap = _gap(height)
+    tops = range(gap, whole.shape[0] - gap, height + gap)
+    lefts = range(gap, whole.shape[1] - gap, width + gap)
+    return [[whole[top : top + height, left : left + width] for left in lefts] for top in tops]
+
+
+def _gap(height: int) -> int:
+    return max(4, height // 32)
 
 
 def _resized(picture: AnyPicture, height: int) -> np.ndarray:

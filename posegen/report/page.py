@@ -14,23 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 import pyarrow.parquet as pq
 
 from posegen.data.loader import Shards
 from posegen.files import write_json, write_whole
 from posegen.metrics.baselines import BASELINES
+from posegen.metrics.choice import EVERY, deciding
 from posegen.metrics.measures import METRICS
+from posegen.metrics.pose import POSE_BASELINES, POSE_METRICS
 from posegen.report.cases import SEED, Case, chosen_rows, make_cases
 from posegen.report.curves import HEIGHT, WIDTH, charts
 from posegen.report.drawing import HEAT_FULL, SMALL, data_uri, sheet
-from posegen.report.score_table import headline, score_row, score_text, wins
+from posegen.report.score_table import headline, score_row, score_text, stage_rows, wins
+from posegen.report.template import template
+from posegen.report.views import every_view
 from posegen.synthesize import Trained
 from posegen.train.checkpoint import latest_checkpoint, read_curve
 
-HEADLINES = ("mask_l1", "ssim", "mask_ssim", "psnr")
-CASE_SCORES = ("mask_l1", "ssim", "mask_ssim", "psnr", "l1")
+HEADLINES = ("mask_l1", "ssim", "mask_ssim", "psnr", "pose_error")
+CASE_SCORES = ("mask_l1", "ssim", "mask_ssim", "psnr", "l1", "pose_error")
 PACKAGES = ("posegen", "torch", "ray", "numpy", "opencv-python", "scikit-image", "pyarrow", "simplejpeg", "safetensors")
 SHOWN_ELSEWHERE = ("stages", "paper")  # of the plan
 SECTIONS = {"best": "The best", "worst": "The worst", "fixed": "A fixed draw"}
@@ -56,10 +59,12 @@ def write_report(
     metrics, table = _read_scores(scores)
     data = Shards(shards)
     chosen = chosen_rows(table)
-    cases = {name: make_cases(trained, data, table, rows, CASE_SCORES) for name, rows in chosen.items()}
+    scored = _among(CASE_SCORES, metrics)
+    cases = {name: make_cases(trained, data, table, rows, scored) for name, rows in chosen.items()}
     curves = {stage.name: _stage_charts(stages / stage.name) for stage in trained.system.stages}
     about = {"fingerprint": fingerprint, "plan": plan, "reproduce": reproduce, "manifest": data.manifest}
     about |= {"size": trained.system.size, "paper": trained.system.paper, "cases": cases, "curves": curves}
+    about |= {"views": every_view(trained, data)}
     page = _render(about | _numbers(metrics, table))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.json").unlink(missing_ok=True)
@@ -76,13 +81,31 @@ def _read_scores(scores: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return json.loads((scores / "metrics.json").read_text()), {n: table[n].to_numpy() for n in table.column_names}
 
 
+def _among(wanted: Sequence[str], metrics: Mapping[str, Any]) -> list[str]:
+    """Those of some scores that a system has; of one without pictures all that it has."""
+    if not any(name in metrics["scores"] for name in METRICS):
+        return list(metrics["scores"])
+    return [name for name in wanted if name in metrics["scores"]]
+
+
 def _numbers(metrics: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    scored = [name for name in EVERY if name in metrics["scores"]]
     return {
         "metrics": metrics,
-        "headlines": [headline(name, metrics) for name in HEADLINES if metrics["scores"][name] is not None],
-        "rows": [score_row(name, metrics) for name in METRICS],
+        "headlines": [headline(n, metrics) for n in _among(HEADLINES, metrics) if metrics["scores"][n] is not None],
+        "rows": [score_row(name, metrics) for name in scored],
+        "stages": stage_rows(metrics),
         "wins": wins(table),
+        "deciding": EVERY[deciding(scored)],
+        "all_metrics": {name: EVERY[name] for name in scored},
+        "baselines": {name: _meaning(name, scored) for name in metrics["baselines"]},
     }
+
+
+def _meaning(baseline: str, scored: Sequence[str]) -> str:
+    """What a baseline is, of pictures and of joints, as far as these are scored."""
+    meanings = {BASELINES[baseline]: METRICS, POSE_BASELINES.get(baseline, ""): POSE_METRICS}
+    return "; of joints: ".join(words for words, metrics in meanings.items() if words and metrics.keys() & set(scored))
 
 
 def _stage_charts(folder: Path) -> list:
@@ -121,39 +144,37 @@ def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A setting as one reads it."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items()) or "none"
+        return ", ".join(f"{name} {shown(item)}" for name, item in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(_shown(item) for item in value) or "none"
+        return ", ".join(shown(item) for item in value) or "none"
     return str(value)
 
 
 def _render(about: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"data_uri": data_uri, "shown": _shown, "score": lambda value, name: score_text(name, value)}
     nested = {name: flattened(value) for name, value in about["plan"].items() if isinstance(value, Mapping)}
     flat = {name: value for name, value in about["plan"].items() if name not in {*nested, *SHOWN_ELSEWHERE}}
-    return environment.get_template("page.html").render(
+    filters = {
+        "data_uri": data_uri,
+        "shown": shown,
+        "score": lambda value, name: score_text(name, value),
+        "degrees": lambda angle: f"{angle:+.1f}°".replace("-", "−"),
+    }
+    return template("page.html", filters).render(
         about,
         general=flat,
         groups=nested,
         flattened=flattened,
-        all_metrics=METRICS,
-        baselines=BASELINES,
         sections=SECTIONS,
+        pictures=any(name in METRICS for name in about["all_metrics"]),
         case_seed=SEED,
+        most_views=max((len(row.views) + 1 for row in about["views"]), default=1),
         panels=max(len(case.panels) for case in about["cases"]["fixed"]),
         small=SMALL,
         heat_full=HEAT_FULL,

@@ -10,10 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from posegen.files import write_whole
-from posegen.metrics.measures import METRICS
+from posegen.metrics.choice import EVERY
 from posegen.report.drawing import SMALL, data_uri
 from posegen.report.sweep_charts import (
     CURVES,
@@ -28,6 +26,7 @@ from posegen.report.sweep_charts import (
     uprights,
 )
 from posegen.report.sweep_content import Row, Sweep, is_finite, score_of, value_text
+from posegen.report.template import template
 from posegen.train.trials import Trial
 
 STATES = ("finished", "running", "stopped", "diverged", "failed", "waiting")  # as the trials are listed
@@ -53,7 +52,7 @@ def fine_score(metric: str, value: Any, *, signed: bool = False) -> str:
     """A score with one digit more than elsewhere, as trials are close to each other."""
     if not is_finite(value):
         return "–"
-    return f"{value:{'+' if signed else ''}.{3 if METRICS[metric].unit == 'dB' else 4}f}".replace("-", "−")
+    return f"{value:{'+' if signed else ''}.{3 if EVERY[metric].unit == 'dB' else 4}f}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:
@@ -118,7 +117,7 @@ def looks(sweep: Sweep) -> dict[int, dict[str, Any]]:
 
 
 def _label(sweep: Sweep, trial: Trial) -> str:
-    scores = [f"{METRICS[name].title} {fine_score(name, trial.score(name))}" for name in sweep.metrics]
+    scores = [f"{EVERY[name].title} {fine_score(name, trial.score(name))}" for name in sweep.metrics]
     settings = [f"{path.rpartition('.')[2]} {value_text(trial.settings.get(path))}" for path in sweep.paths]
     return " · ".join([f"trial {trial.number}, {trial.state}", f"step {trial.step:,}", *scores, *settings])
 
@@ -145,9 +144,9 @@ def against(metric: str, mine: float | None, other: float | None) -> tuple[str, 
         return "", ""
     if mine == other:
         return "the same", ""
-    kind = "good" if (mine > other) == METRICS[metric].higher else "bad"
-    if METRICS[metric].unit == "dB" or min(mine, other) <= 0:
-        return f"{fine_score(metric, mine - other, signed=True)} {METRICS[metric].unit}".strip(), kind
+    kind = "good" if (mine > other) == EVERY[metric].higher else "bad"
+    if EVERY[metric].unit == "dB" or min(mine, other) <= 0:
+        return f"{fine_score(metric, mine - other, signed=True)} {EVERY[metric].unit}".strip(), kind
     return f"{abs(mine / other - 1):.1%} {'higher' if mine > other else 'lower'}".replace("%", " %"), kind
 
 
@@ -191,7 +190,7 @@ def _reach(metric: str, difference: Mapping[str, Any]) -> dict[str, Any] | None:
     if not is_finite(difference["mean"]):
         return None
     limit = max(map(abs, [*ends, *values, difference["mean"]])) or 1.0
-    sign = 1 if METRICS[metric].higher else -1
+    sign = 1 if EVERY[metric].higher else -1
 
     def place(value: float) -> float:
         return 50 + 46 * sign * value / limit
@@ -204,23 +203,22 @@ def _reach(metric: str, difference: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _render(sweep: Sweep, rows: Sequence[Row], shown: Mapping[int, str]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"data_uri": data_uri, "value": value_text, "exact": partial(value_text, digits=12)}
-    environment.filters |= {"score": lambda value, name: fine_score(name, value), "duration": duration}
-    environment.filters |= {"signed": lambda value, name: fine_score(name, value, signed=True)}
-    environment.filters |= {"split": split_path, "short": partial(shortened, longest=11)}
+    filters = {
+        "data_uri": data_uri,
+        "value": value_text,
+        "exact": partial(value_text, digits=12),
+        "score": lambda value, name: fine_score(name, value),
+        "signed": lambda value, name: fine_score(name, value, signed=True),
+        "duration": duration,
+        "split": split_path,
+        "short": partial(shortened, longest=11),
+    }
     lines, steps, heights, rungs = learning(sweep)
-    return environment.get_template("sweep.html").render(
+    return template("sweep.html", filters).render(
         sweep=sweep,
         rows=rows,
         shown=shown,
-        all_metrics=METRICS,
+        all_metrics=EVERY,
         looks=looks(sweep),
         best=best_card(sweep),
         counts=Counter(trial.state for trial in sweep.trials),

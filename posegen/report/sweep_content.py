@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from posegen.metrics.baselines import Picture
-from posegen.metrics.measures import METRICS, Metric
-from posegen.report.cases import Panel
+from posegen.metrics.choice import EVERY
+from posegen.metrics.measures import Metric
+from posegen.report.panels import Panel
 from posegen.train.trials import Trial, Value
 
 
@@ -40,7 +41,7 @@ class Sweep:
     @property
     def metric(self) -> Metric:
         """The one that decides."""
-        return METRICS[self.metrics[0]]
+        return EVERY[self.metrics[0]]
 
     @property
     def papers_trial(self) -> Trial | None:

@@ -1,4 +1,4 @@
-"""What a trial is judged by: scores of its pictures on pairs of people that it does not learn from."""
+"""What a trial is judged by: scores of its results on pairs of people that it does not learn from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ import torch
 from posegen.data.loader import Shards
 from posegen.files import write_whole
 from posegen.metrics.baselines import Picture
-from posegen.metrics.measures import METRICS, as_pictures
+from posegen.metrics.choice import EVERY, metrics_of
 from posegen.metrics.scoring import result_scores, synthesized
+from posegen.report.panels import result_pictures
 from posegen.stage import Networks, System
 from posegen.synthesize import Trained
 
@@ -39,14 +40,15 @@ class PairsJudge:
     folder: Path
 
     def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
-        """Raises ValueError where a picture has values that are not numbers, or a score has no pair to stand on."""
+        """Raises ValueError where a result has values that are not numbers, or a score has no pair to stand on."""
         trained, shards = Trained(self.system, networks, device), _opened(self.shards)
         last = step == max(self.at)
-        wanted = tuple(METRICS) if last else self.metrics
+        wanted = metrics_of(self.system) if last else self.metrics
         table = result_scores(trained, shards, self.pairs, split=self.split, metrics=wanted)
         broken = int((~table["finite"]).sum())
         if broken:
-            raise ValueError(f"{broken} of {len(self.pairs)} generated pictures have values that are not numbers")
+            what = "generated pictures" if self.system.image else "predicted poses"
+            raise ValueError(f"{broken} of {len(self.pairs)} {what} have values that are not numbers")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "samples.png", partial(_write_png, self._samples(trained, shards)))
         if last:
@@ -55,8 +57,8 @@ class PairsJudge:
 
     def _samples(self, trained: Trained, shards: Shards) -> list[Picture]:
         pictures: list[Picture] = []
-        for _, columns in synthesized(trained, shards, sample_pairs(self.pairs), split=self.split):
-            pictures += list(as_pictures(columns[self.system.image].float()))
+        for raw, columns in synthesized(trained, shards, sample_pairs(self.pairs), split=self.split):
+            pictures += result_pictures(self.system, raw, columns)
         return pictures
 
 
@@ -72,7 +74,7 @@ def _known(values: np.ndarray) -> bool:
 def _mean(name: str, values: np.ndarray) -> float:
     """The mean over the pairs that have this score."""
     if not _known(values):
-        raise ValueError(f"no pair has a {name}: {METRICS[name].undefined}")
+        raise ValueError(f"no pair has a {name}: {EVERY[name].undefined}")
     return float(values[np.isfinite(values)].mean())
 
 

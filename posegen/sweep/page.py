@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from posegen.data.loader import Shards, listed_batches
+from posegen.data.loader import Shards
 from posegen.evaluate import chosen_pairs, picture_identities
 from posegen.files import write_json
-from posegen.metrics.baselines import Pose
 from posegen.pipeline import open_tracking
 from posegen.report import sweep as report
-from posegen.report.cases import Panel
-from posegen.report.drawing import enlargement, skeleton
+from posegen.report.panels import given_panels
 from posegen.report.sweep import Row
 from posegen.sweep.judge import read_samples, sample_pairs
 from posegen.sweep.plan import SweepPlan
@@ -109,17 +106,5 @@ def _rows(sweep: SweepPlan, pairs: Sequence[int], shown: dict[int, str]) -> list
 def given_rows(sweep: SweepPlan, split: str, pairs: Sequence[int]) -> list[Row]:
     """Pairs of a split without results: the source picture, the target pose, the target."""
     shards = Shards(sweep.base.shards)
-    height, width = sweep.base.system.size
-    columns = {"source_image", "target_image"}
-    (raw,) = listed_batches(shards, split, columns=columns, batch_size=len(pairs), pairs=pairs)
-    arrays: dict[str, Any] = {name: column.numpy() for name, column in raw.items()}
-    rows = []
-    for place, (source, target) in enumerate(shards.pair_names(split, pairs)):
-        pose = Pose(arrays["target_joints"][place], arrays["target_visible"][place])
-        panels = [
-            Panel("source", "given", arrays["source_image"][place]),
-            Panel("target pose", "given", skeleton(pose, height, width, enlargement(height))),
-            Panel("target", "target", arrays["target_image"][place]),
-        ]
-        rows.append(Row(source, target, panels, {}))
-    return rows
+    given = given_panels(shards, split, pairs)
+    return [Row(*names, panels, {}) for names, panels in zip(shards.pair_names(split, pairs), given, strict=True)]

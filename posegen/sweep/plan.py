@@ -21,7 +21,7 @@ from typing import Any, Literal
 from posegen.catalog import override
 from posegen.data.rows import Listing
 from posegen.files import read_json, write_json
-from posegen.metrics.measures import METRICS
+from posegen.metrics.choice import EVERY
 from posegen.plan import Plan, Step
 from posegen.sweep.judge import PairsJudge
 from posegen.train.choosers import Chooser, Listed, Tpe, random_points
@@ -91,7 +91,7 @@ class SweepPlan:
 
     @property
     def directions(self) -> list[tuple[str, bool]]:
-        return [(name, METRICS[name].higher) for name in self.metrics]
+        return [(name, EVERY[name].higher) for name in self.metrics]
 
     @cached_property
     def settings(self) -> dict[str, Any]:

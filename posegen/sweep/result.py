@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import t as student
 
-from posegen.metrics.measures import METRICS
+from posegen.metrics.choice import EVERY
 from posegen.train.trials import Trial
 
 FEWEST_SEEDS = 3
@@ -43,7 +43,7 @@ def pareto_front(trials: Sequence[Trial], metrics: Sequence[str]) -> list[Trial]
 
 
 def _sign(metric: str) -> int:
-    return 1 if METRICS[metric].higher else -1
+    return 1 if EVERY[metric].higher else -1
 
 
 def compare(finals: Sequence[Trial], metric: str, *, pairs: int, persons: int) -> Comparison:
@@ -58,7 +58,7 @@ def compare(finals: Sequence[Trial], metric: str, *, pairs: int, persons: int) -
     best, paper = by_name["best"] or by_name["paper"], by_name["paper"]
     seeds = [s for s in sorted(paper) if s in best and best[s].state == paper[s].state == "finished"]
     scores = {}
-    for name in METRICS:
+    for name in _judged_by(finals, metric):
         values = {"best": [best[s].score(name) for s in seeds], "paper": [paper[s].score(name) for s in seeds]}
         values["difference"] = [_minus(a, b) for a, b in zip(values["best"], values["paper"], strict=True)]
         scores[name] = {key: _with_interval(each) for key, each in values.items()}
@@ -72,6 +72,12 @@ def compare(finals: Sequence[Trial], metric: str, *, pairs: int, persons: int) -
         "outcome": outcome,
         "verdict": verdict,
     }
+
+
+def _judged_by(finals: Sequence[Trial], metric: str) -> list[str]:
+    """The scores that any trial has, and the one that decides."""
+    judged = {metric, *(name for trial in finals for row in trial.judged for name in row)}
+    return [name for name in EVERY if name in judged]
 
 
 def _minus(first: float | None, second: float | None) -> float | None:
@@ -101,7 +107,7 @@ def _outcome(difference: Sequence[float] | None, metric: str) -> Outcome:
 
 
 def _verdict(difference: Mapping[str, Any], metric: str, seeds: int, outcome: Outcome, same: bool) -> str:
-    title = METRICS[metric].title
+    title = EVERY[metric].title
     if same:
         return f"No trial beat the paper's weights in {title} on the validation people: they stay the best known."
     if difference["interval"] is None:

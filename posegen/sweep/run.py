@@ -8,7 +8,7 @@ from typing import Any
 
 from posegen.display import Display
 from posegen.files import read_json, write_json
-from posegen.metrics.measures import METRICS
+from posegen.metrics.choice import EVERY
 from posegen.pipeline import alone, open_tracking, prepare, tracked, train
 from posegen.plan import digest
 from posegen.sweep.page import final_comparison, write_page
@@ -177,7 +177,7 @@ def _conclude(sweep: SweepPlan, display: Display) -> None:
         metric = sweep.metrics[0]
         paper = trials[0].score(metric)
         display.say(
-            f"best:     trial {best.number}, {METRICS[metric].title} {best.score(metric):.4f}"
+            f"best:     trial {best.number}, {EVERY[metric].title} {best.score(metric):.4f}"
             + (f" (the paper's weights: {paper:.4f})" if paper is not None else "")
         )
         for path, value in best.settings.items():

@@ -11,7 +11,7 @@ import cv2
 from posegen.data.loader import Shards
 from posegen.display import Display
 from posegen.evaluate import chosen_pairs
-from posegen.metrics.measures import METRICS
+from posegen.metrics.choice import EVERY
 from posegen.report.drawing import SMALL, sheet
 from posegen.report.sweep import Row
 from posegen.sweep.judge import read_samples, sample_pairs
@@ -158,7 +158,7 @@ class Following:
     def _sentence(self, trial: Trial) -> str:
         """What became of a trial, in one line."""
         score = trial.score(self.sweep.metrics[0])
-        judged = "" if score is None else f", {METRICS[self.sweep.metrics[0]].title} {score:.4f}"
+        judged = "" if score is None else f", {EVERY[self.sweep.metrics[0]].title} {score:.4f}"
         settings = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in trial.settings.items())
         at = f" at step {trial.step}" if trial.state == "stopped" else ""
         why = f": {trial.why}" if trial.why else ""

@@ -7,10 +7,24 @@ import torch
 from posegen import catalog
 from posegen.data.joints import TORSO
 from posegen.data.loader import Shards
-from posegen.metrics.baselines import BASELINES, Pose, mean_picture, moved_torso
-from posegen.metrics.measures import METRICS
-from posegen.metrics.scoring import STOOD_IN, columns_read, result_scores, score_chunk, score_pairs, synthesized
+from posegen.metrics.baselines import BASELINES, Pose, moved_torso
+from posegen.metrics.measures import METRICS, as_pictures
+from posegen.metrics.pose import POSE_BASELINES, POSE_METRICS, mean_pose
+from posegen.metrics.scoring import (
+    STOOD_IN,
+    Images,
+    Made,
+    Means,
+    columns_read,
+    result_scores,
+    score_chunk,
+    score_pairs,
+    synthesized,
+    training_means,
+)
 from posegen.synthesize import Trained
+
+from .. import posing_systems
 
 SIZE, COUNT = (64, 32), 5
 
@@ -31,8 +45,12 @@ MEAN = np.random.default_rng(9).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 ALL = np.ones(COUNT, dtype=bool)
 
 
+def scores_of(raw: dict[str, np.ndarray], pictures: np.ndarray, finite: np.ndarray = ALL) -> dict[str, np.ndarray]:
+    return score_pairs(raw, Made(picture=pictures, finite=finite), Means(picture=MEAN))
+
+
 def test_columns_of_the_table(raw):
-    table = score_pairs(raw, raw["target_image"], ALL, MEAN)
+    table = scores_of(raw, raw["target_image"])
     expected = [*METRICS, *(f"{baseline}.{metric}" for baseline in BASELINES for metric in METRICS)]
     assert table.keys() == {"pair", "finite", STOOD_IN, *expected}
     assert all(column.shape == (COUNT,) for column in table.values())
@@ -40,7 +58,7 @@ def test_columns_of_the_table(raw):
 
 
 def test_perfect_generation_is_perfect_and_leaves_the_baselines(raw):
-    table = score_pairs(raw, raw["target_image"], ALL, MEAN)
+    table = scores_of(raw, raw["target_image"])
     np.testing.assert_array_equal(table["mask_l1"], 0)
     np.testing.assert_allclose(table["ssim"], 1)
     assert (table["source.mask_l1"] > 0.1).all()
@@ -59,21 +77,21 @@ def test_baselines_are_scored_as_the_system_is(raw):
     ]
     pictures = {"source": raw["source_image"], "mean": np.stack([MEAN] * COUNT), "similarity": np.stack(moved)}
     for baseline, generated in pictures.items():
-        table = score_pairs(raw, generated, ALL, MEAN)
+        table = scores_of(raw, generated)
         for name in METRICS:
             np.testing.assert_array_equal(table[name], table[f"{baseline}.{name}"], err_msg=f"{baseline}.{name}")
 
 
 def test_source_stands_in_where_the_torso_is_unknown(raw):
     raw["target_visible"][3, TORSO[0]] = False
-    table = score_pairs(raw, raw["source_image"], ALL, MEAN)
+    table = scores_of(raw, raw["source_image"])
     np.testing.assert_array_equal(table[STOOD_IN], [False, False, False, True, False])
     np.testing.assert_array_equal(table["similarity.ssim"] == table["source.ssim"], table[STOOD_IN])
 
 
 def test_a_picture_that_is_no_number_has_no_score(raw):
     finite = np.array([True, True, False, True, True])
-    table = score_pairs(raw, raw["target_image"], finite, MEAN)
+    table = scores_of(raw, raw["target_image"], finite)
     for name in METRICS:
         np.testing.assert_array_equal(np.isnan(table[name]), ~finite)
         assert np.isfinite(table[f"source.{name}"]).all()
@@ -90,7 +108,7 @@ def trained() -> Trained:
 
 def test_chunk_keeps_order_and_names(trained, block_shards):
     shards = Shards(block_shards)
-    mean = mean_picture(shards)
+    mean = training_means(trained.system, shards)
     table = score_chunk(trained, shards, [20, 3, 7], mean)
     assert table["pair"].tolist() == [20, 3, 7]
     names = shards.pair_names("test", [20, 3, 7])
@@ -106,7 +124,9 @@ def test_broken_network_is_counted_and_not_hidden(trained, block_shards):
     networks = {**trained.networks, "coarse": stage.networks()}
     for parameter in networks["coarse"]["generator"].parameters():
         parameter.data.fill_(torch.nan)
-    table = score_chunk(Trained(trained.system, networks, trained.device), shards, [0, 1], mean_picture(shards))
+    table = score_chunk(
+        Trained(trained.system, networks, trained.device), shards, [0, 1], training_means(trained.system, shards)
+    )
     assert not table["finite"].any()
     assert np.isnan(table["ssim"]).all()
 
@@ -114,7 +134,7 @@ def test_broken_network_is_counted_and_not_hidden(trained, block_shards):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_scores_of_the_result_are_columns_of_a_chunk(trained, block_shards, split):
     shards, pairs, metrics = Shards(block_shards), [5, 23, 0], ("psnr", "mask_l1", "ssim_defgan")
-    chunk = score_chunk(trained, shards, pairs, mean_picture(shards), split=split)
+    chunk = score_chunk(trained, shards, pairs, training_means(trained.system, shards), split=split)
     assert list(zip(chunk["source"], chunk["target"], strict=True)) == shards.pair_names(split, pairs)
     alone = result_scores(trained, shards, pairs, split=split, metrics=metrics)
     assert list(alone) == ["pair", "finite", *metrics]
@@ -144,7 +164,7 @@ def test_scores_of_a_result_that_is_no_number_are_not_a_number(trained, block_sh
 
 def test_an_unknown_score_is_told_before_anything_is_synthesized(block_shards, monkeypatch, trained):
     monkeypatch.setattr("posegen.metrics.scoring.synthesize", lambda *_: pytest.fail("a picture is synthesized"))
-    with pytest.raises(ValueError, match="no score is called 'lpips'"):
+    with pytest.raises(ValueError, match="no score of vdg is called 'lpips'"):
         result_scores(trained, Shards(block_shards), [0], split="test", metrics=["l1", "lpips"])
 
 
@@ -158,3 +178,69 @@ def test_synthesized_gives_every_stage(trained, block_shards):
     assert {"coarse_image", "refined_image", "target_pose"} <= columns.keys()
     assert raw["source_image"].shape == (2, 64, 32, 3)
     assert columns_read(trained.system, Shards(block_shards)) == {"source_image", "target_image", "target_pose_mask"}
+
+
+def test_joints_are_scored_beside_their_baselines(raw):
+    off = raw["target_joints"] + np.array([6.0, 8.0], dtype=np.float32)
+    mean = raw["source_joints"][2].astype(np.float64)
+    table = score_pairs(raw, Made(joints=off, finite=ALL), Means(pose=mean))
+    expected = [*POSE_METRICS, *(f"{baseline}.{metric}" for baseline in POSE_BASELINES for metric in POSE_METRICS)]
+    assert table.keys() == {"pair", "finite", *expected}
+    np.testing.assert_allclose(table["pose_error"], 10.0, rtol=1e-6)
+    for baseline, joints in {
+        "source": raw["source_joints"],
+        "mean": np.stack([mean.astype(np.float32)] * COUNT),
+    }.items():
+        alone = score_pairs(raw, Made(joints=joints, finite=ALL), Means(pose=mean))
+        for name in POSE_METRICS:
+            np.testing.assert_allclose(table[f"{baseline}.{name}"], alone[name], rtol=1e-6)
+
+
+def test_pictures_on_the_way_have_one_score(raw):
+    broken = np.array([True, True, False, True, True])
+    stages = {"coarse_image": Images(raw["target_image"], broken), "other_image": Images(raw["source_image"], ALL)}
+    table = score_pairs(raw, Made(picture=raw["target_image"], finite=ALL, stages=stages), Means(picture=MEAN))
+    np.testing.assert_array_equal(table["coarse_image.mask_l1"], np.where(broken, 0.0, np.nan))
+    np.testing.assert_array_equal(table["other_image.mask_l1"], table["source.mask_l1"])
+    assert not any(name.startswith(("coarse_image.", "other_image.")) for name in table.keys() - {
+        "coarse_image.mask_l1", "other_image.mask_l1"
+    })  # fmt: skip
+
+
+def test_a_system_without_pictures_has_scores_of_joints_alone(block_shards):
+    shards, trained = Shards(block_shards), posing_systems.trained(posing_systems.posing())
+    means = training_means(trained.system, shards)
+    assert means.picture is None
+    np.testing.assert_array_equal(means.pose, mean_pose(shards))
+    table = score_chunk(trained, shards, range(24), means)
+    np.testing.assert_allclose(table["pose_error"], 5.0, rtol=1e-5)
+    assert (table["source.pose_error"] > 0).all()
+    assert not table.keys() & {*METRICS, STOOD_IN}
+    with pytest.raises(ValueError, match=r"no score of posing is called 'ssim'\. There are: pose_error, pck, pckh"):
+        result_scores(trained, shards, [0], split="test", metrics=["ssim"])
+
+
+def test_a_system_with_both_has_both_and_its_stages(block_shards):
+    shards, trained = Shards(block_shards), posing_systems.trained(posing_systems.painting())
+    table = score_chunk(trained, shards, range(8), training_means(trained.system, shards))
+    assert table.keys() >= {*METRICS, *POSE_METRICS, "similarity.ssim", "source.ssim", "source.pck", "mean.pckh"}
+    assert "similarity.pck" not in table
+    for name in METRICS:
+        np.testing.assert_array_equal(table[name], table[f"source.{name}"])
+    raw, columns = next(iter(synthesized(trained, shards, range(8))))
+    foreground, target = as_pictures(columns["foreground_image"]), raw["target_image"].numpy()
+    expected = METRICS["mask_l1"].function(foreground, target, raw["target_pose_mask"].numpy())
+    np.testing.assert_array_equal(table["foreground_image.mask_l1"], expected)
+    assert [name for name in table if name.endswith(".mask_l1")] == [
+        "source.mask_l1", "mean.mask_l1", "similarity.mask_l1", "foreground_image.mask_l1",
+    ]  # fmt: skip
+
+
+def test_joints_that_are_no_numbers_are_counted_where_they_count(block_shards):
+    shards = Shards(block_shards)
+    broken = posing_systems.trained(posing_systems.posing(shift=(float("nan"), 0.0)))
+    table = score_chunk(broken, shards, [0, 1], training_means(broken.system, shards))
+    assert table["finite"].tolist() == [False, False]
+    assert np.isnan(table["pose_error"]).all()
+    shards.split("test").visible[:] = False
+    assert score_chunk(broken, shards, [0], training_means(broken.system, shards))["finite"].all()

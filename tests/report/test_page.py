@@ -15,9 +15,9 @@ import torch
 
 from posegen import catalog
 from posegen.data.loader import Shards
-from posegen.metrics.baselines import BASELINES, mean_picture
+from posegen.metrics.baselines import BASELINES
 from posegen.metrics.measures import METRICS
-from posegen.metrics.scoring import score_chunk
+from posegen.metrics.scoring import score_chunk, training_means
 from posegen.metrics.summary import summary
 from posegen.report.cases import EXTREME, FIXED, chosen_rows, make_cases, ranked
 from posegen.report.page import flattened, write_report
@@ -42,7 +42,7 @@ def folder(trained, block_shards, tmp_path_factory) -> Path:
     """Scores and curves as evaluation and training leave them, and the report of them."""
     run = tmp_path_factory.mktemp("run")
     shards = Shards(block_shards)
-    table = score_chunk(trained, shards, range(shards.pair_count("test")), mean_picture(shards))
+    table = score_chunk(trained, shards, range(shards.pair_count("test")), training_means(trained.system, shards))
     persons = [name[:4] for name in table["target"]]
     (run / "scores").mkdir()
     parquet.write_table(pa.table({**table, "person": persons}), run / "scores/pairs.parquet")
