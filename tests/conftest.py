@@ -55,8 +55,8 @@ def block_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def view_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of groups of views: 1 training person and 3 test people, 2 instants each, seen by 4 cameras."""
-    source = SyntheticViews(train_people=1, test_people=3, instants_per_person=2)
+    """The same of groups of views: 1 training person and 2 test people, 2 instants each, seen by 4 cameras."""
+    source = SyntheticViews(train_people=1, test_people=2, instants_per_person=2)
     return shards_of(source, tmp_path_factory.mktemp("views") / "shards")
 
 

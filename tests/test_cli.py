@@ -31,6 +31,19 @@ def test_every_command_has_help_with_an_example(monkeypatch, capsys, words: tupl
     assert "SYSTEM-VARIANT-DATASET" in out
 
 
+def test_comparing_needs_scored_runs_and_a_known_kind_of_file(monkeypatch, capsys, tmp_path: Path):
+    code, out, _ = call(monkeypatch, capsys, app, "compare", "--help")
+    assert code == 0
+    assert "Example: posegen compare runs/" in out
+    (tmp_path / "bare").mkdir()
+    code, _, err = call(monkeypatch, capsys, app, "compare", str(tmp_path / "bare"), str(tmp_path / "bare"))
+    assert code == 2
+    assert f"posegen evaluate --run {tmp_path / 'bare'}" in err
+    code, _, err = call(monkeypatch, capsys, app, "compare", "a", "b", "--output", "compare.pdf")
+    assert code == 2
+    assert "ends with .html or .csv" in err
+
+
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     words = ("--dry-run", "--set", "coarse.steps=7", "refinement.steps=3", "--set", "data.train_people=5")

@@ -17,8 +17,11 @@ from posegen.data.loader import Shards
 from posegen.evaluate import chosen_pairs, picture_identities
 from posegen.metrics.baselines import BASELINES
 from posegen.metrics.measures import METRICS
+from posegen.metrics.pose import POSE_BASELINES, POSE_METRICS
 from posegen.stage import System
 from posegen.train.checkpoint import Progress
+
+from . import posing_systems
 
 PAIRS = 24  # of the blocks' two test people
 
@@ -109,6 +112,31 @@ def test_means_are_those_of_the_table(system, block_shards, stages, scored, tmp_
         for baseline in BASELINES:
             expected = np.mean(table[f"{baseline}.{name}"].to_numpy())
             assert metrics["baselines"][baseline][name] == pytest.approx(expected)
+
+
+def test_pictures_before_the_result_are_scored_by_one_metric(system, block_shards, stages, scored, tmp_path):
+    metrics = run(system, block_shards, stages, tmp_path)
+    column = parquet.read_table(tmp_path / "pairs.parquet")["coarse_image.mask_l1"].to_numpy()
+    assert metrics["stages"] == {"coarse_image": {"mask_l1": pytest.approx(column.mean())}}
+    low, high = metrics["stage_intervals"]["coarse_image"]["mask_l1"]
+    assert low < column.mean() < high
+
+
+def test_a_system_without_pictures_has_scores_of_joints_alone(block_shards, scored, tmp_path):
+    system = posing_systems.posing()
+    checkpoint = tmp_path / "stages/posing/checkpoint_00000004"
+    checkpoint.mkdir(parents=True)
+    save_file({}, checkpoint / "networks.safetensors")
+    (checkpoint / "stage.json").write_text(json.dumps(asdict(Progress(step=4, recipe="", seed=0, last_terms={}))))
+    metrics = run(system, block_shards, tmp_path / "stages", tmp_path / "scores")
+    assert metrics["scores"].keys() == metrics["variants"].keys() == POSE_METRICS.keys()
+    assert metrics["scores"]["pose_error"] == pytest.approx(5.0, rel=1e-5)
+    assert metrics["baselines"].keys() == POSE_BASELINES.keys()
+    assert "stages" not in metrics
+    table = parquet.read_table(tmp_path / "scores/pairs.parquet")
+    for baseline in POSE_BASELINES:
+        expected = np.mean(table[f"{baseline}.pose_error"].to_numpy())
+        assert metrics["baselines"][baseline]["pose_error"] == pytest.approx(expected)
 
 
 def test_a_random_network_in_a_pretrained_ones_stead_is_in_the_scores(

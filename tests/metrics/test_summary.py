@@ -5,6 +5,7 @@ import pytest
 
 from posegen.metrics.baselines import BASELINES
 from posegen.metrics.measures import METRICS
+from posegen.metrics.pose import POSE_METRICS
 from posegen.metrics.summary import FEW_PERSONS, interval, resampling, summary
 
 
@@ -86,3 +87,27 @@ def test_every_part_has_every_metric():
     assert all(part.keys() == METRICS.keys() for part in [*parts, found["variants"]])
     assert found["baselines"].keys() == found["baseline_intervals"].keys() == BASELINES.keys()
     assert all(low <= found["scores"][name] <= high for name, (low, high) in found["intervals"].items())
+
+
+def test_a_table_of_joints_has_their_scores_and_baselines_alone():
+    values = np.linspace(1, 2, 12)
+    columns = {f"{prefix}{name}": values for prefix in ("", "source.", "mean.") for name in POSE_METRICS}
+    columns["pose_error"] = np.where(np.arange(12) < 2, np.nan, values)
+    columns["finite"] = np.arange(12) > 0
+    found = summary(columns, [str(i) for i in range(12)])
+    assert found["scores"].keys() == found["baselines"]["mean"].keys() == POSE_METRICS.keys()
+    assert found["baselines"].keys() == {"source", "mean"}
+    assert "stages" not in found
+    assert found["notes"] == {
+        "predicted joints have values that are not numbers: no score": 1,
+        f"pose_error is undefined: {POSE_METRICS['pose_error'].undefined}": 1,
+    }
+
+
+def test_stages_have_their_means_and_intervals():
+    values = np.linspace(0, 1, 12)
+    found = summary(table(values) | {"foreground_image.mask_l1": values / 2}, [str(i) for i in range(12)])
+    assert found["stages"] == {"foreground_image": {"mask_l1": pytest.approx(0.25)}}
+    low, high = found["stage_intervals"]["foreground_image"]["mask_l1"]
+    assert [2 * low, 2 * high] == pytest.approx(found["intervals"]["mask_l1"])
+    assert found["baselines"].keys() == BASELINES.keys()

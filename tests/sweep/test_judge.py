@@ -14,6 +14,8 @@ from posegen.metrics.scoring import result_scores
 from posegen.sweep.judge import PairsJudge, read_samples, sample_pairs
 from posegen.synthesize import Trained
 
+from .. import posing_systems
+
 CPU = torch.device("cpu")
 PAIRS = tuple(range(0, 20, 2))
 
@@ -72,6 +74,17 @@ def test_pictures_that_are_not_numbers_are_no_score(system, networks, block_shar
         parameter.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="10 of 10 generated pictures have values that are not numbers"):
         judge(system, block_shards, tmp_path)(broken, 4, CPU)
+
+
+def test_a_system_without_pictures_is_judged_by_its_joints(block_shards: Path, tmp_path: Path):
+    system = posing_systems.posing()
+    scores = judge(system, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 8, CPU)
+    assert scores.keys() == {"pose_error", "pck", "pckh"}
+    assert scores["pose_error"] == pytest.approx(5.0, rel=1e-5)
+    assert len(read_samples(tmp_path / "samples.png", system.size[1])) == len(sample_pairs(PAIRS))
+    broken = posing_systems.posing(shift=(float("nan"), 0.0))
+    with pytest.raises(ValueError, match="10 of 10 predicted poses have values that are not numbers"):
+        judge(broken, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 4, CPU)
 
 
 def test_judging_draws_no_random_numbers(system, networks, block_shards: Path, tmp_path: Path):

@@ -100,3 +100,14 @@ def test_where_the_papers_weights_won_they_are_compared_with_themselves():
     assert compared["outcome"] == "same"
     assert compared["scores"]["mask_ssim"]["difference"]["interval"] == [0, 0]
     assert "stay the best known" in compared["verdict"]
+
+
+def test_only_scores_that_trials_have_are_compared():
+    def of_joints(name: str, seed: int) -> Trial:
+        judged = [{"step": 8, "pose_error": 4.0 + (name == "paper"), "pck": 0.5}]
+        return Trial(number=seed, name=name, seed=seed, settings={}, state="finished", judged=judged)
+
+    finals = [of_joints(name, seed) for name in ("best", "paper") for seed in (1, 2, 3)]
+    compared = compare(finals, "pose_error", pairs=1, persons=1)
+    assert compared["scores"].keys() == {"pose_error", "pck"}
+    assert compared["outcome"] == "better"
