@@ -16,10 +16,10 @@ SHIFT = (3.0, 4.0)  # pixels by which every joint is predicted wrongly: 5 pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Posing:
-    """The target's joints, shifted."""
+    """The target's joints, shifted; the source is not looked at."""
 
     name: ClassVar[str] = "posing"
-    reads: ClassVar[tuple[str, ...]] = ("source_image", "target_joints")
+    reads: ClassVar[tuple[str, ...]] = ("target_image", "target_joints")
     writes: ClassVar[tuple[str, ...]] = ("predicted_joints",)
 
     shift: tuple[float, float] = SHIFT

@@ -68,7 +68,7 @@ def write_report(
     page = _render(about | _numbers(metrics, table))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.json").unlink(missing_ok=True)
-    write_whole(folder / "sample_sheet.png", lambda path: path.write_bytes(_sheet_png(cases["fixed"])))
+    write_whole(folder / "sample_sheet.png", lambda path: path.write_bytes(_sheet_png(cases["fixed"], data.size[0])))
     write_whole(folder / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
     write_json(folder / "fingerprint.json", {"fingerprint": fingerprint})
     return folder / "index.html"
@@ -113,10 +113,9 @@ def _stage_charts(folder: Path) -> list:
     return charts(read_curve(checkpoint)) if checkpoint else []
 
 
-def _sheet_png(cases: Sequence[Case]) -> bytes:
+def _sheet_png(cases: Sequence[Case], height: int) -> bytes:
     rows = [[panel.picture for panel in case.panels] for case in cases]
-    height = max(SMALL, rows[0][0].shape[0])
-    picture = cv2.cvtColor(sheet(rows, height), cv2.COLOR_RGB2BGR)
+    picture = cv2.cvtColor(sheet(rows, max(SMALL, height)), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", picture)[1].tobytes()
 
 

@@ -1,5 +1,6 @@
 """The report of systems that predict joints, and of groups of views: panels, cards and words."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def test_panels_of_a_system_with_both(view_shards):
 
 
 def test_panels_of_a_system_without_pictures(view_shards):
-    assert labels(posing_systems.posing(), view_shards) == ["source", *LAST_OF_POSES]
+    assert labels(posing_systems.posing(), view_shards) == LAST_OF_POSES
+    looking = dataclasses.replace(posing_systems.painting(), image="")
+    assert labels(looking, view_shards) == ["source", "foreground image", "painted image", *LAST_OF_POSES]
 
 
 def test_estimated_and_true_poses_are_drawn_where_they_are(block_shards):
@@ -84,7 +87,7 @@ def test_page_of_a_system_without_pictures(block_shards, tmp_path):
     assert "Every view" not in page
     sheet = cv2.imread(str(tmp_path / "report/sample_sheet.png"))
     cells = cut_sheet(sheet, 128, 64)
-    assert [len(row) for row in cells] == [4] * FIXED
+    assert [len(row) for row in cells] == [3] * FIXED
 
 
 def test_page_of_a_system_with_both(view_shards, tmp_path):
