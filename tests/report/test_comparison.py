@@ -42,9 +42,12 @@ def a_run(
     (folder / "scores").mkdir(parents=True)
     parquet.write_table(pa.table(table), folder / "scores/pairs.parquet")
     ends = {name: [0.1, 0.9] for name in scores}
+    means = {
+        name: float(values[np.isfinite(values)].mean()) for name, values in scores.items() if not np.isnan(values).all()
+    }
     metrics = {
         "fingerprint": f"of {folder.name}", "split": "test", "pairs": count, "persons": len(set(PERSONS[:count])),
-        "interval_method": "95 %", "scores": {name: float(np.nanmean(values)) for name, values in scores.items()},
+        "interval_method": "95 %", "scores": dict.fromkeys(scores) | means,
         "intervals": ends,
         "baselines": {
             "source": dict.fromkeys(scores, float(source[:count].mean())), "mean": dict.fromkeys(scores, mean)
