@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from posegen.metrics.measures import METRICS
-from posegen.report.cases import Panel
+from posegen.report.panels import Panel
 from posegen.report.sweep import (
     Row,
     Sweep,
