@@ -40,6 +40,6 @@ COLUMNS: dict[str, Column] = {
         "visible": Column("batch 18", "bool", "whether the joint is known"),
         "pose": Column("batch 18 height width", "float32", "pose maps, as the system's `pose_maps` draws them"),
         "pose_mask": Column("batch 1 height width", "float32", "0 or 1: discs along the limbs, closed"),
-        "person_mask": Column("batch 1 height width", "float32", "0 or 1: the person, where the data set knows it"),
+        "person_mask": Column("batch 1 height width", "float32", "0 or 1: the person, known or estimated"),
     }.items()
 } | {"rotation": Column("batch", "float32", "degrees in (-180, 180], from the source camera's azimuth to the target's")}

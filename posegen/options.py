@@ -15,6 +15,7 @@ from posegen.data.deepfashion import DeepFashion
 from posegen.data.folder import Folder
 from posegen.data.human36m import Human36M
 from posegen.data.market1501 import Market1501
+from posegen.data.person_network import network_digits
 from posegen.data.picture_files import picture_size
 from posegen.data.rows import Listing, Source
 from posegen.data.shard_making import ShardSettings
@@ -175,13 +176,19 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
         pictures_per_shard=DRAWN_A_SHARD if isinstance(source, Drawn) else ShardSettings.pictures_per_shard,
     )
+    shard_settings = replace_fields(
+        shard_settings, _under(settings, "shards"), "shards", fixed=("size", "person_network")
+    )
+    if not isinstance(source, Drawn):
+        chosen_masks = "person_masks" in _under(settings, "shards")
+        shard_settings = with_masks(shard_settings, described, weights, by_itself=not chosen_masks)
     plan = Plan(
         run=options.folder,
         system=described,
         dataset=options.dataset,
         source=source,
         listing=listing,
-        shard_settings=replace_fields(shard_settings, _under(settings, "shards"), "shards", fixed=("size",)),
+        shard_settings=shard_settings,
         seed=options.seed,
         score_pairs=SYNTHETIC_PAIRS if options.pairs is None and isinstance(source, Drawn) else options.pairs,
         checkpoint_every=options.checkpoint_every,
@@ -214,15 +221,32 @@ def with_pretrained(described: System, weights: Path, settings: Mapping[str, obj
     return described
 
 
+def with_masks(settings: ShardSettings, described: System, weights: Path, *, by_itself: bool) -> ShardSettings:
+    """The settings of a data set without person masks: estimated where the system reads them, unless the user chose.
+
+    Estimated by the network where its file is there. Raises ValueError where that is damaged.
+    """
+    read = any(column.endswith("_person_mask") for stage in described.stages for column in stage.reads)
+    if by_itself and read:
+        settings = replace(settings, person_masks="estimated")
+    if settings.person_masks == "own":
+        return settings
+    return replace(settings, person_network=network_digits(weights))
+
+
 def _check_wiring(plan: Plan) -> None:
     """Raises ValueError where a stage reads a column that neither the data nor a stage before it has."""
-    masked = isinstance(plan.source, Drawn)
+    masked = isinstance(plan.source, Drawn) or plan.shard_settings.person_masks == "estimated"
     turned = all(isfinite(entry.azimuth) for entry in plan.listing.entries)
     have = {name for name in COLUMNS if masked or not name.endswith("_person_mask")} - (
         {"rotation"} if not turned else set()
     )
     errors = plan.system.wiring_errors(have)
     if errors:
+        if not masked and any("_person_mask'" in error for error in errors):
+            errors.append(
+                f"{plan.dataset} has no person masks: without --set shards.person_masks=own it gets estimated ones"
+            )
         raise ValueError(f"{plan.system.name} cannot be trained on {plan.dataset}:\n  " + "\n  ".join(errors))
 
 

@@ -35,8 +35,16 @@ def outlook(plan: Plan) -> list[str]:
 
 def about_data(plan: Plan) -> list[str]:
     """The data in numbers, and what is to be known: the reader's notes, and what stands in for a pretrained network."""
-    notes = [*plan.listing.notes, *plan.system.stand_ins()]
+    notes = [*plan.listing.notes, *_mask_notes(plan), *plan.system.stand_ins()]
     return [f"data     {line}" for line in data_lines(plan)] + [f"note     {note}" for note in notes]
+
+
+def _mask_notes(plan: Plan) -> list[str]:
+    settings = plan.shard_settings
+    if settings.person_masks == "own":
+        return []
+    way = "the network of --weights-dir" if settings.person_network else "GrabCut from the joints"
+    return [f"person masks that the data set does not have are estimated, by {way} and a mean field"]
 
 
 def about_stages(plan: Plan) -> list[str]:

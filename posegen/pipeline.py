@@ -126,6 +126,7 @@ def _learn_and_judge(
 
 def prepare(plan: Plan, display: Display) -> None:
     """Makes the shards."""
+    from posegen.data.person_network import mask_estimate
     from posegen.data.shards import write_shards
 
     manifest = write_shards(
@@ -135,6 +136,7 @@ def prepare(plan: Plan, display: Display) -> None:
         listing=plan.listing,
         fingerprint=plan.shards_fingerprint,
         progress=display.advance,
+        estimate=mask_estimate(plan.shard_settings.person_network, plan.weights),
     )
     for line in counts_lines(manifest):
         display.say(line)

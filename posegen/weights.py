@@ -19,7 +19,7 @@ class Pretrained(NamedTuple):
     """A pretrained network's file."""
 
     file: str
-    sha256: str  # the first digits, which are also in the file's name
+    sha256: str  # the first digits
     licence: str
     origin: str
     needed_for: str
@@ -32,6 +32,13 @@ PRETRAINED = {
         licence="BSD-3-Clause (torchvision); trained on ImageNet",
         origin="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
         needed_for="Deformable GAN: the content losses of its variants 'full' and 'perc'",
+    ),
+    "u2net_human_seg": Pretrained(
+        file="u2net_human_seg.onnx",
+        sha256="01eb6a29",
+        licence="Apache-2.0 (U^2-Net, rembg); trained on the Supervisely person data set",
+        origin="https://github.com/danielgatis/rembg/releases/download/v0.0.0/u2net_human_seg.onnx",
+        needed_for="person masks by a network, of data sets without their own; GrabCut makes them where it is absent",
     ),
 }
 

@@ -12,7 +12,9 @@ from posegen.data.keypoint_files import HEADER
 from posegen.files import write_json
 from posegen.options import Options, common_size, from_run, keep, parse_settings, parse_size, plan_for
 from posegen.outlook import about_data
+from posegen.systems.pix2pix import Translation
 from posegen.weights import PRETRAINED
+from tests.data.onnx_file import write_onnx
 
 
 def options(**given) -> Options:
@@ -213,3 +215,56 @@ def test_a_pretrained_network_asked_for_by_name_must_be_there(tmp_path: Path):
         plan_for(given)
     with pytest.raises(ValueError, match="expected a folder with pretrained networks"):
         plan_for(options(weights_dir=tmp_path / "none"))
+
+
+@pytest.fixture
+def masks_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pix2pix reads the target's person mask too."""
+    monkeypatch.setattr(Translation, "reads", (*Translation.reads, "target_person_mask"))
+
+
+def test_masks_are_estimated_where_the_system_reads_them_and_the_data_have_none(
+    masks_read: None, fashion: Path, tmp_path: Path
+):
+    given = {"system": "pix2pix", "weights_dir": tmp_path, "dataset": "deepfashion", "root": fashion}
+    plan = plan_for(options(**given))
+    assert (plan.shard_settings.person_masks, plan.shard_settings.person_network) == ("estimated", "")
+    assert any("estimated, by GrabCut from the joints" in line for line in about_data(plan))
+    other = plan_for(options(**given | {"system": "vdg"}))
+    assert other.shard_settings.person_masks == "own", "nobody reads them"
+    assert not any("estimated" in line for line in about_data(other))
+    asked = plan_for(options(**given | {"system": "vdg"}, set=["shards.person_masks=estimated"]))
+    assert asked.shard_settings.person_masks == "estimated"
+    assert asked.shards_fingerprint != other.shards_fingerprint
+
+
+def test_estimating_can_be_forbidden_and_is_then_explained(masks_read: None, fashion: Path):
+    given = options(system="pix2pix", dataset="deepfashion", root=fashion, set=["shards.person_masks=own"])
+    with pytest.raises(ValueError, match=r"(?s)reads 'target_person_mask'.*without --set shards.person_masks=own"):
+        plan_for(given)
+
+
+def test_drawn_people_keep_their_own_masks(masks_read: None):
+    plan = plan_for(options(system="pix2pix", dataset="synthetic"))
+    assert plan.shard_settings.person_masks == "own"
+    assert any(stage.reads == Translation.reads for stage in plan.system.stages)
+
+
+def test_the_network_makes_the_masks_where_its_file_is_there(
+    fashion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = options(dataset="deepfashion", root=fashion, weights_dir=tmp_path, set=["shards.person_masks=estimated"])
+    without = plan_for(given)
+    (tmp_path / "u2net_human_seg.onnx").write_bytes(network := write_onnx([[1.0, 0.0, -1.0]]))
+    with pytest.raises(ValueError, match="sha256 must begin with 01eb6a29"):
+        plan_for(given)
+    digits = hashlib.sha256(network).hexdigest()[:8]
+    monkeypatch.setitem(PRETRAINED, "u2net_human_seg", PRETRAINED["u2net_human_seg"]._replace(sha256=digits))
+    plan = plan_for(given)
+    assert plan.shard_settings.person_network == plan.settings["shards.person_network"] == digits
+    assert plan.shards_fingerprint != without.shards_fingerprint
+    assert any("by the network of --weights-dir" in line for line in about_data(plan))
+    with pytest.raises(ValueError, match=r"no setting .shards\.person_network."):
+        plan_for(dataclasses.replace(given, set=[f"shards.person_network={digits}"]))
+    kept = plan_for(dataclasses.replace(given, set=["shards.person_masks=own"]))
+    assert kept.shard_settings.person_network == ""

@@ -1,4 +1,5 @@
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Pretrained:
     return each
 
 
-def test_names_carry_the_first_digits_of_their_files():
+def test_files_have_digits_which_are_in_their_names_where_torch_named_them():
     for each in PRETRAINED.values():
-        assert f"-{each.sha256}." in each.file
+        assert re.fullmatch("[0-9a-f]{8,64}", each.sha256)
+        assert not each.file.endswith(".pth") or f"-{each.sha256}." in each.file
 
 
 def test_a_file_is_absent_there_or_damaged(tmp_path: Path, known: Pretrained):

@@ -14,6 +14,8 @@ NOT_FINITE = "joints that are no finite coordinates"
 NO_DISC = "pose map that is not drawn of discs"
 NO_FRAME = "no such frame in the video"
 NO_NUMBER = "no frame number of its own"
+TOO_FEW_JOINTS = "too few joints for a person mask"
+NOBODY = "no person found at the joints"
 
 ALONE = "usable but alone in its group"
 NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
@@ -39,3 +41,4 @@ OUTSIDE = "joints outside the picture"
 LISTED_ANYWAY = "kept because a given pair names it"
 NO_PERSON_MASK = "person mask unknown"
 NO_AZIMUTH = "camera's azimuth unknown"
+ESTIMATED_MASK = "person mask estimated"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,9 +13,11 @@ import pyarrow as pa
 from numpy import ndarray
 
 from posegen.data import reasons, shard_files
-from posegen.data.image_bytes import fit, scaled_joints
+from posegen.data.image_bytes import fit, open_image, scaled_joints
 from posegen.data.joints import TORSO
 from posegen.data.pairs import ordered_pairs
+from posegen.data.person_masks import person_mask
+from posegen.data.person_network import Estimate
 from posegen.data.pose_masks import pack, pose_mask
 from posegen.data.rows import Entry, Picture, Reject, Source
 from posegen.files import write_json
@@ -31,6 +33,8 @@ class ShardSettings:
     mask_radius: int = 4  # pixels
     pictures_per_shard: int = 2000  # a larger group is a shard of its own
     jpeg_quality: int = 95  # of pictures that had to be resized
+    person_masks: Literal["own", "estimated"] = "own"  # what the data set has; or what it lacks estimated
+    person_network: str = ""  # of estimated masks: first digits of the sha256 of the network's file; "" is GrabCut
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,21 @@ class Pairs(NamedTuple):
     order: ndarray
 
 
-def make_shard(work: Work, source: Source, folder: Path, settings: ShardSettings, made_from: Mapping) -> dict:
+def make_shard(
+    work: Work,
+    source: Source,
+    folder: Path,
+    settings: ShardSettings,
+    made_from: Mapping,
+    *,
+    estimate: Estimate = person_mask,
+) -> dict:
     """Write the files of one shard and return its summary, which is written last and holds `made_from`.
 
     Nothing but the summary is written where no picture is usable. Reading and checking never raises for a picture: it
     becomes a reject.
     """
-    rows, rejects = _usable_rows(work, source, settings)
+    rows, rejects = _usable_rows(work, source, settings, estimate)
     pairs, lost = _pairs(work, rows)
     if rows:
         shard_files.write_arrow(folder / f"{work.stem}.arrow", shard_files.PICTURES, _picture_columns(rows))
@@ -97,12 +109,14 @@ def make_shard(work: Work, source: Source, folder: Path, settings: ShardSettings
     return summary
 
 
-def _usable_rows(work: Work, source: Source, settings: ShardSettings) -> tuple[list[Row], list[Reject]]:
+def _usable_rows(
+    work: Work, source: Source, settings: ShardSettings, estimate: Estimate
+) -> tuple[list[Row], list[Reject]]:
     listed = {name for _, *names in work.pairs or () for name in names}
     rows, rejects = [], []
     for entry in work.entries:
         try:
-            rows.append(prepare(entry, source, settings, listed=entry.name in listed))
+            rows.append(prepare(entry, source, settings, listed=entry.name in listed, estimate=estimate))
         except (ValueError, OSError, cv2.error) as error:
             rejects.append(_reject(entry, error))
     members = Counter(row.entry.group for row in rows)
@@ -118,8 +132,12 @@ def _reject(entry: Entry, error: Exception) -> Reject:
     return Reject(entry.name, entry.split, reasons.UNREADABLE, str(error))
 
 
-def prepare(entry: Entry, source: Source, settings: ShardSettings, *, listed: bool) -> Row:
+def prepare(
+    entry: Entry, source: Source, settings: ShardSettings, *, listed: bool, estimate: Estimate = person_mask
+) -> Row:
     """Load, check, fit and mask one picture. `listed`: a given pair names it, so that it need not fit the pairing rule.
+
+    A person mask that the data set does not have is estimated on what is stored, where the settings say so.
 
     Raises ValueError(reason, detail), the reason one of `reasons` or the source's own.
     """
@@ -133,11 +151,16 @@ def prepare(entry: Entry, source: Source, settings: ShardSettings, *, listed: bo
     fitted = fit(picture.image, height=height, width=width, jpeg_quality=settings.jpeg_quality)
     joints = scaled_joints(np.asarray(picture.joints, np.float32), fitted.scale)
     _check_coordinates(joints[visible])
+    mask = _own_mask(picture, height, width)
+    estimated = mask is None and settings.person_masks == "estimated"
+    if estimated:
+        mask = estimate(open_image(fitted.image).pixels, joints, visible)
     notes = {
         reasons.RESIZED: fitted.scale != (1.0, 1.0),
         reasons.ENCODED_AGAIN: fitted.encoded_again and fitted.scale == (1.0, 1.0),
         reasons.OUTSIDE: _any_outside(joints[visible], height, width),
         reasons.LISTED_ANYWAY: entry.distractor or not visible[list(TORSO)].all(),
+        reasons.ESTIMATED_MASK: estimated,
     }
     return Row(
         entry=entry,
@@ -145,7 +168,7 @@ def prepare(entry: Entry, source: Source, settings: ShardSettings, *, listed: bo
         joints=np.where(np.isfinite(joints), joints, np.float32(-1)),
         visible=visible,
         pose_mask=pack(pose_mask(joints, visible, height=height, width=width, radius=settings.mask_radius)),
-        person_mask=_person_mask(picture, height, width),
+        person_mask=None if mask is None else pack(mask),
         notes=tuple(note for note, holds in notes.items() if holds),
     )
 
@@ -168,13 +191,13 @@ def _any_outside(joints: ndarray, height: int, width: int) -> bool:
     return bool(((joints < -0.5) | (joints >= (width - 0.5, height - 0.5))).any())
 
 
-def _person_mask(picture: Picture, height: int, width: int) -> bytes | None:
+def _own_mask(picture: Picture, height: int, width: int) -> ndarray | None:
     if picture.person_mask is None:
         return None
     mask = (picture.person_mask > 0).astype(np.float32)
     if mask.shape != (height, width):
         mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
-    return pack((mask >= 0.5).astype(np.uint8))
+    return (mask >= 0.5).astype(np.uint8)
 
 
 def _pairs(work: Work, rows: Sequence[Row]) -> tuple[Pairs, list[Reject]]:

@@ -22,6 +22,8 @@ import pyarrow.parquet as parquet
 import ray.data
 
 from posegen.data import reasons, shard_files
+from posegen.data.person_masks import person_mask
+from posegen.data.person_network import Estimate
 from posegen.data.rows import Listing, Reject, Source
 from posegen.data.shard_files import read_manifest
 from posegen.data.shard_making import ShardSettings, Work, make_shard
@@ -35,13 +37,21 @@ Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 def write_shards(
-    source: Source, folder: Path, settings: ShardSettings, *, listing: Listing, fingerprint: str, progress: Progress
+    source: Source,
+    folder: Path,
+    settings: ShardSettings,
+    *,
+    listing: Listing,
+    fingerprint: str,
+    progress: Progress,
+    estimate: Estimate = person_mask,
 ) -> dict:
     """Make the shards of a source in `folder` and return the manifest; the caller has initialised Ray.
 
     `listing` is the source's own, or that with a validation split (`splits.with_validation`).
     `folder` must be seen by every node under the same path. Shards that are there already for the same fingerprint,
     listing and settings are kept; files of others are removed first. `progress` hears of pictures done, on the driver.
+    `estimate` makes the person masks that the source lacks, where the settings say so.
 
     Raises ValueError, with the counts by reason, where the training, the test or a listed split ends without a pair.
     """
@@ -59,7 +69,14 @@ def write_shards(
     summaries = _finished(folder, works, made_from)
     _remove_all_but(folder, summaries)
     missing = [work for work in works if work.stem not in summaries]
-    make = partial(make_shard, source=source, folder=folder.absolute(), settings=settings, made_from=made_from)
+    make = partial(
+        make_shard,
+        source=source,
+        folder=folder.absolute(),
+        settings=settings,
+        made_from=made_from,
+        estimate=estimate,
+    )
     total = sum(len(work.entries) for work in works)
     done = sum(summary["pictures"] for summary in summaries.values())
     progress("pictures", done, total)
