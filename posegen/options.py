@@ -171,24 +171,13 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         listing = source.listing()
     if validation_share:
         listing = with_validation(listing, validation_share)
-    shard_settings = ShardSettings(
-        size=described.size,
-        mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
-        pictures_per_shard=DRAWN_A_SHARD if isinstance(source, Drawn) else ShardSettings.pictures_per_shard,
-    )
-    shard_settings = replace_fields(
-        shard_settings, _under(settings, "shards"), "shards", fixed=("size", "person_network")
-    )
-    if not isinstance(source, Drawn):
-        chosen_masks = "person_masks" in _under(settings, "shards")
-        shard_settings = with_masks(shard_settings, described, weights, by_itself=not chosen_masks)
     plan = Plan(
         run=options.folder,
         system=described,
         dataset=options.dataset,
         source=source,
         listing=listing,
-        shard_settings=shard_settings,
+        shard_settings=_shard_settings(source, described, weights, _under(settings, "shards")),
         seed=options.seed,
         score_pairs=SYNTHETIC_PAIRS if options.pairs is None and isinstance(source, Drawn) else options.pairs,
         checkpoint_every=options.checkpoint_every,
@@ -221,15 +210,22 @@ def with_pretrained(described: System, weights: Path, settings: Mapping[str, obj
     return described
 
 
-def with_masks(settings: ShardSettings, described: System, weights: Path, *, by_itself: bool) -> ShardSettings:
-    """The settings of a data set without person masks: estimated where the system reads them, unless the user chose.
+def _shard_settings(source: Source, described: System, weights: Path, given: Mapping[str, str]) -> ShardSettings:
+    """The settings of the stored pictures, with those that the user gave.
 
-    Estimated by the network where its file is there. Raises ValueError where that is damaged.
+    Person masks that the data set does not have are estimated where the system reads them, unless the user chose; by
+    the network where its file is there. Raises ValueError where that is damaged.
     """
+    drawn = isinstance(source, Drawn)
     read = any(column.endswith("_person_mask") for stage in described.stages for column in stage.reads)
-    if by_itself and read:
-        settings = replace(settings, person_masks="estimated")
-    if settings.person_masks == "own":
+    settings = ShardSettings(
+        size=described.size,
+        mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
+        pictures_per_shard=DRAWN_A_SHARD if drawn else ShardSettings.pictures_per_shard,
+        person_masks="estimated" if read and not drawn else "own",
+    )
+    settings = replace_fields(settings, given, "shards", fixed=("size", "person_network"))
+    if drawn or settings.person_masks == "own":
         return settings
     return replace(settings, person_network=network_digits(weights))
 
