@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from posegen.fields import replace_fields, unknown_setting
 from posegen.stage import Drawing, System
-from posegen.systems import defgan, hourglass, pg2, pix2pix, triplet, vdg
+from posegen.systems import defgan, hourglass, pg2, pix2pix, triplet, vdg, vsa
 from posegen.systems.settings import check_known
 
 SYSTEMS: dict[str, Callable[..., System]] = {
@@ -15,6 +15,7 @@ SYSTEMS: dict[str, Callable[..., System]] = {
     "triplet": triplet.triplet,
     "pix2pix": pix2pix.pix2pix,
     "hourglass": hourglass.hourglass,
+    "vsa": vsa.vsa,
 }
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -24,6 +25,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "triplet": triplet.VARIANTS,
     "pix2pix": pix2pix.VARIANTS,
     "hourglass": hourglass.VARIANTS,
+    "vsa": vsa.VARIANTS,
 }
 
 FIXED = ("size", "pose_maps")  # of stages: they are the system's
