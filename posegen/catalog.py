@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from posegen.fields import replace_fields, unknown_setting
 from posegen.stage import Drawing, System
-from posegen.systems import defgan, hourglass, pg2, pix2pix, triplet, vdg, vsa
+from posegen.systems import appearance_flow, defgan, hourglass, pg2, pix2pix, triplet, vdg, vsa
 from posegen.systems.settings import check_known
 
 SYSTEMS: dict[str, Callable[..., System]] = {
@@ -16,6 +16,7 @@ SYSTEMS: dict[str, Callable[..., System]] = {
     "pix2pix": pix2pix.pix2pix,
     "hourglass": hourglass.hourglass,
     "vsa": vsa.vsa,
+    "appearance_flow": appearance_flow.appearance_flow,
 }
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "pix2pix": pix2pix.VARIANTS,
     "hourglass": hourglass.VARIANTS,
     "vsa": vsa.VARIANTS,
+    "appearance_flow": appearance_flow.VARIANTS,
 }
 
 FIXED = ("size", "pose_maps")  # of stages: they are the system's

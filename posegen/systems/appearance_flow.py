@@ -15,28 +15,29 @@ From the code
 - the view as one of 19 steps of 20 degrees, [-180, 180], one-hot, with a 20th entry that is always 1.
 
 Our choices, for the paper has no people
-- "full": the condition is both poses' maps, 36 channels in place of the tiled camera motion, and the mask decoder of the
-  object network, as further deconvolutions of the same features, is added;
-- at scene networks' deconvolutions sides double exactly (the code: 2n - 1), and `depth` says how often they are halved:
+- "full": the condition is both poses' maps, 36 channels in place of the tiled camera motion; the mask decoder of the
+  object network is added, as further deconvolutions of the same features;
+- the scene network's deconvolutions double each side (the code: 2n - 1), and `depth` says how often sides are halved:
   2n - 1 never leaves a width of one, which five halvings make of 32 pixels;
 - at other sizes than 224x224 the object network's decoders begin with as few rows and columns as reach the size
   (8x8 there, as published; 3x2 for 64x32), for at 8x8 they would draw 225x225 of any picture;
-- the picture is the sampled one, background and all, and the mask a column beside it: `foreground`, the probability.
-  The demo shows the object on black, which is `cut_out`; on whole pictures that would be scored for its black;
+- the result is the sampled picture, background and all, and the mask a column beside it: `foreground`, the person's
+  probability. The demo shows the object on black, as `cut_out` does; whole pictures would be scored for the black;
 - `view_code="angle"`: sine and cosine of the angle with the 1, for cameras between the steps;
-- the last convolution of the flow starts at zero, so that the picture starts as the source;
-- the loss: mean L1 of the sampled picture, and 0.1 of the mask's cross-entropy. The paper has an L1 loss too; its
-  weights, steps, batch and rates were not found: Adam 1e-4, halved every 50,000 steps, is remembered, not read;
-- no mean taken off the picture, which is in [-1, 1]; the settings of all data sets.
+- the last convolution of the flow starts at zero, so that the first picture is the source;
+- the loss is mean L1 of the sampled picture and 0.1 of the mask's cross-entropy: weights, steps, batch and rates were
+  not found. Adam at 1e-4, halved every 50,000 steps, is what we believe them to be;
+- no mean taken off the picture, which is in [-1, 1] already; He-normal weights; the settings of all data sets.
 
-Parameters at width 16 (32 for the scene network): "view" 122,240,612 at 224x224 as published; "full" 5,487,844 and
-"no-mask" 3,562,754 at every size. No numbers are published for people. A flow can only show what the source shows: a
-back seen from the front gets the front's colours.
+Parameters: "full" 9,434,116 and "no-mask" 5,506,530 at every size with five halvings; "view" 93,035,844 at 224x224 as
+published, 50,023,924 for 128x64, 97,772,180 for 256x256. No numbers are published for people. A flow can only show what
+the source shows: a back seen from the front gets the front's colours.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -52,3 +53,350 @@ from posegen.systems.settings import check_fields, check_known, settings_for
 
 PAPER = "Zhou et al.: View Synthesis by Appearance Flow, ECCV 2016"
 JOINTS = 18
+STEPS, STEP = 19, 20.0  # of the view code; degrees
+VIEW_ENTRIES = STEPS + 1
+OBJECT_DOUBLINGS = 5  # of a decoder of the object network
+
+ViewCode = Literal["steps", "angle"]
+Flow = Float[Tensor, "batch 2 height width"]  # x, y in pixels
+
+
+def sampled(pictures: Float[Tensor, "batch channels height width"], flow: Flow) -> Tensor:
+    """pictures(x + flow_x, y + flow_y) at each pixel (x, y), bilinearly, 0 outside; in float32 at least.
+
+    remap_layer.cpp: a pixel's number is its centre, and of the four nearest pixels those outside count as 0.
+    """
+    dtype = torch.promote_types(flow.dtype, torch.float32)
+    height, width = flow.shape[2:]
+    with torch.autocast(flow.device.type, enabled=False):
+        column, row = (torch.arange(side, device=flow.device, dtype=dtype) for side in (width, height))
+        x, y = flow[:, 0].to(dtype) + column, flow[:, 1].to(dtype) + row[:, None]
+        places = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
+        return F.grid_sample(pictures.to(dtype), places, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def resized(maps: Float[Tensor, "batch channels _ _"], size: tuple[int, int]) -> Tensor:
+    """Bilinearly, corners on corners (resize_layer.cpp); flows keep their values, which are pixels of the result."""
+    return maps if maps.shape[2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=True)
+
+
+def view_code(rotation: Float[Tensor, " batch"], kind: ViewCode) -> Float[Tensor, "batch 20"]:
+    """The rotation in degrees as the object network's 20 numbers, of which the last is 1.
+
+    "steps": one-hot, the nearest multiple of 20 from -180 to 180. "angle": its sine and cosine, then zeros.
+    """
+    if kind == "angle":
+        radians = torch.deg2rad(rotation)
+        known = torch.stack([radians.sin(), radians.cos()], dim=1)
+        code = F.pad(known, (0, VIEW_ENTRIES - 2))
+    else:
+        code = F.one_hot(((rotation + 180) / STEP).round().long(), VIEW_ENTRIES).to(rotation.dtype)
+    return code.index_fill(1, torch.tensor([STEPS], device=code.device), 1.0)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raise ValueError for sides below 8 pixels; every other size fits, by resizing the flow."""
+    if min(size) < 8:
+        raise ValueError(
+            f"size {size[0]}x{size[1]} (height x width) is too small: both sides must be at least 8 pixels"
+        )
+
+
+def initialise(module: nn.Module) -> None:
+    """He-normal weights (our choice: the training networks' initialisation is not known), biases zero."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def halving_layers(widths: list[int]) -> nn.Sequential:
+    """3x3 convolutions of stride 2 with ReLU; a side of n pixels becomes n / 2, rounded up."""
+    layers = [(nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.ReLU()) for inner, outer in pairwise(widths)]
+    return nn.Sequential(*(layer for pair in layers for layer in pair))
+
+
+def doubling_layers(widths: list[int], *, whole: bool) -> nn.Sequential:
+    """3x3 deconvolutions of stride 2 with ReLU, then one of stride 1 to two channels.
+
+    n pixels become 2n - 1 each time (the code), or 2n where `whole`.
+    """
+    layers: list[nn.Module] = []
+    for inner, outer in pairwise(widths):
+        layers += [nn.ConvTranspose2d(inner, outer, 3, stride=2, padding=1, output_padding=int(whole)), nn.ReLU()]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 2, 3, padding=1))
+
+
+def starting_at_zero(layers: nn.Sequential) -> nn.Sequential:
+    """The layers with zeros as the weights of the last one."""
+    last = layers[-1]
+    assert isinstance(last, nn.ConvTranspose2d)
+    nn.init.zeros_(last.weight)
+    return layers
+
+
+class SceneNetwork(nn.Module):
+    """models/kitti_single: halvings of picture and condition, doublings to the flow and, where `masked`, to a mask.
+
+    Widths 32, 64, 128, 256, 512 down and 512, 256, 128, 64, 32 up at width 32 and depth 5.
+    """
+
+    def __init__(self, *, channels: int, size: tuple[int, int], width: int, depth: int, masked: bool) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(depth)]
+        back = [widths[-1], *widths[::-1]]
+        self.size = size
+        self.encoder = halving_layers([channels, *widths])
+        self.flow = doubling_layers(back, whole=True)
+        self.mask = doubling_layers(back, whole=True) if masked else None
+        self.apply(initialise)
+        starting_at_zero(self.flow)
+
+    def forward(self, given: Float[Tensor, "batch channels height width"]) -> tuple[Flow, Tensor | None]:
+        """The flow in pixels, and the logits of background and foreground."""
+        features = self.encoder(given)
+        mask = None if self.mask is None else resized(self.mask(features), self.size)
+        return resized(self.flow(features), self.size), mask
+
+
+class ObjectNetwork(nn.Module):
+    """models/car_single: the source picture and the view's code meet in linear layers; decoders of flow and mask.
+
+    At width 16 and `latent` 4096: six convolutions of 16 to 512 channels and two linear layers; 128 and 256 units for
+    the view; each decoder has two linear layers (4096 and 64 channels, 1024 and 16 channels) and doublings of 256,
+    128, 64, 32, 16 channels.
+    """
+
+    def __init__(self, *, size: tuple[int, int], width: int, latent: int) -> None:
+        super().__init__()
+        self.size = size
+        places = math.prod(math.ceil(side / 64) for side in size)
+        self.encoder = halving_layers([3, *(width * 2**level for level in range(6))])
+        self.source_code = _linear_layers(32 * width * places, latent, latent)
+        self.view_code = _linear_layers(VIEW_ENTRIES, 8 * width, 16 * width)
+        start = tuple(math.ceil((side - 1) / 2**OBJECT_DOUBLINGS) + 1 for side in size)
+        self.flow = self._decoder(latent, 4 * width, latent + 16 * width, start)
+        self.mask = self._decoder(math.ceil(latent / 4), width, latent + 16 * width, start)
+        self.apply(initialise)
+        starting_at_zero(self.flow)
+
+    def _decoder(self, units: int, channels: int, given: int, start: tuple[int, ...]) -> nn.Sequential:
+        width = self.encoder[0].out_channels
+        widths = [channels, *(width * 2**level for level in reversed(range(OBJECT_DOUBLINGS)))]
+        spread = _linear_layers(given, units, channels * math.prod(start))
+        return nn.Sequential(*spread, nn.Unflatten(1, (channels, *start)), *doubling_layers(widths, whole=False))
+
+    def forward(self, source: Images, view: Float[Tensor, "batch 20"]) -> tuple[Flow, Tensor]:
+        """The flow in pixels, and the logits of background and foreground."""
+        code = torch.cat([self.source_code(self.encoder(source).flatten(1)), self.view_code(view)], dim=1)
+        return resized(self.flow(code), self.size), resized(self.mask(code), self.size)
+
+
+def _linear_layers(*widths: int) -> nn.Sequential:
+    """Linear layers with ReLU."""
+    return nn.Sequential(*(layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())))
+
+
+def copied(batch: Batch, flow: Flow) -> Images:
+    """The source's colours where the flow finds them, in [-1, 1]; black outside, as the code's pictures from 0 on."""
+    return sampled(batch["source_image"] + 1, flow) - 1
+
+
+def foreground(logits: Float[Tensor, "batch 2 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """The probability of the person at each pixel: the second of the softmax's two classes."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)[:, 1:]
+
+
+def masked_outputs(batch: Batch, flow: Flow, logits: Tensor, *, cut_out: bool) -> dict[str, Tensor]:
+    """ "sampled_image" and "foreground"; with `cut_out` the picture is black where the foreground is at most 0.5."""
+    picture, person = copied(batch, flow), foreground(logits)
+    if cut_out:
+        picture = (picture + 1) * (person > 0.5) - 1
+    return {"sampled_image": picture, "foreground": person}
+
+
+def masked_terms(batch: Batch, flow: Flow, logits: Tensor, *, mask_weight: float) -> dict[str, Term]:
+    """ "l1" of the whole picture, and "mask", the cross-entropy of background and person."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    mask = F.cross_entropy(logits, batch["target_person_mask"].squeeze(1).long())
+    return {"l1": Term(l1(copied(batch, flow), batch["target_image"])), "mask": Term(mask, mask_weight)}
+
+
+def poses(batch: Batch) -> Float[Tensor, "batch 39 height width"]:
+    """Source picture, source pose, target pose, on the channels."""
+    return torch.cat([batch["source_image"], batch["source_pose"], batch["target_pose"]], dim=1)
+
+
+def only_player(lr: float, halving_every: int) -> tuple[Player, ...]:
+    """The generator, learning by Adam with its usual betas; there is no critic."""
+    return (Player(name="generator", nets=("generator",), lr=lr, betas=(0.9, 0.999), schedule=Halving(halving_every)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseFlow:
+    """mean |I_A(p + flow(p)) - I_B(p)|, the flow of source picture and both poses."""
+
+    name: ClassVar[str] = "flow"
+    reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "source_pose", "target_pose")
+    writes: ClassVar[tuple[str, ...]] = ("sampled_image",)
+
+    size: tuple[int, int] = (224, 224)  # height, width in pixels
+    width: int = 32  # channels of the first level
+    depth: int = 5  # halvings
+    steps: int = 100_000
+    batch_size: int = 16
+    lr: float = 1e-4
+    halving_every: int = 50_000  # steps after which the rate is halved, again and again
+    flip: bool = True
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, check_size)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        return only_player(self.lr, self.halving_every)
+
+    def networks(self) -> dict[str, nn.Module]:
+        channels = 3 + 2 * JOINTS
+        network = SceneNetwork(channels=channels, size=self.size, width=self.width, depth=self.depth, masked=False)
+        return {"generator": network}
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        flow, _ = nets["generator"](poses(batch))
+        return {"sampled_image": copied(batch, flow)}
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        return {"l1": Term(l1(self.outputs(nets, batch)["sampled_image"], batch["target_image"]))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPoseFlow:
+    """mean |I_A(p + flow(p)) - I_B(p)| + mask_weight mean CE(mask(p), M_B(p)), of source picture and both poses."""
+
+    name: ClassVar[str] = "flow"
+    reads: ClassVar[tuple[str, ...]] = (*PoseFlow.reads, "target_person_mask")
+    writes: ClassVar[tuple[str, ...]] = ("sampled_image", "foreground")
+
+    size: tuple[int, int] = (224, 224)  # height, width in pixels
+    width: int = 32  # channels of the first level
+    depth: int = 5  # halvings
+    mask_weight: float = 0.1
+    cut_out: bool = False  # the picture is the person on black
+    steps: int = 100_000
+    batch_size: int = 16
+    lr: float = 1e-4
+    halving_every: int = 50_000  # steps after which the rate is halved, again and again
+    flip: bool = True
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, check_size)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        return only_player(self.lr, self.halving_every)
+
+    def networks(self) -> dict[str, nn.Module]:
+        channels = 3 + 2 * JOINTS
+        network = SceneNetwork(channels=channels, size=self.size, width=self.width, depth=self.depth, masked=True)
+        return {"generator": network}
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return masked_outputs(batch, *nets["generator"](poses(batch)), cut_out=self.cut_out)
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        return masked_terms(batch, *nets["generator"](poses(batch)), mask_weight=self.mask_weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewFlow:
+    """mean |I_A(p + flow(p)) - I_B(p)| + mask_weight mean CE(mask(p), M_B(p)), of source picture and rotation."""
+
+    name: ClassVar[str] = "flow"
+    reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "rotation", "target_person_mask")
+    writes: ClassVar[tuple[str, ...]] = ("sampled_image", "foreground")
+
+    size: tuple[int, int] = (224, 224)  # height, width in pixels
+    width: int = 16  # channels of the first level
+    latent: int = 4096  # units of the linear layers
+    view_code: ViewCode = "steps"
+    mask_weight: float = 0.1
+    cut_out: bool = False  # the picture is the person on black
+    steps: int = 100_000
+    batch_size: int = 16
+    lr: float = 1e-4
+    halving_every: int = 50_000  # steps after which the rate is halved, again and again
+    flip: bool = True
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, check_size)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        return only_player(self.lr, self.halving_every)
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": ObjectNetwork(size=self.size, width=self.width, latent=self.latent)}
+
+    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return masked_outputs(batch, *self._decoded(nets, batch), cut_out=self.cut_out)
+
+    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+        return masked_terms(batch, *self._decoded(nets, batch), mask_weight=self.mask_weight)
+
+    def _decoded(self, nets: Networks, batch: Batch) -> tuple[Flow, Tensor]:
+        return nets["generator"](batch["source_image"], view_code(batch["rotation"], self.view_code))
+
+
+class Settings(NamedTuple):
+    """What differs between data sets."""
+
+    size: tuple[int, int]
+    pose_radius: float
+    poses: MaskedPoseFlow
+    view: ViewFlow
+
+
+SETTINGS = {
+    "market1501": Settings((128, 64), 4.0, MaskedPoseFlow(), ViewFlow()),
+    "deepfashion": Settings((256, 256), 4.0, MaskedPoseFlow(), ViewFlow()),
+    # What two processor cores train in a few minutes.
+    "synthetic": Settings(
+        (64, 32),
+        2.0,
+        MaskedPoseFlow(depth=3, steps=3000, batch_size=8, lr=1e-3, halving_every=500),
+        ViewFlow(width=8, latent=256, view_code="angle", steps=3000, batch_size=8, lr=1e-3, halving_every=500),
+    ),
+}
+
+VARIANTS = ("full", "no-mask", "view")
+
+
+def appearance_flow(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
+    """Appearance flow with the settings of a data set; variants as in the module's docstring.
+
+    "view" needs data of several cameras. Raises ValueError for an unknown data set or variant, and for sides below 8
+    pixels.
+    """
+    check_known("variant of appearance_flow", variant, VARIANTS)
+    settings, size = settings_for(dataset, size, SETTINGS)
+    return System(
+        name="appearance_flow",
+        variant=variant,
+        paper=PAPER,
+        size=size,
+        pose_maps=Discs(radius=settings.pose_radius),
+        stages=(_stage(variant, settings, size),),
+        image="sampled_image",
+    )
+
+
+def _stage(variant: str, settings: Settings, size: tuple[int, int]) -> PoseFlow | MaskedPoseFlow | ViewFlow:
+    if variant == "view":
+        return dataclasses.replace(settings.view, size=size)
+    masked = dataclasses.replace(settings.poses, size=size)
+    if variant == "full":
+        return masked
+    return PoseFlow(**{field.name: getattr(masked, field.name) for field in dataclasses.fields(PoseFlow)})

@@ -72,6 +72,8 @@ RANGES = {
     "latent": Range(1),
     "critic_width": Range(1),
     "critic_depth": Range(1),
+    "depth": Range(1),
+    "halving_every": Range(1),
     "steps": Range(1),
     "batch_size": Range(1),
     "lr": Range(0, above=True),

@@ -1,5 +1,5 @@
-"""VSA: Villegas, Yang, Zou, Sohn, Lin, Lee: Learning to Generate Long-term Future via Hierarchical Prediction, ICML 2017
-(arXiv 1704.05831): its image generator, the visual-structure analogy network.
+"""VSA: Villegas, Yang, Zou, Sohn, Lin, Lee: Learning to Generate Long-term Future via Hierarchical Prediction, ICML
+2017 (arXiv 1704.05831): its image generator, the visual-structure analogy network.
 
 One stage ("analogy"): pose A is to picture A as pose B is to the picture wanted. In feature space what the target pose
 has more than the source pose is added to the source picture, h = f_img(I_A) + f_pose(P_B) - f_pose(P_A), and decoded.
@@ -194,7 +194,7 @@ def half_mean_square(made: Float[Tensor, "*shape"], wanted: Float[Tensor, "*shap
 
 @dataclass(frozen=True, kw_only=True)
 class Analogy:
-    """Generator: 0.5 mean (G - I_B)^2 + feature_weight 0.5 mean (g(G) - g(I_B))^2 + adversarial_weight BCE(D(G, P_B), 1).
+    """Generator: 0.5 mean (G - I_B)^2 + alpha 0.5 mean (g(G) - g(I_B))^2 + gamma BCE(D(G, P_B), 1).
 
     Critic: BCE(D(I_B, P_B), 1) + 0.5 BCE(D(G, P_B), 0) + 0.5 BCE(D(I_A, P_B), 0): the source picture with the target
     pose, a mismatch, is to be told too. g are VGG19's features. The generator moves first; who rests when is said by
