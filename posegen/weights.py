@@ -31,7 +31,7 @@ PRETRAINED = {
         sha256="dcbb9e9d",
         licence="BSD-3-Clause (torchvision); trained on ImageNet",
         origin="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
-        needed_for="Deformable GAN: the content losses of its variants 'full' and 'perc'",
+        needed_for="Deformable GAN: the content losses of its variants 'full' and 'perc'; VSA: L_feat of 'full'",
     ),
     "u2net_human_seg": Pretrained(
         file="u2net_human_seg.onnx",

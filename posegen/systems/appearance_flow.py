@@ -366,8 +366,8 @@ SETTINGS = {
     "synthetic": Settings(
         (64, 32),
         2.0,
-        MaskedPoseFlow(depth=3, steps=3000, batch_size=8, lr=1e-3, halving_every=500),
-        ViewFlow(width=8, latent=256, view_code="angle", steps=3000, batch_size=8, lr=1e-3, halving_every=500),
+        MaskedPoseFlow(depth=4, steps=4000, batch_size=8, lr=1e-3, halving_every=1000),
+        ViewFlow(width=8, latent=256, view_code="angle", steps=4000, batch_size=8, lr=1e-3, halving_every=1000),
     ),
 }
 
