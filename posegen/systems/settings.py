@@ -94,7 +94,6 @@ RANGES = {
     "critic_turns": Range(1),
     "clip_weights": Range(0, above=True),
     "stacks": Range(1),
-    "depth": Range(1),
     "sigma": Range(0, above=True),
     "rotation": Range(0, 180),
     "scaling": Range(0, 1, below=True),

@@ -312,8 +312,8 @@ SETTINGS = {
         (64, 32),
         1.5,
         Analogy(
-            width=16, critic_width=16, feature_weight=0.1, adversarial_weight=0.001, steps=2400, lr=1e-3, critic_lr=1e-4,
-            constant_lr_share=0.3, flip=True,
+            width=16, critic_width=16, feature_weight=0.1, adversarial_weight=0.001, steps=2400, lr=1e-3,
+            critic_lr=1e-4, constant_lr_share=0.3, flip=True,
         ),
     ),
 }  # fmt: skip
