@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from posegen.fields import replace_fields, unknown_setting
 from posegen.stage import Drawing, System
-from posegen.systems import appearance_flow, defgan, hourglass, pg2, pix2pix, triplet, vdg, vsa
+from posegen.systems import appearance_flow, defgan, hourglass, multistage, pg2, pix2pix, triplet, vdg, vsa
 from posegen.systems.settings import check_known
 
 SYSTEMS: dict[str, Callable[..., System]] = {
@@ -17,6 +17,7 @@ SYSTEMS: dict[str, Callable[..., System]] = {
     "hourglass": hourglass.hourglass,
     "vsa": vsa.vsa,
     "appearance_flow": appearance_flow.appearance_flow,
+    "multistage": multistage.multistage,
 }
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -28,6 +29,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "hourglass": hourglass.VARIANTS,
     "vsa": vsa.VARIANTS,
     "appearance_flow": appearance_flow.VARIANTS,
+    "multistage": multistage.VARIANTS,
 }
 
 FIXED = ("size", "pose_maps")  # of stages: they are the system's

@@ -29,6 +29,18 @@ def masked_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
     return ((generated - target).abs() * mask).mean()
 
 
+def area_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
+    """sum(|G - I| M) / sum(M) of each picture, the mean over channels and batch: in [0, 2] for pictures within range.
+
+    Multistage's L_fg with the person's mask M, and L_bg with 1 - M (slides): each region is divided by its own area, so
+    that a small person counts as much as a large one. A mask of ones gives `l1`. The slides' sum over a pixel's
+    channels is a mean here, so that the value compares with `l1`: our choice, a third of theirs. A picture without
+    such pixels adds 0.
+    """
+    sums = ((generated - target).abs().mean(dim=1, keepdim=True) * mask).sum(dim=(1, 2, 3))
+    return (sums / mask.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
+
+
 def masked_ssim_loss(generated: Images, target: Images, mask: Masks, *, mask_weight: float) -> Scalar:
     """1 - SSIM(G (1 + w M), I (1 + w M)), the mean over the batch: in [0, 2], 0 where both are equal.
 

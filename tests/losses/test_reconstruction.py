@@ -3,7 +3,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from posegen.losses.reconstruction import l1, masked_l1, masked_ssim_loss, ssim
+from posegen.losses.reconstruction import area_l1, l1, masked_l1, masked_ssim_loss, ssim
 
 
 def pictures(*shape, seed=0):
@@ -27,6 +27,41 @@ def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_is_nothing():
     ones = torch.ones(2, 1, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(masked_l1(generated, target, ones), l1(generated, target))
     assert masked_l1(generated, target, 0 * ones).item() == 0
+
+
+def test_area_l1_by_hand():
+    """2x2 pixels, the mask one of them: 0.6, and the mean of 0.1, 0.2, 0.3 outside; channels are averaged."""
+    generated, target, mask = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2), torch.zeros(1, 1, 2, 2)
+    generated[0, :, 0, 0], mask[0, 0, 0, 0] = torch.tensor([0.3, -0.6, 0.9]), 1
+    generated[0, :, 0, 1], generated[0, :, 1, 0], generated[0, :, 1, 1] = 0.1, -0.2, 0.3
+    assert area_l1(generated, target, mask).item() == pytest.approx(0.6)
+    assert area_l1(generated, target, 1 - mask).item() == pytest.approx(0.2)
+
+
+def test_area_l1_divides_each_picture_by_its_own_area():
+    generated, target, mask = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
+    mask[0, 0, 0, 0], mask[1, 0, :2] = 1, 1
+    assert area_l1(generated, target, mask).item() == pytest.approx(1)
+    generated[1] = 0.5
+    assert area_l1(generated, target, mask).item() == pytest.approx(0.75)
+
+
+def test_area_l1_of_everything_is_l1_and_of_nothing_is_zero_with_a_finite_gradient():
+    generated, target = pictures(2, 3, 5, 4).requires_grad_(), pictures(2, 3, 5, 4, seed=1)
+    ones = torch.ones(2, 1, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(area_l1(generated, target, ones), l1(generated, target))
+    nothing = area_l1(generated, target, 1 - ones)
+    (gradient,) = torch.autograd.grad(nothing, generated)
+    assert nothing.item() == 0
+    assert torch.equal(gradient, torch.zeros_like(generated))
+    half = torch.cat([ones[:1], 0 * ones[1:]])  # a picture without such pixels beside one with them
+    assert area_l1(generated, target, half).item() == pytest.approx(l1(generated[:1], target[:1]).item() / 2)
+
+
+def test_area_l1_gradients():
+    generated, target = pictures(2, 3, 3, 2).requires_grad_(), pictures(2, 3, 3, 2, seed=1)
+    mask = (pictures(2, 1, 3, 2, seed=2) > 0).double()
+    assert torch.autograd.gradcheck(lambda g: area_l1(g, target, mask), generated)
 
 
 @pytest.mark.parametrize("height_width", [(11, 11), (33, 20), (64, 32)])

@@ -1,0 +1,518 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from posegen.batch import COLUMNS
+from posegen.catalog import override, system
+from posegen.data.pose_maps import Discs, Gaussians
+from posegen.losses.reconstruction import area_l1, l1
+from posegen.systems.multistage import (
+    SETTINGS,
+    VARIANTS,
+    ForegroundNetwork,
+    PoseNetwork,
+    SceneNetwork,
+    cut_out,
+    level_widths,
+    multistage,
+    networks_of,
+    view_code,
+)
+from posegen.train.loop import _start_from, _with_outputs
+from posegen.train.step import new_game
+
+from .conftest import waves
+
+SIZE = (32, 16)
+SMALL = {"width": 4, "depth": 2, "critic_width": 4}
+SMALL_JOINT = {
+    "pose_width": 8, "foreground_width": 4, "foreground_depth": 2, "background_width": 4, "background_depth": 2,
+    "critic_width": 4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def batch():
+    """Two pairs in float64 with all that the stages read and write, those of earlier stages among it."""
+    return columns()
+
+
+def columns():
+    frame = torch.tensor([16.0, 32.0], dtype=torch.float64)
+    joints = {
+        role: (waves((2, 18, 2), phase) + 1) / 2 * frame
+        for role, phase in (("source", 6.0), ("target", 3.0), ("predicted", 3.2))
+    }
+    visible = {"source": waves((2, 18), 7.0) > -0.7, "target": waves((2, 18), 4.0) > -0.5}
+    known = {**visible, "predicted": visible["source"]}
+    maps = {f"{role}_pose": Gaussians(sigma=2.0)(joints[role], known[role], *SIZE) for role in joints}
+    return {
+        **{f"{role}_joints": values for role, values in joints.items()},
+        **{f"{role}_visible": values for role, values in visible.items()},
+        **maps,
+        "rotation": torch.tensor([40.0, -175.0], dtype=torch.float64),
+        "source_image": waves((2, 3, *SIZE), 0.0),
+        "target_image": waves((2, 3, *SIZE), 1.0),
+        "foreground_image": waves((2, 3, *SIZE), 2.0),
+        "source_person_mask": (waves((2, 1, *SIZE), 8.0) > 0.3).double(),
+        "target_person_mask": (waves((2, 1, *SIZE), 5.0) > 0.3).double(),
+    }
+
+
+def small_stages(variant="full"):
+    return {stage.name: small(stage) for stage in multistage("synthetic-views", variant, SIZE).stages}
+
+
+def small(stage):
+    fields = SMALL_JOINT if stage.name == "joint" else {"width": 8} if stage.name == "pose" else SMALL
+    return dataclasses.replace(stage, **fields)
+
+
+def double(stage):
+    torch.manual_seed(0)
+    return {name: network.double() for name, network in stage.networks().items()}
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def total(terms):
+    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+
+
+def bits(networks):
+    return [value.clone() for network in networks.values() for value in network.state_dict().values()]
+
+
+class Seen(nn.Module):
+    """A critic that remembers what it was shown."""
+
+    def forward(self, pictures):
+        self.pictures = pictures
+        return pictures.mean(dim=(1, 2, 3))
+
+
+# --- what there is
+
+
+def test_parameter_counts():
+    with torch.device("meta"):
+        counts = {
+            stage.name: {name: count(network) for name, network in stage.networks().items()}
+            for stage in multistage("human36m", "joint").stages
+        }
+    stages = {name: counts[name] for name in ("pose", "foreground", "background")}
+    assert stages == PARAMETERS
+    assert sorted(counts["joint"].values()) == sorted(n for own in stages.values() for n in own.values())
+
+
+PARAMETERS = {
+    "pose": {"generator": 4_285_476},
+    "foreground": {"generator": 23_632_067, "critic": 10_925_057},
+    "background": {"generator": 54_425_603, "foreground_critic": 10_925_057, "picture_critic": 10_896_257},
+}
+
+
+@pytest.mark.parametrize("dataset", [*sorted(SETTINGS), "synthetic-views", "views"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_stages_are_wired(dataset, variant):
+    described = multistage(dataset, variant)
+    assert described.wiring_errors(set(COLUMNS)) == []
+    (error, *_) = described.wiring_errors(set(COLUMNS) - {"rotation"})
+    assert "stage 'pose' reads 'rotation'" in error
+
+
+def test_each_stage_reads_the_prediction_of_the_one_before():
+    described = multistage("synthetic-views")
+    assert [stage.name for stage in described.stages] == ["pose", "foreground", "background"]
+    assert [described.stages_before(index) for index in range(3)] == [[], [0], [0, 1]]
+    for stage in described.stages[1:]:
+        assert "predicted_pose" in stage.reads
+        assert not {"target_pose", "target_joints"} & set(stage.reads)
+    assert (described.image, described.joints) == ("composed_image", "predicted_joints")
+
+
+def test_only_the_networks_of_a_variant_exist():
+    found = {
+        variant: {stage.name: sorted(stage.networks()) for stage in small_stages(variant).values()}
+        for variant in VARIANTS
+    }
+    full = {
+        "pose": ["generator"],
+        "foreground": ["critic", "generator"],
+        "background": ["foreground_critic", "generator", "picture_critic"],
+    }
+    joint = ["background_foreground_critic", "background_generator", "background_picture_critic"]
+    assert found == {
+        **dict.fromkeys(("full", "global-l1", "one-branch", "concatenated"), full),
+        "no-adversarial": {**full, "foreground": ["generator"]},
+        "one-stage": {"pose": ["generator"], "whole": ["critic", "generator"]},
+        "one-critic": {**full, "background": ["generator", "picture_critic"]},
+        "joint": {**full, "joint": [*joint, "foreground_critic", "foreground_generator", "pose_generator"]},
+    }
+
+
+def test_the_drawing_of_poses_reaches_the_stages_that_predict_joints():
+    described = override(system("multistage", "synthetic-views", "joint"), {"pose_maps.sigma": 3.5})
+    drawing = {stage.name: stage.pose_maps for stage in described.stages if hasattr(stage, "pose_maps")}
+    assert drawing == {"pose": Gaussians(sigma=3.5), "joint": Gaussians(sigma=3.5)}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("foreground.alpha_f", -1.0, "it must be at least 0"),
+        ("background.beta_b", -1.0, "it must be at least 0"),
+        ("foreground.backdrop", 1.5, "it must be at least -1 and at most 1"),
+        ("pose.blocks", 0, "it must be at least 1"),
+        ("background.depth", 0, "it must be at least 1"),
+        ("foreground.fusion", "sum", "one of analogy, concatenation, one-branch"),
+    ],
+)
+def test_fields_out_of_range_are_refused(path, value, message):
+    with pytest.raises(ValueError, match=message):
+        override(system("multistage", "synthetic-views"), {path: value})
+
+
+def test_a_size_that_cannot_be_halved_is_refused_with_sizes_that_can():
+    with pytest.raises(ValueError, match="256x160 or 256x192"):
+        multistage("human36m", size=(256, 176))
+
+
+@pytest.mark.parametrize(
+    ("size", "depth", "widths"),
+    [((256, 256), 5, [4, 8, 16, 32, 32]), ((64, 32), 8, [4, 8, 16, 32, 32]), ((256, 160), 8, [4, 8, 16, 32, 32])],
+)
+def test_level_widths(size, depth, widths):
+    assert level_widths(size, width=4, depth=depth) == widths
+
+
+# --- what they do
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains(variant, batch):
+    for stage in small_stages(variant).values():
+        networks = double(stage)
+        assert set(stage.outputs(networks, batch)) == set(stage.writes)
+        for player in stage.players:
+            total(stage.loss(player.name, networks, batch)).backward()
+            for name in player.nets:
+                assert all(p.grad is not None and p.grad.isfinite().all() for p in networks[name].parameters())
+                assert all(p.grad.abs().sum() > 0 for p in networks[name].parameters() if p.ndim > 1)
+            for network in networks.values():
+                network.zero_grad()
+
+
+@pytest.mark.parametrize("stage", ["foreground", "background", "joint"])
+def test_a_move_changes_its_own_networks_alone(stage):
+    game = new_game(small_stages("joint")[stage], seed=0, device=torch.device("cpu"))
+    data = {name: value.float() if value.is_floating_point() else value for name, value in columns().items()}
+    for player in game.stage.players:
+        own = {name: game.bare[name] for name in player.nets}
+        others = {name: network for name, network in game.bare.items() if name not in own}
+        before, kept = bits(own), bits(others)
+        game._move(player, 0, data)
+        assert all(map(torch.equal, bits(others), kept))
+        assert not all(map(torch.equal, bits(own), before))
+
+
+def test_the_view_code_is_the_true_angle():
+    code = view_code(torch.tensor([0.0, 90.0, -90.0, 180.0, 30.0]))
+    expected = [[0, 1], [1, 0], [-1, 0], [0, -1], [0.5, math.sqrt(3) / 2]]
+    torch.testing.assert_close(code, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("stage", ["pose", "background", "whole"])
+def test_the_rotation_matters(stage, batch):
+    described = {**small_stages("one-stage"), **small_stages()}[stage]
+    networks, column = double(described), described.writes[0]
+    before = described.outputs(networks, batch)[column]
+    turned = described.outputs(networks, {**batch, "rotation": batch["rotation"] + 90})[column]
+    assert not torch.allclose(before, turned)
+
+
+def test_the_pose_loss_by_hand(batch):
+    """A joint that is off by 3 and 4 pixels, in units of 16: 25 / 256; one unknown to either counts nothing."""
+    stage = small_stages()["pose"]
+    known = torch.ones(2, 18, dtype=torch.bool)
+    seen = {**batch, "source_visible": known.clone(), "target_visible": known.clone()}
+    seen["source_visible"][0, 1], seen["target_visible"][1, 2] = False, False
+    predicted = seen["target_joints"].clone()
+    predicted[0, 0] += torch.tensor([3.0, -4.0])
+    predicted[0, 1] += 100
+    predicted[1, 2] += 100
+    terms = stage.generator_terms({}, seen, {"predicted_joints": predicted})
+    assert terms["squared_distance"].value.item() == pytest.approx(25 / 256 / 2)  # two pairs
+    assert terms["squared_distance"].weight == 1
+    assert terms["pixels"].value.item() == pytest.approx(5 / 34)
+    assert terms["pixels"].weight == 0
+
+
+def test_an_unknown_joint_may_be_anything(batch):
+    stage = small_stages()["pose"]
+    networks = double(stage)
+    lost = {name: value.clone() for name, value in batch.items()}
+    for role in ("source", "target"):
+        lost[f"{role}_joints"][~batch[f"{role}_visible"]] = torch.nan
+    made, same = stage.outputs(networks, batch), stage.outputs(networks, lost)
+    assert all(torch.equal(made[name], same[name]) for name in stage.writes)
+    loss = total(stage.loss("generator", networks, lost))
+    assert loss.item() == total(stage.loss("generator", networks, batch)).item()
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in networks["generator"].parameters())
+
+
+def test_joints_known_in_the_prediction_are_those_of_the_source(batch):
+    stage = small_stages()["pose"]
+    maps = stage.outputs(double(stage), batch)["predicted_pose"]
+    assert not maps[~batch["source_visible"]].any()
+    made = stage.outputs(double(stage), batch)
+    expected = stage.pose_maps(made["predicted_joints"], batch["source_visible"], *SIZE)
+    assert torch.equal(made["predicted_pose"], expected)
+
+
+def test_the_pose_network_keeps_its_precision_under_autocast():
+    network = PoseNetwork(width=8, blocks=1, dropout=0.0)
+    joints, view = torch.rand(2, 18, 2), torch.rand(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = network(joints, view)
+    assert torch.equal(under, network(joints, view))
+
+
+@pytest.mark.parametrize("variant", ["full", "one-stage", "joint"])
+def test_losses_are_finite_under_autocast(variant):
+    data = {name: value.float() if value.is_floating_point() else value for name, value in columns().items()}
+    for stage in small_stages(variant).values():
+        networks = stage.networks()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            terms = [stage.loss(player.name, networks, data) for player in stage.players]
+        for own in terms:
+            assert all(term.value.isfinite() and term.value.dtype == torch.float32 for term in own.values())
+
+
+def test_the_foreground_is_the_formula():
+    """F_t* = f_dec(f_pose(P_t*) - f_pose(P_s) + f_img(F_s)), with each encoder called by itself."""
+    torch.manual_seed(0)
+    network = ForegroundNetwork(size=SIZE, width=4, depth=2, fusion="analogy").double()
+    picture, source, target = (waves((2, channels, *SIZE), channels) for channels in (3, 18, 18))
+    target = target.flip(0)
+    image, own, wanted = network.image_encoder(picture), network.pose_encoder(source), network.pose_encoder(target)
+    expected = network.decoder(wanted[-1] - own[-1] + image[-1], wanted[:-1])
+    torch.testing.assert_close(network(picture, source, target), expected)
+    still = network.decoder(image[-1], own[:-1])
+    torch.testing.assert_close(network(picture, source, source), still)
+
+
+@pytest.mark.parametrize("fusion", ["analogy", "concatenation", "one-branch"])
+def test_the_foreground_depends_on_all_that_it_is_given(fusion):
+    torch.manual_seed(0)
+    network = ForegroundNetwork(size=SIZE, width=4, depth=2, fusion=fusion).double()
+    given = [waves((2, channels, *SIZE), phase) for phase, channels in enumerate((3, 18, 18))]
+    made = network(*given)
+    assert made.shape == (2, 3, *SIZE)
+    for place in range(3):
+        changed = [-value if place == k else value for k, value in enumerate(given)]
+        assert not torch.allclose(network(*changed), made)
+
+
+def test_a_picture_does_not_depend_on_those_made_with_it(batch):
+    for stage in small_stages("joint").values():
+        networks = double(stage)
+        alone = stage.outputs(networks, {name: value[:1] for name, value in batch.items()})
+        for name, column in stage.outputs(networks, batch).items():
+            torch.testing.assert_close(column[:1], alone[name])
+
+
+def test_a_person_is_cut_out_before_the_backdrop(batch):
+    mask = batch["source_person_mask"]
+    cut = cut_out(batch["source_image"], mask, -0.25)
+    assert torch.equal(cut[mask.expand_as(cut) == 1], batch["source_image"][mask.expand_as(cut) == 1])
+    assert set(cut[mask.expand_as(cut) == 0].tolist()) == {-0.25}
+
+
+def test_what_lies_behind_the_source_person_is_not_seen(batch):
+    stage = small_stages()["foreground"]
+    networks, mask = double(stage), batch["source_person_mask"]
+    before = stage.outputs(networks, batch)["foreground_image"]
+    behind = {**batch, "source_image": batch["source_image"] * mask - 0.7 * (1 - mask)}
+    assert torch.equal(stage.outputs(networks, behind)["foreground_image"], before)
+    person = {**batch, "source_image": batch["source_image"] * (1 - mask)}
+    assert not torch.allclose(stage.outputs(networks, person)["foreground_image"], before)
+
+
+@pytest.mark.parametrize("player", ["critic", "generator"])
+def test_both_pairs_of_the_foreground_critic_carry_the_predicted_pose(player, batch):
+    """The real pair as well: with P_t instead of P_t* this fails."""
+    stage = dataclasses.replace(small_stages()["foreground"], backdrop=-0.5)
+    networks = {**double(stage), "critic": Seen()}
+    stage.loss(player, networks, batch)
+    real, fake = networks["critic"].pictures.chunk(2)
+    assert not torch.allclose(batch["predicted_pose"], batch["target_pose"])
+    assert torch.equal(real[:, 3:], batch["predicted_pose"])
+    assert torch.equal(fake[:, 3:], batch["predicted_pose"])
+    assert torch.equal(real[:, :3], cut_out(batch["target_image"], batch["target_person_mask"], -0.5))
+    assert torch.equal(fake[:, :3], stage.outputs(networks, batch)["foreground_image"])
+
+
+@pytest.mark.parametrize("player", ["critic", "generator"])
+def test_what_the_two_critics_of_stage_three_see(player, batch):
+    stage = small_stages()["background"]
+    networks = {**double(stage), "foreground_critic": Seen(), "picture_critic": Seen()}
+    stage.loss(player, networks, batch)
+    made, target, mask = (stage.outputs(networks, batch)["composed_image"], batch["target_image"],
+                          batch["target_person_mask"])  # fmt: skip
+    real, fake = networks["foreground_critic"].pictures.chunk(2)
+    assert torch.equal(real, torch.cat([target * mask, batch["predicted_pose"]], dim=1))
+    assert torch.equal(fake, torch.cat([made * mask, batch["predicted_pose"]], dim=1))
+    assert torch.equal(networks["picture_critic"].pictures, torch.cat([target, made]))
+
+
+def test_the_critic_of_one_stage_sees_whole_pictures_with_the_predicted_pose(batch):
+    stage = small_stages("one-stage")["whole"]
+    networks = {**double(stage), "critic": Seen()}
+    stage.loss("critic", networks, batch)
+    real, fake = networks["critic"].pictures.chunk(2)
+    made = stage.outputs(networks, batch)["composed_image"]
+    assert torch.equal(real, torch.cat([batch["target_image"], batch["predicted_pose"]], dim=1))
+    assert torch.equal(fake, torch.cat([made, batch["predicted_pose"]], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("variant", "stage", "critics"),
+    [("full", "foreground", 1), ("full", "background", 2), ("one-critic", "background", 1), ("one-stage", "whole", 1)],
+)
+def test_undecided_critics_cost_log_two(variant, stage, critics, batch):
+    described = small_stages(variant)[stage]
+    networks = double(described)
+    for name, network in networks.items():
+        if name != "generator":
+            for parameter in network.parameters():
+                parameter.data.zero_()
+    own = described.loss("critic", networks, batch)
+    assert len(own) == 2 * critics
+    assert total(own).item() == pytest.approx(2 * critics * math.log(2))
+    terms = described.loss("generator", networks, batch)
+    adversarial = [term for name, term in terms.items() if name.endswith("adversarial")]
+    assert [term.value.item() for term in adversarial] == pytest.approx([math.log(2)] * critics)
+    assert {term.weight for term in adversarial} == {1.0}
+
+
+def test_the_losses_on_pictures(batch):
+    """Weights alpha and beta on the parts by area; "global-l1" has their sum on the whole foreground."""
+    wanted, mask = cut_out(batch["target_image"], batch["target_person_mask"], 0.0), batch["target_person_mask"]
+    for variant in ("full", "global-l1", "no-adversarial"):
+        stage = dataclasses.replace(small_stages(variant)["foreground"], alpha_f=3.0, beta_f=5.0)
+        networks = double(stage)
+        made = stage.outputs(networks, batch)["foreground_image"]
+        terms = stage.loss("generator", networks, batch)
+        parts = 3 * area_l1(made, wanted, mask) + 5 * area_l1(made, wanted, 1 - mask)
+        expected = 8 * l1(made, wanted) if variant == "global-l1" else parts
+        adversarial = terms.pop("adversarial").value if variant != "no-adversarial" else None
+        assert (adversarial is None) == (len(stage.players) == 1)
+        torch.testing.assert_close(total(terms), expected)
+    stage = dataclasses.replace(small_stages()["background"], alpha_b=3.0, beta_b=5.0)
+    networks = double(stage)
+    made, terms = stage.outputs(networks, batch)["composed_image"], stage.loss("generator", networks, batch)
+    own = {name: term for name, term in terms.items() if name.endswith("l1")}
+    expected = 3 * area_l1(made, batch["target_image"], mask) + 5 * area_l1(made, batch["target_image"], 1 - mask)
+    torch.testing.assert_close(total(own), expected)
+
+
+@pytest.mark.parametrize("filled", [0.0, 1.0])
+def test_pictures_without_person_or_without_background_cost_no_nan(filled, batch):
+    masks = {name: torch.full_like(batch[name], filled) for name in ("source_person_mask", "target_person_mask")}
+    for name in ("foreground", "background"):
+        stage = small_stages()[name]
+        networks = double(stage)
+        terms = stage.loss("generator", networks, {**batch, **masks})
+        assert terms["background_l1" if filled else "foreground_l1"].value.item() == 0
+        total(terms).backward()
+        assert all(p.grad.isfinite().all() for p in networks["generator"].parameters())
+
+
+# --- how the stages hang together
+
+
+def test_stage_three_learns_from_stage_two_and_leaves_it_alone(batch):
+    stages = small_stages()
+    networks = {name: double(stage) for name, stage in stages.items()}
+    given = {name: batch[name] for name in batch if not name.startswith(("predicted", "foreground"))}
+
+    def gradients():
+        before = bits(networks["foreground"])
+        earlier = [(stages[name], networks[name]) for name in ("pose", "foreground")]
+        seen = _with_outputs(dict(given), earlier, torch.device("cpu"))
+        for network in networks["background"].values():
+            network.zero_grad()
+        for player in ("generator", "critic"):
+            total(stages["background"].loss(player, networks["background"], seen)).backward()
+        assert all(map(torch.equal, bits(networks["foreground"]), before))
+        assert all(p.grad is None for p in networks["foreground"]["generator"].parameters())
+        return {
+            name: torch.cat([p.grad.flatten() for p in network.parameters()])
+            for name, network in networks["background"].items()
+        }
+
+    before = gradients()
+    for parameter in networks["foreground"]["generator"].parameters():
+        parameter.data += 0.1
+    after = gradients()
+    assert not any(torch.allclose(before[name], after[name]) for name in before)
+
+
+def joint_game():
+    """The joint stage, started from three stages' networks."""
+    stages = small_stages("joint")
+    networks = {name: double(stage) for name, stage in stages.items() if name != "joint"}
+    game = new_game(stages["joint"], seed=0, device=torch.device("cpu"))
+    for network in game.bare.values():
+        network.double()
+    _start_from(stages["joint"].starts_from, game, networks)
+    return stages, networks, game
+
+
+def test_joint_training_starts_where_the_three_stages_ended(batch):
+    stages, networks, game = joint_game()
+    assert set(stages["joint"].starts_from) == set(game.bare)
+    joint, seen = stages["joint"].outputs(game.networks, batch), dict(batch)
+    for name in ("pose", "foreground", "background"):
+        seen |= stages[name].outputs(networks[name], seen)
+        for column in stages[name].writes:
+            torch.testing.assert_close(joint[f"joint_{column}"], seen[column])
+    for player in ("generator", "critic"):
+        own = stages["joint"].loss(player, game.networks, batch)
+        for name in ("pose", "foreground", "background"):
+            if player == "generator" or name != "pose":
+                for term, (value, weight) in stages[name].loss(player, networks[name], seen).items():
+                    torch.testing.assert_close(own[f"{name}_{term}"].value, value)
+                    assert own[f"{name}_{term}"].weight == weight * (100 if name == "pose" else 1)
+
+
+@pytest.mark.parametrize(("drawing", "reached"), [(Gaussians(sigma=2.0), True), (Discs(radius=2.0), False)])
+def test_joint_losses_of_pictures_reach_the_pose_transformer_through_gaussians(drawing, reached, batch):
+    stages, _, game = joint_game()
+    stage = dataclasses.replace(stages["joint"], pose_maps=drawing, pose_weight=0.0)
+    terms = stage.loss("generator", game.networks, batch)
+    total(terms).backward()
+    gradients = [p.grad.abs().sum() for p in game.bare["pose_generator"].parameters()]
+    assert (sum(gradients).item() > 0) == reached
+    assert game.bare["foreground_generator"].decoder.picture[0].weight.grad.abs().sum() > 0
+
+
+def test_the_joint_stage_names_each_stages_networks():
+    nets = {name: nn.Identity() for name in ("pose_generator", "background_foreground_critic", "foreground_critic")}
+    assert set(networks_of("foreground", nets)) == {"critic"}
+    assert set(networks_of("background", nets)) == {"foreground_critic"}
+
+
+def test_planes_of_the_view_reach_every_pixel():
+    torch.manual_seed(0)
+    network = SceneNetwork(channels=6, size=SIZE, width=2, depth=1).double()
+    given = waves((1, 6, *SIZE), 0.0)
+    one, other = (network(given, torch.tensor([code], dtype=torch.float64)) for code in ((0.0, 1.0), (1.0, 0.0)))
+    assert (one != other).all()
