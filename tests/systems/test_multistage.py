@@ -516,3 +516,128 @@ def test_planes_of_the_view_reach_every_pixel():
     given = waves((1, 6, *SIZE), 0.0)
     one, other = (network(given, torch.tensor([code], dtype=torch.float64)) for code in ((0.0, 1.0), (1.0, 0.0)))
     assert (one != other).all()
+
+
+# The terms of the second step of training, in float64 on the CPU, without dropout: each stage, and each of its variants.
+GOLDEN = {
+    "full pose": {
+        "generator/squared_distance": 15.241169,
+        "generator/pixels": 20.500198,
+        "generator/total": 15.241169,
+        "generator/gradient": 69.140125,
+    },
+    "full foreground": {
+        "generator/adversarial": 0.47966754,
+        "generator/foreground_l1": 0.32335478,
+        "generator/background_l1": 0.61173588,
+        "generator/total": 93.988739,
+        "generator/gradient": 38.139216,
+        "critic/real": 0.46984562,
+        "critic/fake": 0.96468747,
+        "critic/total": 1.4345331,
+        "critic/gradient": 4.408161,
+    },
+    "no-adversarial foreground": {
+        "generator/foreground_l1": 0.3233532,
+        "generator/background_l1": 0.61173743,
+        "generator/total": 93.509064,
+        "generator/gradient": 38.135537,
+    },
+    "global-l1 foreground": {
+        "generator/adversarial": 0.47970092,
+        "generator/l1": 0.49504092,
+        "generator/total": 99.487885,
+        "generator/gradient": 54.230981,
+        "critic/real": 0.46979314,
+        "critic/fake": 0.96462542,
+        "critic/total": 1.4344186,
+        "critic/gradient": 4.4139938,
+    },
+    "one-branch foreground": {
+        "generator/adversarial": 0.47375,
+        "generator/foreground_l1": 0.3916465,
+        "generator/background_l1": 0.51618606,
+        "generator/total": 91.257004,
+        "generator/gradient": 37.966848,
+        "critic/real": 0.46644068,
+        "critic/fake": 0.97466993,
+        "critic/total": 1.4411106,
+        "critic/gradient": 4.0754226,
+    },
+    "concatenated foreground": {
+        "generator/adversarial": 0.47849584,
+        "generator/foreground_l1": 0.32709849,
+        "generator/background_l1": 0.61541557,
+        "generator/total": 94.729904,
+        "generator/gradient": 38.750451,
+        "critic/real": 0.46917474,
+        "critic/fake": 0.96708959,
+        "critic/total": 1.4362643,
+        "critic/gradient": 4.0331028,
+    },
+    "full background": {
+        "generator/foreground_adversarial": 0.46964854,
+        "generator/picture_adversarial": 0.45350337,
+        "generator/foreground_l1": 0.39324081,
+        "generator/background_l1": 0.98262507,
+        "generator/total": 138.50974,
+        "generator/gradient": 49.287542,
+        "critic/foreground_real": 0.47046757,
+        "critic/foreground_fake": 0.9815343,
+        "critic/picture_real": 0.42157644,
+        "critic/picture_fake": 1.0048221,
+        "critic/total": 2.8784003,
+        "critic/gradient": 6.9988606,
+    },
+    "one-critic background": {
+        "generator/picture_adversarial": 0.45350337,
+        "generator/foreground_l1": 0.39324081,
+        "generator/background_l1": 0.98262507,
+        "generator/total": 138.04008,
+        "generator/gradient": 49.29106,
+        "critic/picture_real": 0.42158014,
+        "critic/picture_fake": 1.0048251,
+        "critic/total": 1.4264052,
+        "critic/gradient": 5.5912352,
+    },
+    "one-stage whole": {
+        "generator/adversarial": 0.46203652,
+        "generator/foreground_l1": 0.38620728,
+        "generator/background_l1": 0.99325562,
+        "generator/total": 138.40833,
+        "generator/gradient": 39.198434,
+        "critic/real": 0.46442786,
+        "critic/fake": 0.99411792,
+        "critic/total": 1.4585458,
+        "critic/gradient": 5.0816408,
+    },
+    "joint joint": {
+        "generator/pose_squared_distance": 15.241169,
+        "generator/pose_pixels": 20.500198,
+        "generator/foreground_adversarial": 0.47571406,
+        "generator/foreground_foreground_l1": 0.3229771,
+        "generator/foreground_background_l1": 0.61254615,
+        "generator/background_foreground_adversarial": 0.46708161,
+        "generator/background_picture_adversarial": 0.45027605,
+        "generator/background_foreground_l1": 0.39226988,
+        "generator/background_background_l1": 0.98851442,
+        "generator/total": 1757.1409,
+        "generator/gradient": 6914.2349,
+        "critic/foreground_real": 0.46285266,
+        "critic/foreground_fake": 0.97174495,
+        "critic/background_foreground_real": 0.46754652,
+        "critic/background_foreground_fake": 0.98645753,
+        "critic/background_picture_real": 0.41411367,
+        "critic/background_picture_fake": 1.0075874,
+        "critic/total": 4.3103027,
+        "critic/gradient": 7.8737905,
+    },
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden_steps(case, golden):
+    variant, name = case.split()
+    stage = small_stages(variant)[name]
+    rates = {field: 1e-3 for field in ("lr", "critic_lr") if hasattr(stage, field)}
+    assert golden(dataclasses.replace(stage, **rates)) == pytest.approx(GOLDEN[case], rel=1e-5)
