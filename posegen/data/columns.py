@@ -14,8 +14,8 @@ def to_columns(raw: Mapping[str, Tensor], device: torch.device, pose_maps: Discs
 
     Images become float32 (b, 3, H, W), (x - 127.5) / 127.5 in [-1, 1] (PG2, trainer.py), in channels-last memory;
     masks float32 (b, 1, H, W) of 0 and 1; `source_pose` and `target_pose` are drawn by `pose_maps`; the rotation stays
-    in degrees. Copies from pinned memory do not block. "pair" is no column and stays behind. Without an
-    image or a mask, which give the size, no pose is drawn: such columns are for stages that read joints alone.
+    in degrees. Copies from pinned memory do not block. "pair" is no column and stays behind. Without an image or a
+    mask, which give the size, no pose is drawn: such columns are for stages that read joints alone.
     """
     columns = {
         name: _column(name, value.to(device, non_blocking=True)) for name, value in raw.items() if name in COLUMNS

@@ -37,7 +37,9 @@ instead of the formula). Whole pictures: "one-stage" (from source picture and po
 critic), "one-critic" (stage 3 without the critic of the foreground). "joint": after the three stages, all are
 fine-tuned together against all critics, with the sum of their losses (a fourth stage, "joint").
 
-Parameters at 256x256: PARAMETERS
+Parameters at 256x256: pose 4,285,476; foreground 23,632,067 ("one-branch" 16,699,395, "concatenated" 32,020,675);
+background 54,425,603 ("one-stage" 54,459,395); critics 10,925,057 with poses and 10,896,257 without. At 128x64 the
+background has 29,253,635, the critics 4,353,537 and 4,324,737.
 """
 
 import dataclasses

@@ -70,7 +70,6 @@ class Range(NamedTuple):
 RANGES = {
     "width": Range(1),
     "latent": Range(1),
-    "depth": Range(1),
     "blocks": Range(1),
     "pose_width": Range(1),
     "pose_blocks": Range(1),

@@ -76,3 +76,8 @@ def test_a_gpu_gives_the_same_columns():
     on_device = to_columns(pinned, torch.device("cuda"), Discs(radius=2))
     for name, expected in to_columns(raw, torch.device("cpu"), Discs(radius=2)).items():
         torch.testing.assert_close(on_device[name].cpu(), expected)
+
+
+def test_without_a_picture_or_mask_no_pose_is_drawn():
+    raw = {name: value for name, value in raw_batch().items() if name.endswith(("_joints", "_visible"))}
+    assert to_columns(raw, torch.device("cpu"), Discs()).keys() == raw.keys()
