@@ -32,7 +32,8 @@ Our choices
 
 Parameters with 18 joints: generator 5,214,851 at every size (5,222,915 with the code's 32), critic 4,369,921 for
 128x128, 4,353,537 for 128x64, 4,468,225 for 256x256. No numbers are published for single pictures, and none by Si et
-al. that we have seen.
+al. that we have seen. On the embedded people, with a random VGG19 and one seed: mask-L1 0.137 ("no-features" 0.136),
+where the best baseline has 0.171.
 """
 
 import dataclasses
