@@ -231,12 +231,14 @@ def _shard_settings(source: Source, described: System, weights: Path, given: Map
 
 
 def _check_wiring(plan: Plan) -> None:
-    """Raises ValueError where a stage reads a column that neither the data nor a stage before it has."""
+    """Raises ValueError where a stage reads a column that neither the data nor a stage before it has, or goes on with
+    networks that it builds otherwise."""
+    if errors := plan.system.continuation_errors():
+        raise ValueError(f"{plan.system.name} cannot be trained so:\n  " + "\n  ".join(errors))
     masked = isinstance(plan.source, Drawn) or plan.shard_settings.person_masks == "estimated"
     turned = all(isfinite(entry.azimuth) for entry in plan.listing.entries)
-    have = {name for name in COLUMNS if masked or not name.endswith("_person_mask")} - (
-        {"rotation"} if not turned else set()
-    )
+    have = {name for name in COLUMNS if masked or not name.endswith("_person_mask")}
+    have -= set() if turned else {"rotation"}
     errors = plan.system.wiring_errors(have)
     if errors:
         if not masked and any("_person_mask'" in error for error in errors):

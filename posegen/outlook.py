@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from posegen.batch import Batch
+from posegen.catalog import FIXED
 from posegen.data.pairs import ordered_pairs, usable_rows
 from posegen.data.rows import Entry
 from posegen.plan import Plan
@@ -145,5 +146,7 @@ def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
 def _settings_lines(plan: Plan) -> list[str]:
     lines = ["settings (change any with --set path=value)"]
     return lines + [
-        f"  {path} = {value}" for path, value in plan.settings.items() if "." in path and not path.endswith(".size")
+        f"  {path} = {value}"
+        for path, value in plan.settings.items()
+        if "." in path and path.partition(".")[2] not in FIXED
     ]

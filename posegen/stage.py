@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Scalar
@@ -182,6 +183,19 @@ class System:
             if stage.features != stage.pretrained
         ]
 
+    def continuation_errors(self) -> list[str]:
+        """Where a stage goes on with networks of earlier stages that are not built as its own, in words."""
+        with torch.device("meta"):  # shapes only
+            networks = {stage.name: stage.networks() for stage in self.stages}
+        return [
+            f"stage '{stage.name}' goes on with the {network} of stage '{origin}', but builds its own '{own}' "
+            "otherwise: give both the same sizes"
+            for stage in self.stages
+            if isinstance(stage, Continuing)
+            for own, (origin, network) in stage.starts_from.items()
+            if _shapes(networks[stage.name][own]) != _shapes(networks[origin][network])
+        ]
+
     def wiring_errors(self, columns: set[str]) -> list[str]:
         """What is wrong with the columns, in words, given those that the data have. Empty where all is well."""
         have, errors = set(columns), []
@@ -200,3 +214,7 @@ class System:
             f"the result '{name}' is written by no stage: {sorted(have)}" for name in results if name not in have
         ]
         return errors if results else [*errors, "the system names no result: neither a picture nor joints"]
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weights.shape) for name, weights in network.state_dict().items()}

@@ -268,3 +268,19 @@ def test_the_network_makes_the_masks_where_its_file_is_there(
         plan_for(dataclasses.replace(given, set=[f"shards.person_network={digits}"]))
     kept = plan_for(dataclasses.replace(given, set=["shards.person_masks=own"]))
     assert kept.shard_settings.person_network == ""
+
+
+def test_a_stage_that_goes_on_with_networks_of_other_sizes_is_refused(tmp_path: Path):
+    options = Options(system="multistage", variant="joint", run=tmp_path)
+    assert plan_for(options).system.variant == "joint"
+    with pytest.raises(ValueError, match=r"'joint' goes on with the generator of stage 'pose'.*the same sizes"):
+        plan_for(dataclasses.replace(options, set=["pose.width=128"]))
+    both = ["pose.width=128", "joint.pose_width=128"]
+    assert plan_for(dataclasses.replace(options, set=both)).system.stages[-1].name == "joint"
+
+
+def test_a_system_that_turns_the_view_takes_the_embedded_views():
+    assert plan_for(Options(system="multistage")).dataset == "synthetic-views"
+    assert plan_for(Options(system="vdg")).dataset == "synthetic"
+    with pytest.raises(ValueError, match="'rotation', which nothing before it writes"):
+        plan_for(Options(system="multistage", dataset="synthetic"))
