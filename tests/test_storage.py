@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
+
 from posegen.storage import Store, is_uri
 
 
