@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a module imports from its own row and the rows above it.
 ROWS = (
-    ("batch", "fields", "files", "weights"),
+    ("batch", "fields", "files", "storage", "weights"),
     ("data", "losses", "nets"),
     ("stage",),
     ("systems",),

@@ -5,16 +5,19 @@
 <split>-00000.json         what became of the shard's entries; written last, so a shard without it does not count
 manifest.json              everything that was counted; written last of all, so a folder without it is not complete
 rejects.parquet            what was not used, and why
+
+The manifest's entry of a shard: "split", "file" and "pairs_file" with their "bytes" and "pairs_bytes", the numbers of
+its pictures ("rows") and "pairs", and the first and last "order" of its pairs ([] where it has none).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from posegen.files import read_json, write_whole
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 REJECTS = "rejects.parquet"
 
@@ -46,13 +49,31 @@ def shard_stem(split: str, number: int) -> str:
     return f"{split}-{number:05d}"
 
 
-def read_manifest(folder: Path) -> dict | None:
-    """The manifest of a complete folder of shards; None where it or a shard is missing or its schema is another."""
-    manifest = read_json(folder / MANIFEST)
-    if manifest is None or manifest.get("schema_version") != SCHEMA_VERSION:
+def read_manifest(folder: Path, *, sizes: Mapping[str, int] | None = None) -> dict | None:
+    """The manifest of a complete folder of shards; None where it or a shard is missing or its schema is another.
+
+    `sizes` are the bytes of the files that the run has, by name (`Store.sizes`); as a rule those in the folder.
+    """
+    manifest = manifest_alone(folder)
+    if manifest is None:
         return None
-    named = [name for shard in manifest["shards"] for name in (shard["file"], shard["pairs_file"])]
-    return manifest if all((folder / name).is_file() for name in named) else None
+    here = {path.name: path.stat().st_size for path in folder.glob("*.arrow")} if sizes is None else sizes
+    return manifest if all(here.get(name) == size for name, size in file_sizes(manifest["shards"]).items()) else None
+
+
+def manifest_alone(folder: Path) -> dict | None:
+    """The manifest in a folder, whether its shards are there or not; None where it is missing or its schema another."""
+    manifest = read_json(folder / MANIFEST)
+    return manifest if manifest is not None and manifest.get("schema_version") == SCHEMA_VERSION else None
+
+
+def file_sizes(shards: Iterable[Mapping]) -> dict[str, int]:
+    """The bytes of the files of some of the manifest's shards, by name."""
+    return {
+        name: size
+        for shard in shards
+        for name, size in ((shard["file"], shard["bytes"]), (shard["pairs_file"], shard["pairs_bytes"]))
+    }
 
 
 def write_arrow(path: Path, schema: pa.Schema, columns: Mapping[str, pa.Array]) -> None:

@@ -89,9 +89,10 @@ def make_shard(
     """
     rows, rejects = _usable_rows(work, source, settings, estimate)
     pairs, lost = _pairs(work, rows)
+    files = folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"
     if rows:
-        shard_files.write_arrow(folder / f"{work.stem}.arrow", shard_files.PICTURES, _picture_columns(rows))
-        shard_files.write_arrow(folder / f"{work.stem}.pairs.arrow", shard_files.PAIRS, _pair_columns(pairs))
+        shard_files.write_arrow(files[0], shard_files.PICTURES, _picture_columns(rows))
+        shard_files.write_arrow(files[1], shard_files.PAIRS, _pair_columns(pairs))
     summary = {
         "made_from": made_from,
         "split": work.split,
@@ -100,6 +101,8 @@ def make_shard(
         "rows": len(rows),
         "groups": len({row.entry.group for row in rows}),
         "pairs": len(pairs.order),
+        "order": pairs.order[[0, -1]].tolist() if len(pairs.order) else [],
+        "bytes": [file.stat().st_size for file in files] if rows else [0, 0],
         "person_masks": sum(row.person_mask is not None for row in rows),
         "azimuths": sum(math.isfinite(row.entry.azimuth) for row in rows),
         "notes": Counter(note for row in rows for note in row.notes),

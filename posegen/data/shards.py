@@ -185,4 +185,5 @@ def _check_pairs(folder: Path, name: str, split: str, counts: Mapping[str, int],
 def _shard(summary: Mapping) -> dict:
     stem = shard_files.shard_stem(summary["split"], summary["number"])
     files = {"file": f"{stem}.arrow", "pairs_file": f"{stem}.pairs.arrow"}
-    return {"split": summary["split"], **files, "rows": summary["rows"], "pairs": summary["pairs"]}
+    sizes = dict(zip(("bytes", "pairs_bytes"), summary["bytes"], strict=True))
+    return {"split": summary["split"], **files, **sizes, **{key: summary[key] for key in ("rows", "pairs", "order")}}
