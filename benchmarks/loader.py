@@ -15,6 +15,7 @@ from photos import Photos
 
 from posegen.data.loader import Shards, training_batches
 from posegen.data.shards import ShardSettings, write_shards
+from posegen.storage import Store
 
 COLUMNS = ("source_image", "target_image", "source_joints", "target_joints", "target_pose_mask")
 
@@ -45,7 +46,7 @@ def _make_shards(folder: Path, pictures: int, size: tuple[int, int]) -> None:
     source = Photos(folder / "photos", pictures, size)
     write_shards(
         source,
-        folder / "shards",
+        Store.of(folder),
         ShardSettings(size=size),
         listing=source.listing(),
         fingerprint="benchmark",

@@ -16,9 +16,11 @@ from pathlib import Path
 import torch
 
 from posegen import cluster
+from posegen.amounts import Interval, Workers
 from posegen.catalog import override, system
 from posegen.data.shards import ShardSettings, write_shards
 from posegen.data.synthetic import SyntheticPeople
+from posegen.storage import Store
 from posegen.train.checkpoint import checkpoints
 from posegen.train.launch import launch_stage
 from posegen.train.loop import Alone, Task, train_stage
@@ -42,7 +44,9 @@ def in_bare_process(task: Task, threads: int) -> float:
 
 
 def under_ray(task: Task) -> float:
-    launch_stage(task, workers=1, use_gpu=False, log_rows=lambda rows: None, show=lambda step, terms: None, warn=print)
+    launch_stage(
+        task, workers=Workers(), use_gpu=False, log_rows=lambda rows: None, show=lambda step, terms: None, warn=print
+    )
     return seconds_between_checkpoints(task.folder)
 
 
@@ -59,7 +63,12 @@ def main() -> None:
         source = SyntheticPeople(train_people=20, test_people=2, size=described.size)
         settings = ShardSettings(size=described.size, mask_radius=2)
         write_shards(
-            source, shards, settings, listing=source.listing(), fingerprint="benchmark", progress=lambda *_: None
+            source,
+            Store.of(folder),
+            settings,
+            listing=source.listing(),
+            fingerprint="benchmark",
+            progress=lambda *_: None,
         )
         ratios = []
         for repeat in range(given.repeats):
@@ -67,7 +76,7 @@ def main() -> None:
                 Task(
                     system=described, index=0, shards=shards, seed=0,
                     folders={"coarse": Path(folder, f"{where}-{repeat}", "coarse")},
-                    recipe="benchmark", checkpoint_every=given.steps // 2,
+                    recipe="benchmark", checkpoint_every=Interval(given.steps // 2),
                 )
                 for where in ("bare", "ray")
             ]  # fmt: skip

@@ -15,6 +15,7 @@ import ray
 from photos import DISTINCT, Photos
 
 from posegen.data.shards import ShardSettings, write_shards
+from posegen.storage import Store
 
 
 def main(pictures: int = 20_000, height: int = 128, width: int = 64, cpus: int = 2, per_shard: int = 2000) -> None:
@@ -29,7 +30,7 @@ def main(pictures: int = 20_000, height: int = 128, width: int = 64, cpus: int =
         with PeakMemory() as memory:
             write_shards(
                 source,
-                Path(folder, "shards"),
+                Store.of(folder),
                 settings,
                 listing=source.listing(),
                 fingerprint="benchmark",

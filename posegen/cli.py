@@ -298,6 +298,7 @@ def _remember(plan: Plan, options: Options) -> None:
     """Keeps the options beside the plan, once the folder is ours: the commands after it take them from there."""
     if not (plan.run / "plan.json").is_file() or not plan.differences():
         write_json(plan.run / "options.json", keep(options))
+        plan.store.publish("options.json")
 
 
 def _command() -> list[str]:

@@ -3,11 +3,18 @@
 import logging
 import math
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from posegen.amounts import Workers
+from posegen.files import read_json, write_json
+from posegen.storage import Store
 
 OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go through the object store
 
@@ -87,15 +94,52 @@ def slots(use_gpu: bool) -> int:
     return int(sum(gpus)) if use_gpu else sum(math.floor(node) for node in cpus)
 
 
-def check_room(workers: int, device: str) -> None:
-    """Raises ValueError, worded for the user, where the connected cluster cannot hold the workers."""
+def check_room(workers: Workers, device: str) -> None:
+    """Raises ValueError, worded for the user, where the connected cluster cannot hold the fewest of the workers."""
     cpus, gpus = resources()
-    cpus_per_worker(workers, cpus)
-    if device == "cuda" and sum(gpus) < workers:
+    cpus_per_worker(workers.fewest, cpus)
+    if device == "cuda" and sum(gpus) < workers.fewest:
         raise ValueError(
-            f"--device cuda with --workers {workers} needs {workers} GPUs; the cluster has {int(sum(gpus))}. "
+            f"--device cuda with --workers {workers} needs {workers.fewest} GPUs; the cluster has {int(sum(gpus))}. "
             "Give fewer --workers, or --device cpu."
         )
+
+
+def check_shared(store: Store, folders: Sequence[Path]) -> None:
+    """Raises ValueError, worded for the user, where a node of the cluster does not see the run or one of the folders.
+
+    A node sees the run where it can read what this process writes there.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    name = f"seen-{uuid.uuid4().hex}"
+    write_json(store.folder / name, {"seen": name})
+    store.publish(name)
+    try:
+        looks = {node["NodeManagerHostname"]: _look(node["NodeID"], store, name, folders) for node in nodes}
+        blind = {host: missing for host, look in looks.items() if (missing := ray.get(look))}
+    finally:
+        store.remove(name)
+    if blind:
+        listed = "\n  ".join(f"{host}: {', '.join(missing)}" for host, missing in blind.items())
+        raise ValueError(
+            f"the cluster has {len(nodes)} nodes, and not all of them see what they need:\n  {listed}\nGive a run that "
+            "every node reaches: --run s3://bucket/runs/mine, or a folder on a disk that all of them mount under the "
+            "same path; and pictures and weights on such a disk too."
+        )
+
+
+def _look(node: str, store: Store, name: str, folders: Sequence[Path]) -> Any:
+    """A task on a node: what it does not see."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0)(_unseen).options(scheduling_strategy=there).remote(store, name, [*folders])
+
+
+def _unseen(store: Store, name: str, folders: Sequence[Path]) -> list[str]:
+    found = read_json(store.fetch(name)) if store.has(name) else None
+    missing = [] if found == {"seen": name} else [f"the run {store.place}"]
+    return missing + [str(folder) for folder in folders if not folder.exists()]
 
 
 def resolve_device(device: str) -> str:

@@ -6,7 +6,6 @@ scores/pairs.parquet             one row a pair: pair, source, target, person, e
 scores/metrics.json              written last: it is there when, and only when, the scores are complete
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -26,9 +25,12 @@ from posegen.files import write_json, write_whole
 from posegen.metrics.scoring import Means, score_chunk, training_means
 from posegen.metrics.summary import summary
 from posegen.stage import System
+from posegen.storage import Store
 from posegen.synthesize import Trained, load
 from posegen.systems.settings import check_known
+from posegen.train.checkpoint import fetch_newest
 
+SHARDS, STAGES, SCORES, PARTS = "shards", "stages", "scores", "parts"  # folders of a run, and of its scores
 CHUNK = 64  # pairs scored between two writes
 SEED = 0  # of the draw of pairs
 TASKS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several share a GPU
@@ -36,17 +38,15 @@ TASKS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several shar
 
 def evaluate(
     system: System,
+    store: Store,
     *,
-    shards: Path,
-    stages: Path,
-    scores: Path,
     pairs: int | None,
     fingerprint: str,
     use_gpu: bool,
     progress: Progress,
     split: str = "test",
 ) -> dict:
-    """Scores pairs of a split, writes them under `scores`, and gives what metrics.json says.
+    """Scores pairs of a split by a run's shards and stages, and gives what its scores/metrics.json says.
 
     All pairs in listed order, or `pairs` of them drawn by seed 0 where there are more. Chunks that an interrupted
     evaluation of the same split with the same fingerprint has written are kept. Ray must be initialised.
@@ -54,22 +54,24 @@ def evaluate(
     Raises ValueError where the shards have no such split or no pair of it, `pairs` is below 1, or a stage is not
     trained.
     """
-    data = Shards(shards)
+    for stage in system.stages:
+        fetch_newest(store, f"{STAGES}/{stage.name}")
+    data = Shards(store.folder / SHARDS)
     check_known("split", split, data.manifest["counts"])
     chosen = chosen_pairs(data.pair_count(split), pairs, split=split)
-    load(system, stages, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
-    (scores / "metrics.json").unlink(missing_ok=True)
-    (scores / "parts").mkdir(parents=True, exist_ok=True)
+    load(system, store.folder / STAGES, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
+    store.remove(f"{SCORES}/metrics.json")
+    store.fetch(f"{SCORES}/{PARTS}")
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
-    parts = {scores / "parts" / f"part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
-    scorer = _Scorer(system, shards, stages, fingerprint, "cuda" if use_gpu else "cpu", split)
-    missing = {file: chunk for file, chunk in parts.items() if not _done(file, chunk, scorer)}
+    parts = {f"{SCORES}/{PARTS}/part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
+    scorer = _Scorer(system, store, fingerprint, "cuda" if use_gpu else "cpu", split)
+    missing = {file: chunk for file, chunk in parts.items() if not _done(store.folder / file, chunk, scorer)}
     done = len(chosen) - sum(map(len, missing.values()))
     progress("scoring", done, len(chosen))
     for count in _score(missing, scorer):
         done += count
         progress("scoring", done, len(chosen))
-    return _finish(scores, list(parts), scorer)
+    return _finish(list(parts), scorer)
 
 
 def chosen_pairs(available: int, pairs: int | None, *, split: str = "test") -> list[int]:
@@ -93,8 +95,7 @@ class _Scorer:
     """What scores a chunk of pairs and writes it as one part; pickles to tasks."""
 
     system: System
-    shards: Path
-    stages: Path
+    store: Store
     fingerprint: str
     device: str
     split: str
@@ -109,15 +110,19 @@ class _Scorer:
         trained, shards, means = _loaded(self)
         table = pa.table(score_chunk(trained, shards, pairs, means, split=self.split))
         signed = table.replace_schema_metadata(self.signature)
-        write_whole(Path(row["file"]), partial(pq.write_table, signed))
+        write_whole(self.store.folder / row["file"], partial(pq.write_table, signed))
+        self.store.publish(row["file"])
         return {"pairs": len(pairs)}
 
 
 @lru_cache(maxsize=1)
 def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Means]:
     """Networks, data and the baselines' means: loaded once in a worker's process, which runs many tasks."""
-    shards, system = Shards(scorer.shards), scorer.system
-    return load(system, scorer.stages, torch.device(scorer.device)), shards, training_means(system, shards)
+    store, system = scorer.store, scorer.system
+    for stage in system.stages:
+        fetch_newest(store, f"{STAGES}/{stage.name}")
+    shards = Shards(store.folder / SHARDS)
+    return load(system, store.folder / STAGES, torch.device(scorer.device)), shards, training_means(system, shards)
 
 
 def _done(file: Path, chunk: Sequence[int], scorer: _Scorer) -> bool:
@@ -129,11 +134,11 @@ def _done(file: Path, chunk: Sequence[int], scorer: _Scorer) -> bool:
     return same and pq.read_table(file, columns=["pair"])["pair"].to_pylist() == list(chunk)
 
 
-def _score(missing: Mapping[Path, Sequence[int]], scorer: _Scorer) -> Iterator[int]:
+def _score(missing: Mapping[str, Sequence[int]], scorer: _Scorer) -> Iterator[int]:
     """Scores the chunks in tasks; gives the number of pairs of each as it is written."""
     if not missing:
         return
-    items = [{"file": str(file), "pairs": list(chunk)} for file, chunk in missing.items()]
+    items = [{"file": file, "pairs": list(chunk)} for file, chunk in missing.items()]
     dataset = ray.data.from_items(items, override_num_blocks=len(items))
     dataset.context.enable_progress_bars = False
     share = {"num_gpus": 1 / TASKS_PER_GPU} if scorer.device == "cuda" else {"num_cpus": 1}
@@ -141,21 +146,24 @@ def _score(missing: Mapping[Path, Sequence[int]], scorer: _Scorer) -> Iterator[i
         yield int(row["pairs"])
 
 
-def _finish(scores: Path, parts: Sequence[Path], scorer: _Scorer) -> dict:
+def _finish(parts: Sequence[str], scorer: _Scorer) -> dict:
     """Merges the parts, writes pairs.parquet and then metrics.json, and removes the parts."""
-    table = pa.concat_tables([pq.read_table(part) for part in parts])
-    split = scorer.split
-    identities = picture_identities(scorer.shards, split)
+    store, split = scorer.store, scorer.split
+    store.fetch(f"{SCORES}/{PARTS}")
+    table = pa.concat_tables([pq.read_table(store.folder / part) for part in parts])
+    shards, scores = store.folder / SHARDS, store.folder / SCORES
+    identities = picture_identities(shards, split)
     persons = [identities[name] for name in table["target"].to_pylist()]
     named = table.add_column(3, "person", pa.array(persons))
     write_whole(scores / "pairs.parquet", partial(pq.write_table, named))
-    available = Shards(scorer.shards).pair_count(split)
+    available = Shards(shards).pair_count(split)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     drawn = f"all {split} pairs" if table.num_rows == available else f"{split} pairs drawn by seed {SEED}"
     metrics = {**scorer.signature, "pairs": table.num_rows, "pairs_available": available, "selection": drawn}
     metrics |= summary(columns, persons) | {"stand_ins": scorer.system.stand_ins()}
     write_json(scores / "metrics.json", metrics)
-    shutil.rmtree(scores / "parts")
+    store.remove(f"{SCORES}/{PARTS}")
+    store.publish(SCORES, last="metrics.json")
     return metrics
 
 

@@ -1,5 +1,6 @@
 """The options that the flows and the commands share, and the plan that they describe."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from posegen.alone import refresh
+from posegen.amounts import Interval, Workers
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
 from posegen.data.deepfashion import DeepFashion
@@ -28,8 +31,10 @@ from posegen.fields import replace_fields
 from posegen.files import read_json
 from posegen.plan import Plan
 from posegen.stage import Perceptive, System
+from posegen.storage import Store
 from posegen.weights import PRETRAINED, path_of, weights_folder
 
+GB = 10**9
 DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
 Drawn = SyntheticPeople | SyntheticViews
@@ -58,20 +63,22 @@ class Options:
     "Where the pictures are; not for the synthetic data sets."
     size: str | None = None
     "Height x width of the pictures, such as 128x64; the system's own, or a folder's most frequent, where not given."
-    run: Path | None = None
-    "The run folder; runs/SYSTEM-VARIANT-DATASET where not given."
+    run: str | Path | None = None
+    "The run: a folder, or a URI such as s3://bucket/runs/mine; SYSTEM-VARIANT-DATASET in POSEGEN_RUNS, or in runs/."
     set: Annotated[list[str] | None, SEVERAL] = None
     "Any setting by its dotted path: coarse.steps=200 data.seed=3 pose_maps.radius=2."
     pairs: int | None = None
     "Test pairs to score; all where not given (400 on the synthetic data)."
-    workers: int | None = None
-    "Training processes, over as many machines as the cluster has; 1 where not given."
+    workers: str | int | None = None
+    "Training processes, over as many machines as the cluster has: 4, or as many as there is room for, 2:8; 1."
     device: Literal["auto", "cpu", "cuda"] | None = None
     "Where to train; auto, where not given, takes GPUs where there are any."
     seed: int | None = None
     "Seed of networks, order of pairs and synthetic people; 0 where not given."
-    checkpoint_every: int | None = None
-    "Steps between two checkpoints; a tenth of a stage, 50 to 1,000, where not given."
+    checkpoint_every: str | int | None = None
+    "Steps, such as 500, or minutes, such as 10m, between checkpoints; a tenth of a stage, 50 to 1,000 steps."
+    cache_gb: float | None = None
+    "GB of a node's disk for copies of shards; training then keeps to as many shards as fit; no limit otherwise."
     weights_dir: Path | None = None
     "Folder of pretrained networks; POSEGEN_WEIGHTS, or `weights`, where not given (`posegen weights` lists them)."
     settings: Path | None = None
@@ -87,19 +94,21 @@ class Chosen:
     dataset: str = "synthetic"
     root: Path | None = None
     size: str | None = None
-    run: Path | None = None
+    run: str | Path | None = None
     set: tuple[str, ...] = ()
     pairs: int | None = None
-    workers: int = 1
+    workers: str | int = 1
     device: str = "auto"
     seed: int = 0
-    checkpoint_every: int | None = None
+    checkpoint_every: str | int | None = None
+    cache_gb: float | None = None
     weights_dir: Path | None = None
 
     @property
-    def folder(self) -> Path:
+    def place(self) -> str:
         """Where the run lies: --run, or a folder named after system, variant and data set."""
-        return self.run or Path("runs") / f"{self.system}-{self.variant}-{self.dataset}"
+        home = os.environ.get("POSEGEN_RUNS") or "runs"
+        return str(self.run or f"{home.rstrip('/')}/{self.system}-{self.variant}-{self.dataset}")
 
 
 OF_THE_MOMENT = (
@@ -107,6 +116,7 @@ OF_THE_MOMENT = (
     "workers",
     "device",
     "checkpoint_every",
+    "cache_gb",
     "weights_dir",
 )  # no result depends on them: not kept with a run
 
@@ -160,6 +170,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     """
     options = chosen(given)
     _check_numbers(options)
+    store = opened(options.place)
     settings, weights = parse_settings(options.set), weights_folder(options.weights_dir)
     source, listing = _source(options, _under(settings, "data"))
     settings_of = SETTINGS_OF.get(options.dataset, options.dataset)
@@ -172,7 +183,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     if validation_share:
         listing = with_validation(listing, validation_share)
     plan = Plan(
-        run=options.folder,
+        store=store,
         system=described,
         dataset=options.dataset,
         source=source,
@@ -180,14 +191,27 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         shard_settings=_shard_settings(source, described, weights, _under(settings, "shards")),
         seed=options.seed,
         score_pairs=SYNTHETIC_PAIRS if options.pairs is None and isinstance(source, Drawn) else options.pairs,
-        checkpoint_every=options.checkpoint_every,
-        workers=options.workers,
+        checkpoint_every=None if options.checkpoint_every is None else Interval.parse(str(options.checkpoint_every)),
+        workers=Workers.parse(str(options.workers)),
+        cache_bytes=None if options.cache_gb is None else round(options.cache_gb * GB),
         device=options.device,
         weights=weights,
     )
     _check_workers(plan)
     _check_wiring(plan)
     return plan
+
+
+def opened(place: str) -> Store:
+    """The store of a run, with its small files on this node."""
+    store = Store.of(place)
+    refresh(store, wanted=is_small)
+    return store
+
+
+def is_small(inside: str) -> bool:
+    """Whether a file of a run is one that every command looks at: neither pictures nor networks."""
+    return not inside.endswith((".arrow", ".safetensors", ".pt"))
 
 
 def with_pretrained(described: System, weights: Path, settings: Mapping[str, object]) -> System:
@@ -249,18 +273,18 @@ def _check_wiring(plan: Plan) -> None:
 
 
 def _check_numbers(options: Chosen) -> None:
-    for name in ("pairs", "workers", "checkpoint_every"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {value} was given; it must be at least 1.")
+    if options.pairs is not None and options.pairs < 1:
+        raise ValueError(f"--pairs {options.pairs} was given; it must be at least 1.")
+    if options.cache_gb is not None and not 0 < options.cache_gb < float("inf"):
+        raise ValueError(f"--cache-gb {options.cache_gb} was given; it must be more than 0.")
 
 
 def _check_workers(plan: Plan) -> None:
     for stage in plan.system.stages:
-        if stage.batch_size % plan.workers:
+        if stage.batch_size < plan.workers.most:
             raise ValueError(
-                f"--workers {plan.workers} does not divide the batch of stage '{stage.name}', {stage.batch_size} "
-                f"pairs. Give another number, or --set {stage.name}.batch_size=N with a multiple of {plan.workers}."
+                f"--workers {plan.workers} is more than the batch of stage '{stage.name}' has pairs, "
+                f"{stage.batch_size}. Give fewer, or --set {stage.name}.batch_size=N with {plan.workers.most} or more."
             )
 
 
@@ -335,7 +359,7 @@ def from_run(options: Options) -> Options:
 
     A `set` that was given is added to the run's and wins where both name a setting.
     """
-    kept = read_json(chosen(options).folder / "options.json") or {}
+    kept = read_json(Store.of(chosen(options).place).fetch("options.json")) or {}
     for name in ("root", "settings"):
         if kept.get(name):
             kept[name] = Path(kept[name])

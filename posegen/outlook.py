@@ -29,7 +29,8 @@ def outlook(plan: Plan) -> list[str]:
     """The plan as lines of text."""
     system = plan.system
     height, width = system.size
-    lines = [f"run      {plan.run}", f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
+    lines = [f"run      {plan.store.place}"]
+    lines += [f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
     steps = [f"  {step.name:<12} {step.state:<8} {step.detail}" for step in plan.steps()]
     return [*lines, *about_data(plan), "", "steps", *steps, *about_stages(plan)]
 
@@ -84,7 +85,7 @@ def stage_lines(plan: Plan, index: int) -> list[str]:
     stage = plan.system.stages[index]
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in _fake_networks(stage).items()}
     total = sum(counts.values())
-    per_worker = -(-stage.batch_size // plan.workers)
+    per_worker = -(-stage.batch_size // plan.workers.fewest)
     activations = _saved_bytes(plan.system, index, plan.weights) * per_worker
     networks = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     checkpoint = total * 12 / MIB  # weights and Adam's two moments, 4 bytes each
@@ -95,7 +96,7 @@ def stage_lines(plan: Plan, index: int) -> list[str]:
         f"  parameters {networks}",
         f"  players {', '.join(f'{p.name} ({p.optimizer} {p.lr:g}, {p.repeats}x)' for p in stage.players)}",
         f"  memory about {(total * 16 + activations) / MIB:,.0f} MiB a worker at {per_worker} pairs, plus the process",
-        f"  disk   about {3 * checkpoint:,.0f} MiB for checkpoints, every {plan.checkpoint_interval(stage):,} steps",
+        f"  disk   about {3 * checkpoint:,.0f} MiB for checkpoints, every {plan.checkpoint_interval(stage)}",
     ]
 
 

@@ -1,18 +1,21 @@
 """A plan carried out: shards, stages, scores, report, in order; what is done is skipped, what was started goes on."""
 
-import fcntl
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from posegen.alone import alone
 from posegen.display import Display, score_tables, terms_text
 from posegen.plan import Plan, Step
-from posegen.train.checkpoint import latest_checkpoint
+from posegen.stage import Perceptive
+from posegen.storage import Store
+from posegen.train.checkpoint import fetch_newest, latest_checkpoint
 
 STEPS = ("shards", "train", "evaluate", "report")
+LOG = "pipeline.log"
+TRACKED = ("mlflow.json", "mlflow.db", "mlartifacts")  # MLflow's own, where no server is named
 
 
 def run(plan: Plan, *, until: str = "report", update: bool = False, command: Sequence[str] = ()) -> None:
@@ -21,8 +24,8 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
     Raises ValueError, worded for the user, where the folder was made with other settings and `update` is not given,
     where another process is at work on it, or where a step fails.
     """
-    with Display() as display, alone(plan.run):
-        display.log_to(plan.run / "pipeline.log")
+    _check_room_here(plan)
+    with Display() as display, alone(plan.store, display.say), logged(plan.store, display):
         steps = _wanted(plan, until)
         redone = _settle_differences(plan, steps, update, display)
         plan.save()
@@ -37,6 +40,20 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
         _conclude(plan, display)
 
 
+def _check_room_here(plan: Plan) -> None:
+    """Raises ValueError where the cluster would be this machine, and it has not room for the fewest workers."""
+    if plan.workers.fewest == 1:
+        return
+    from posegen import cluster
+
+    here = cluster.slots_here(plan.device)
+    if here is not None and here < plan.workers.fewest:
+        raise ValueError(
+            f"--workers {plan.workers} was given, and this machine has room for {here}. Give fewer, or run it on a "
+            "cluster (docs/cluster.md)."
+        )
+
+
 def _wanted(plan: Plan, until: str) -> list[Step]:
     """The steps up to `until`, where `train` means the system's stages."""
     steps = plan.steps()
@@ -45,15 +62,15 @@ def _wanted(plan: Plan, until: str) -> list[Step]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds the run folder's lock: two processes never work on one run. The kernel frees it when we die."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another process is at work on {folder}. Wait for it, or give another --run.") from None
+def logged(store: Store, display: Display) -> Iterator[None]:
+    """Keeps what is said in the run's log, and what is tracked beside it, however it ends."""
+    display.log_to(store.folder / LOG)
+    try:
         yield
+    finally:
+        for name in (LOG, *TRACKED):
+            if (store.folder / name).exists():
+                store.publish(name)
 
 
 def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display: Display) -> list[str]:
@@ -65,17 +82,18 @@ def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display
     listed = "\n  ".join(reasons)
     if not update:
         raise ValueError(
-            f"{plan.run} was made with other settings:\n  {listed}\nThis would redo: {', '.join(stale)}. "
+            f"{plan.store.place} was made with other settings:\n  {listed}\nThis would redo: {', '.join(stale)}. "
             "Give --update to redo them, or another --run to keep both."
         )
     display.say(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
     for name in stale:
-        shutil.rmtree(_folder(plan, name))
+        plan.store.remove(_place(name))
     return stale
 
 
-def _folder(plan: Plan, step: str) -> Path:
-    return {"shards": plan.shards, "scores": plan.scores, "report": plan.report}.get(step, plan.stages / step)
+def _place(step: str) -> str:
+    """A step's folder within the run."""
+    return step if step in ("shards", "scores", "report") else f"stages/{step}"
 
 
 def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Sequence[str], *, anew: bool) -> None:
@@ -86,6 +104,7 @@ def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Se
     try:
         device = cluster.resolve_device(plan.device)
         cluster.check_room(plan.workers, device)
+        cluster.check_shared(plan.store, _read_everywhere(plan))
         if "shards" in pending:
             prepare(plan, display)
         if list(pending) != ["shards"]:
@@ -131,7 +150,7 @@ def prepare(plan: Plan, display: Display) -> None:
 
     manifest = write_shards(
         plan.source,
-        plan.shards,
+        plan.store,
         plan.shard_settings,
         listing=plan.listing,
         fingerprint=plan.shards_fingerprint,
@@ -140,6 +159,17 @@ def prepare(plan: Plan, display: Display) -> None:
     )
     for line in counts_lines(manifest):
         display.say(line)
+
+
+def _read_everywhere(plan: Plan) -> list[Path]:
+    """Folders of the user that tasks on any node read."""
+    root = getattr(plan.source, "root", None)
+    weights = [plan.weights] if plan.shard_settings.person_network or _pretrained(plan) else []
+    return ([] if root is None else [Path(root)]) + weights
+
+
+def _pretrained(plan: Plan) -> bool:
+    return any(isinstance(s, Perceptive) and s.pretrained and s.features == s.pretrained for s in plan.system.stages)
 
 
 def counts_lines(manifest: dict[str, Any]) -> list[str]:
@@ -163,7 +193,8 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
     task = Task(
         system=plan.system,
         index=index,
-        shards=plan.shards.resolve(),
+        store=plan.store,
+        shards=Path("shards"),
         folders=plan.stage_folders,
         seed=plan.seed,
         recipe=plan.recipe(index),
@@ -186,6 +217,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
         raise
     display.advance(stage.name, stage.steps, stage.steps)
     tracking.finish(stage.name)
+    fetch_newest(plan.store, task.place)
 
 
 def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
@@ -193,9 +225,7 @@ def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
 
     evaluate(
         plan.system,
-        shards=plan.shards.resolve(),
-        stages=plan.stages.resolve(),
-        scores=plan.scores.resolve(),
+        plan.store,
         pairs=plan.score_pairs,
         fingerprint=plan.scores_fingerprint,
         use_gpu=use_gpu,
@@ -210,6 +240,8 @@ def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str])
     from posegen.synthesize import load
 
     display.say("report: choosing pairs and drawing them")
+    for stage in plan.system.stages:
+        fetch_newest(plan.store, f"stages/{stage.name}")
     here = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
     write_report(
         plan.report,
@@ -221,6 +253,7 @@ def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str])
         reproduce=list(command),
         fingerprint=plan.report_fingerprint,
     )
+    plan.store.publish("report", last="fingerprint.json")
 
 
 def described(plan: Plan) -> dict[str, Any]:
@@ -265,10 +298,10 @@ def _conclude(plan: Plan, display: Display) -> None:
         for stand_in in content.get("stand_ins", []):
             display.say(f"note:     {stand_in}")
     if (plan.report / "index.html").is_file():
-        display.say(f"report:   {(plan.report / 'index.html').resolve()}")
+        display.say(f"report:   {plan.report / 'index.html'}")
     if opening := open_tracking(plan.run):
         display.say(f"tracking: {opening}")
-    display.say(f"run:      {plan.run}  (the same command goes on where it stopped)")
+    display.say(f"run:      {plan.store.place}  (the same command goes on where it stopped)")
 
 
 def open_tracking(run: Path) -> str:

@@ -7,16 +7,18 @@ checkpoint interval) is in no fingerprint.
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from posegen.amounts import Interval, Workers
 from posegen.data.rows import Listing, Source
 from posegen.data.shard_files import read_manifest
 from posegen.data.shard_making import ShardSettings
 from posegen.files import write_json
 from posegen.stage import Stage, System
+from posegen.storage import Store
 from posegen.train.checkpoint import latest_checkpoint, read_progress
 
 State = Literal["done", "started", "missing", "differs"]
@@ -38,7 +40,7 @@ class Step:
 class Plan:
     """Everything that a run needs to know. Made on the driver, before Ray."""
 
-    run: Path
+    store: Store  # the run
     system: System
     dataset: str
     source: Source
@@ -46,10 +48,16 @@ class Plan:
     shard_settings: ShardSettings
     seed: int = 0
     score_pairs: int | None = None  # test pairs to score; None is all of them
-    checkpoint_every: int | None = None
-    workers: int = 1
+    checkpoint_every: Interval | None = None  # None is a tenth of a stage, within reason
+    workers: Workers = field(default_factory=Workers)
+    cache_bytes: int | None = None  # of shards on each node, where they do not lie in a folder or are to be bounded
     device: str = "auto"
     weights: Path = Path()  # the folder of pretrained networks
+
+    @property
+    def run(self) -> Path:
+        """The run folder on this node."""
+        return self.store.folder
 
     @property
     def shards(self) -> Path:
@@ -61,8 +69,8 @@ class Plan:
 
     @property
     def stage_folders(self) -> dict[str, Path]:
-        """Where each stage's checkpoints are, by name, as absolute paths."""
-        return {stage.name: (self.stages / stage.name).resolve() for stage in self.system.stages}
+        """Where each stage's checkpoints are within the run, by name."""
+        return {stage.name: Path("stages", stage.name) for stage in self.system.stages}
 
     @property
     def scores(self) -> Path:
@@ -72,10 +80,10 @@ class Plan:
     def report(self) -> Path:
         return self.run / "report"
 
-    def checkpoint_interval(self, stage: Stage) -> int:
-        """Steps between two checkpoints."""
+    def checkpoint_interval(self, stage: Stage) -> Interval:
+        """Steps or minutes between two checkpoints."""
         tenth = -(-stage.steps // CHECKPOINTS)
-        return self.checkpoint_every or min(MOST_STEPS_BETWEEN, max(FEWEST_STEPS_BETWEEN, tenth))
+        return self.checkpoint_every or Interval(min(MOST_STEPS_BETWEEN, max(FEWEST_STEPS_BETWEEN, tenth)))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -129,7 +137,7 @@ class Plan:
         return found
 
     def _shards_step(self) -> Step:
-        manifest = read_manifest(self.shards)
+        manifest = read_manifest(self.shards, sizes=self.store.sizes("shards"))
         if manifest is None:
             state: State = "started" if self.shards.is_dir() else "missing"
             return Step("shards", self.shards_fingerprint, state)
@@ -161,10 +169,11 @@ class Plan:
                 "root": str(getattr(self.source, "root", "")),
                 "fingerprint": self.shards_fingerprint,
             },
-            "resources": {"workers": self.workers, "device": self.device},
+            "resources": {"workers": str(self.workers), "device": self.device},
             "settings": self.settings,
         }
         write_json(self.run / "plan.json", content)
+        self.store.publish("plan.json")
 
     def differences(self) -> list[str]:
         """What the run folder was made with and is not asked for now, a line each."""

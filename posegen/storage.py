@@ -69,7 +69,9 @@ class Store:
         return cache_folder() / "runs" / f"{self.name}-{digits}"
 
     def at(self, name: str) -> str:
-        """The place of a file or folder of the run, in words."""
+        """The place of a file or folder of the run: a path or a URI."""
+        if not self.remote:
+            return str(self.folder / name)
         start, question, query = self.place.partition("?")
         return f"{start}/{name}{question}{query}"
 
@@ -81,6 +83,13 @@ class Store:
         """The files in a folder of the run and in those within it, by their names in it, with their bytes."""
         return {inside: info.size for inside, info in self._files(name).items()}
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file in the run."""
+        if not self.remote:
+            return (self.folder / name).is_file()
+        filesystem, root = _opened(self.place)
+        return filesystem.get_file_info(_joined(root, name)).type == fs.FileType.File
+
     def publish(self, name: str, *, last: str = "") -> None:
         """Makes a file or folder of this node the run's; of a folder the file `last` at the end, others removed."""
         if not self.remote:
@@ -90,16 +99,17 @@ class Store:
         if here.is_file():
             _upload(filesystem, here, _joined(root, name))
             return
-        mine = [p.relative_to(here).as_posix() for p in here.rglob("*") if p.is_file() and not _passing(p)]
+        files = (p.relative_to(here) for p in here.rglob("*") if p.is_file())
+        mine = [inside.as_posix() for inside in files if not _passing(inside)]
         for inside in sorted(mine, key=lambda inside: (inside == last, inside)):
             _upload(filesystem, here / inside, _joined(root, name, inside))
         for inside in self._files(name).keys() - set(mine):
             filesystem.delete_file(_joined(root, name, inside))
 
     def fetch(self, name: str = "", *, wanted: Callable[[str], bool] = lambda inside: True) -> Path:
-        """Makes this node's file or folder the same as the run's and gives its path; files not `wanted` are left alone.
+        """Brings a file, or the `wanted` files of a folder, to this node and gives its path.
 
-        What the run does not have is removed here too.
+        What the run does not have is removed here too, but for hidden files.
         """
         here = self.folder / name
         if not self.remote:
@@ -111,8 +121,8 @@ class Store:
             return here
         theirs = self._files(name)
         for path in [p for p in here.rglob("*") if p.is_file()]:
-            inside = path.relative_to(here).as_posix()
-            if inside not in theirs and wanted(inside):
+            inside = path.relative_to(here)
+            if inside.as_posix() not in theirs and not any(part.startswith(".") for part in inside.parts):
                 path.unlink(missing_ok=True)
         for inside, found in theirs.items():
             if wanted(inside):
@@ -151,6 +161,9 @@ class Store:
         return {i.path.removeprefix(f"{below}/"): i for i in found if i.type == fs.FileType.File}
 
 
+ABSOLUTE = Store("/")  # of paths that are absolute already
+
+
 @lru_cache(maxsize=8)
 def _opened(place: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a URI, and the path in it."""
@@ -170,7 +183,7 @@ def _joined(*parts: str) -> str:
 
 def _passing(path: Path) -> bool:
     """Whether a file is a write in progress, or a lock."""
-    return path.suffix == ".tmp" or path.name.startswith(".")
+    return path.suffix == ".tmp" or any(part.startswith(".") for part in path.parts)
 
 
 def _upload(filesystem: fs.FileSystem, path: Path, target: str) -> None:

@@ -51,8 +51,8 @@ def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
     _check_sweep_numbers(how)
     search, scheduler = _search_and_scheduler(how)
     options = chosen(given)
-    folder = given.run or options.folder.with_name(f"{options.folder.name}-tune")
-    plan = plan_for(replace(given, run=folder), validation_share=how.validation_share)
+    place = given.run or f"{options.place}-tune"
+    plan = plan_for(replace(given, run=place), validation_share=how.validation_share)
     metrics = how.metric or [searched_by(plan.system)]
     check_metrics_of(plan.system, metrics)
     space = load_space(how.space, plan.system.name)

@@ -13,6 +13,7 @@ from posegen.data.shard_files import SCHEMA_VERSION
 from posegen.data.shard_making import ShardSettings, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.synthetic_views import SyntheticViews
+from posegen.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,5 +75,5 @@ def shards_of(source: Source, folder: Path) -> Path:
     }
     works, rejects = plan_works(listing, settings.pictures_per_shard)
     summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
-    _conclude(folder, source.name, made_from, rejects, summaries)
+    _conclude(Store.of(folder.parent), source.name, made_from, rejects, summaries)
     return folder

@@ -75,7 +75,7 @@ def test_systems_are_listed_with_their_variants(monkeypatch, capsys):
         ("--system", "gan"),
         ("--set", "coarse.stps=3"),
         ("--dataset", "folder", "--root", "/nowhere"),
-        ("--workers", "7"),
+        ("--workers", "17"),
     ],
 )
 def test_mistakes_end_with_one_message_and_no_stack_trace(monkeypatch, capsys, tmp_path: Path, words: tuple[str, ...]):

@@ -19,6 +19,7 @@ from posegen.metrics.baselines import BASELINES
 from posegen.metrics.measures import METRICS
 from posegen.metrics.pose import POSE_BASELINES, POSE_METRICS
 from posegen.stage import System
+from posegen.storage import Store
 from posegen.train.checkpoint import Progress
 
 from . import posing_systems
@@ -55,8 +56,8 @@ def scored(monkeypatch) -> list[str]:
 
     def score(missing, scorer):
         for file, pairs in missing.items():
-            made.append(file.name)
-            yield scorer({"file": str(file), "pairs": pairs})["pairs"]
+            made.append(Path(file).name)
+            yield scorer({"file": file, "pairs": pairs})["pairs"]
 
     monkeypatch.setattr(evaluate, "CHUNK", 10)
     monkeypatch.setattr(evaluate, "_score", score)
@@ -66,9 +67,20 @@ def scored(monkeypatch) -> list[str]:
 def run(system, shards, stages, scores, *, pairs=None, fingerprint="first", told=None, split="test") -> dict:
     progress = (lambda *_: None) if told is None else (lambda *what: told.append(what))
     return evaluate.evaluate(
-        system, shards=shards, stages=stages, scores=scores, pairs=pairs, fingerprint=fingerprint, use_gpu=False,
+        system, one_run(shards, stages, scores), pairs=pairs, fingerprint=fingerprint, use_gpu=False,
         progress=progress, split=split,
     )  # fmt: skip
+
+
+def one_run(shards, stages, scores) -> Store:
+    """A run whose folders are others."""
+    scores.mkdir(exist_ok=True)
+    run = scores.with_name(f"{scores.name}-run")
+    run.mkdir(exist_ok=True)
+    for name, folder in (("shards", shards), ("stages", stages), ("scores", scores)):
+        if not (run / name).is_symlink():
+            (run / name).symlink_to(folder)
+    return Store.of(run)
 
 
 def test_chosen_pairs():

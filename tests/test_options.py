@@ -24,7 +24,7 @@ def options(**given) -> Options:
 def test_the_default_is_vdg_on_the_embedded_people():
     plan = plan_for(Options())
     assert (plan.system.name, plan.system.variant, plan.dataset) == ("vdg", "full", "synthetic")
-    assert plan.run == Path("runs/vdg-full-synthetic")
+    assert plan.run == Path("runs/vdg-full-synthetic").absolute()
     assert plan.shard_settings.size == plan.system.size == plan.source.size  # pyright: ignore
     assert plan.score_pairs == 400
 
@@ -68,7 +68,10 @@ def test_the_size_reaches_networks_shards_and_drawings():
         ({"size": "65x32"}, "multiple"),
         ({"workers": 0}, "at least 1"),
         ({"pairs": -1}, "at least 1"),
-        ({"workers": 5}, "does not divide"),
+        ({"workers": 17}, "more than the batch of stage 'coarse' has pairs"),
+        ({"workers": "4:2"}, "the fewest and the most"),
+        ({"checkpoint_every": "0m"}, "expected steps, such as 500, or minutes"),
+        ({"cache_gb": 0.0}, "must be more than 0"),
         ({"dataset": "market1501"}, "needs --root"),
         ({"dataset": "market1501", "root": Path("/nowhere")}, "/nowhere"),
         ({"dataset": "deepfashion"}, "needs --root"),

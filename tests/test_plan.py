@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from posegen.amounts import Interval, Workers
 from posegen.files import write_json
 from posegen.options import Options, plan_for
 from posegen.plan import Plan
-from posegen.train.checkpoint import Progress, write_checkpoint
+from posegen.train.checkpoint import Progress, snapshot, write_snapshot
 from posegen.train.step import new_game
 
 from .train.test_step import CPU
@@ -32,7 +33,9 @@ def finish(made: Plan, *names: str) -> None:
     for index, stage in enumerate(made.system.stages):
         if stage.name in names:
             game = new_game(stage, seed=0, device=CPU)
-            write_checkpoint(made.stages / stage.name, game, Progress(stage.steps, made.recipe(index), 0, {}), [])
+            write_snapshot(
+                made.stages / stage.name, snapshot(game, Progress(stage.steps, made.recipe(index), 0, {}), [])
+            )
     if "scores" in names:
         write_json(made.scores / "metrics.json", {"fingerprint": made.scores_fingerprint})
     if "report" in names:
@@ -55,7 +58,7 @@ def test_what_is_done_is_seen_as_done(tmp_path: Path):
 
 def test_neither_workers_nor_device_nor_checkpoints_change_a_result(tmp_path: Path):
     finish(plan(tmp_path), *ALL)
-    other = plan(tmp_path, workers=2, device="cpu", checkpoint_every=1)
+    other = plan(tmp_path, workers=Workers(2, 2), device="cpu", checkpoint_every=Interval(1))
     assert all(states(other)[name] == "done" for name in ALL)
 
 

@@ -13,7 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a module imports from its own row and the rows above it.
 ROWS = (
-    ("batch", "fields", "files", "storage", "weights"),
+    ("amounts", "batch", "fields", "files", "storage", "weights"),
+    ("alone",),
     ("data", "losses", "nets"),
     ("stage",),
     ("systems",),
@@ -31,6 +32,8 @@ ROWS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
 WITHOUT_RAY = (
+    "alone",
+    "amounts",
     "batch",
     "fields",
     "files",

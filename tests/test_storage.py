@@ -100,9 +100,11 @@ def test_fetching_replaces_what_changed_and_removes_what_is_gone(s3_server, two_
     (store.folder / "gone").unlink()
     store.publish("")
     two_nodes("second")
-    write(store.folder / "of_this_node", "y")
-    store.fetch(wanted=lambda inside: inside != "of_this_node")
-    assert {path.name: path.read_text() for path in store.folder.iterdir()} == {"a": "newer", "of_this_node": "y"}
+    write(store.folder / ".of_this_node", "y")
+    store.fetch(wanted=lambda inside: False)
+    assert {path.name: path.read_text() for path in store.folder.iterdir()} == {"a": "old", ".of_this_node": "y"}
+    store.fetch()
+    assert (store.folder / "a").read_text() == "newer"
 
 
 def test_what_is_the_same_is_not_copied_again(s3_server, two_nodes):

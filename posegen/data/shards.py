@@ -30,15 +30,17 @@ from posegen.data.shard_making import ShardSettings, Work, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.splits import SPLITS
 from posegen.files import read_json, write_json, write_whole
+from posegen.storage import Store
 
 __all__ = ["Progress", "ShardSettings", "read_manifest", "write_shards"]
 
+PLACE = "shards"  # within the run
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 def write_shards(
     source: Source,
-    folder: Path,
+    store: Store,
     settings: ShardSettings,
     *,
     listing: Listing,
@@ -46,10 +48,10 @@ def write_shards(
     progress: Progress,
     estimate: Estimate = person_mask,
 ) -> dict:
-    """Make the shards of a source in `folder` and return the manifest; the caller has initialised Ray.
+    """Make the shards of a source in a run and return the manifest; the caller has initialised Ray.
 
     `listing` is the source's own, or that with a validation split (`splits.with_validation`).
-    `folder` must be seen by every node under the same path. Shards that are there already for the same fingerprint,
+    Shards that are there already for the same fingerprint,
     listing and settings are kept; files of others are removed first. `progress` hears of pictures done, on the driver.
     `estimate` makes the person masks that the source lacks, where the settings say so.
 
@@ -61,18 +63,20 @@ def write_shards(
         "source": listing.fingerprint,
         "settings": {**asdict(settings), "size": list(settings.size)},
     }
-    finished = read_manifest(folder)
+    folder = store.fetch(PLACE, wanted=lambda name: name.endswith(".json"))
+    sizes = store.sizes(PLACE)
+    finished = read_manifest(folder, sizes=sizes)
     if finished is not None and made_from.items() <= finished.items():
         return finished
     folder.mkdir(parents=True, exist_ok=True)
     works, rejects = plan_works(listing, settings.pictures_per_shard)
-    summaries = _finished(folder, works, made_from)
-    _remove_all_but(folder, summaries)
+    summaries = _finished(folder, works, made_from, sizes)
+    _remove_all_but(store, summaries)
     missing = [work for work in works if work.stem not in summaries]
     make = partial(
-        make_shard,
+        _make_and_publish,
         source=source,
-        folder=folder.absolute(),
+        store=store,
         settings=settings,
         made_from=made_from,
         estimate=estimate,
@@ -84,27 +88,43 @@ def write_shards(
         summaries[shard_files.shard_stem(summary["split"], summary["number"])] = summary
         done += summary["pictures"]
         progress("pictures", done, total)
-    return _conclude(folder, source.name, made_from, [*listing.rejects, *rejects], [summaries[w.stem] for w in works])
+    return _conclude(store, source.name, made_from, [*listing.rejects, *rejects], [summaries[w.stem] for w in works])
 
 
-def _finished(folder: Path, works: Sequence[Work], made_from: Mapping) -> dict[str, dict]:
-    """Summaries, by stem, of the shards that are there."""
+def _finished(folder: Path, works: Sequence[Work], made_from: Mapping, sizes: Mapping[str, int]) -> dict[str, dict]:
+    """Summaries, by stem, of the shards that are there; `sizes` are the bytes of the files that the run has."""
     summaries = {}
     for work in works:
         summary = read_json(folder / f"{work.stem}.json")
-        files = [folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"]
-        if summary and summary["made_from"] == made_from and (not summary["rows"] or all(f.is_file() for f in files)):
-            summaries[work.stem] = summary
+        if summary and summary["made_from"] == made_from:
+            wanted = dict(zip((f"{work.stem}.arrow", f"{work.stem}.pairs.arrow"), summary["bytes"], strict=True))
+            if not summary["rows"] or wanted.items() <= sizes.items():
+                summaries[work.stem] = summary
     return summaries
 
 
-def _remove_all_but(folder: Path, stems: Iterable[str]) -> None:
+def _remove_all_but(store: Store, stems: Iterable[str]) -> None:
     """Remove what an earlier run left, but for the shards named; summaries first, so that no shard is half there."""
     kept = {f"{stem}.{kind}" for stem in stems for kind in ("json", "arrow", "pairs.arrow")}
-    for pattern in ("*.json", "*.arrow", "*.tmp", shard_files.REJECTS):
-        for path in folder.glob(pattern):
-            if path.name not in kept:
-                path.unlink()
+    there = store.sizes(PLACE).keys() - kept
+    for name in sorted(there, key=lambda name: not name.endswith(".json")):
+        if name.endswith((".json", ".arrow", ".tmp")) or name == shard_files.REJECTS:
+            store.remove(f"{PLACE}/{name}")
+
+
+def _make_and_publish(
+    work: Work, source: Source, store: Store, settings: ShardSettings, made_from: Mapping, *, estimate: Estimate
+) -> dict:
+    """One shard in the run, its summary last. Where the run is a URI, the pictures do not stay on this node."""
+    folder = store.folder / PLACE
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = make_shard(work, source, folder, settings, made_from, estimate=estimate)
+    pictures = [f"{work.stem}.arrow", f"{work.stem}.pairs.arrow"] if summary["rows"] else []
+    for name in (*pictures, f"{work.stem}.json"):
+        store.publish(f"{PLACE}/{name}")
+    for name in pictures if store.remote else ():
+        (folder / name).unlink()
+    return summary
 
 
 def _made(works: Sequence[Work], make: Callable[[Work], dict]) -> Iterator[dict]:
@@ -123,11 +143,13 @@ def _task(row: dict, make: Callable[[Work], dict]) -> dict:
 
 
 def _conclude(
-    folder: Path, name: str, made_from: Mapping, rejects: Sequence[Reject], summaries: Sequence[Mapping]
+    store: Store, name: str, made_from: Mapping, rejects: Sequence[Reject], summaries: Sequence[Mapping]
 ) -> dict:
     """Write the rejects and, where all splits have pairs, the manifest."""
+    folder = store.folder / PLACE
     rejects = [*rejects, *(Reject(*reject) for summary in summaries for reject in summary["rejects"])]
     write_whole(folder / shard_files.REJECTS, partial(_write_rejects, rejects))
+    store.publish(f"{PLACE}/{shard_files.REJECTS}")
     splits = dict.fromkeys((*SPLITS, *(summary["split"] for summary in summaries)))
     counts = {split: _counts(split, rejects, summaries) for split in splits}
     for split in counts:
@@ -149,6 +171,7 @@ def _conclude(
         "shards": [_shard(summary) for summary in stored],
     }
     write_json(folder / shard_files.MANIFEST, manifest)
+    store.publish(f"{PLACE}/{shard_files.MANIFEST}")
     return manifest
 
 

@@ -167,7 +167,7 @@ class SweepPlan:
         """What makes a trial's tasks; in the search it is judged at every quarter, in the comparison at its end."""
         searching = folder == self.folder
         return TaskMaker(
-            plan=replace(self.base, run=self.run.resolve(), listing=Listing([], self.base.listing.fingerprint)),
+            plan=replace(self.base, listing=Listing([], self.base.listing.fingerprint)),
             first=self.first,
             folder=TrialFolder(folder.path.resolve()),
             split=split,

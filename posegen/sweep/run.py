@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posegen.alone import alone
 from posegen.display import Display
 from posegen.files import read_json, write_json
 from posegen.metrics.choice import EVERY
-from posegen.pipeline import alone, open_tracking, prepare, tracked, train
+from posegen.pipeline import logged, open_tracking, prepare, tracked, train
 from posegen.plan import digest
 from posegen.sweep.page import final_comparison, write_page
 from posegen.sweep.plan import SweepPlan
@@ -25,8 +26,7 @@ def run_sweep(sweep: SweepPlan, *, update: bool = False, command: Sequence[str] 
     Raises ValueError, worded for the user, where the folder was made with other settings and `update` is not given,
     where another process is at work on it, where the machine has not the room, or where no trial came to its end.
     """
-    with Display() as display, alone(sweep.run):
-        display.log_to(sweep.run / "pipeline.log")
+    with Display() as display, alone(sweep.base.store, display.say), logged(sweep.base.store, display):
         anew = _settle_differences(sweep, update, display)
         sweep.save()
         for line in outlook(sweep):
@@ -114,7 +114,7 @@ def trials_at_once(sweep: SweepPlan, slots: int) -> int:
     With more, TPE and ASHA would have seen too little when they decide. Raises ValueError where there is not the room.
     """
     workers = sweep.base.workers
-    most = slots // workers
+    most = slots // workers.most
     if sweep.side_by_side is None and most:
         return min(most, max(2, sweep.trials // 3))
     if not sweep.side_by_side or sweep.side_by_side > most:

@@ -3,21 +3,24 @@
 `checkpoint_<step>/` holds networks.safetensors (networks, and averages under "ema."), optimizers.pt (read with
 `weights_only`), curve.json (the terms so far) and stage.json (step, recipe, seed, last terms). The random state of
 step n is a function of the seed in it. Written under another name and renamed: a killed writer leaves nothing that
-counts.
+counts. What is written is a copy, so that training goes on meanwhile.
 """
 
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from posegen.stage import Stage
+from posegen.storage import Store
 from posegen.train.step import Game, place
 
 Curve = list[dict[str, float]]
@@ -46,6 +49,32 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return (checkpoints(folder) or [None])[-1]
 
 
+def newest_name(store: Store, place: str) -> str:
+    """The name of the newest complete checkpoint of a stage whose folder within the run is `place`; "" without one."""
+    if not store.remote:
+        latest = latest_checkpoint(store.folder / place)
+        return latest.name if latest else ""
+    return max(
+        (name.removesuffix("/stage.json") for name in store.sizes(place) if name.endswith("/stage.json")), default=""
+    )
+
+
+def fetch_checkpoint(store: Store, place: str, name: str, *, training: bool = True) -> Path:
+    """A stage's checkpoint on this node, as the only one there of a run that is a URI.
+
+    Without what only `training` needs where it is not asked for.
+    """
+    left_out = () if training else ("/optimizers.pt",)
+    store.fetch(place, wanted=lambda inside: inside.startswith(f"{name}/") and not inside.endswith(left_out))
+    return store.folder / place / name
+
+
+def fetch_newest(store: Store, place: str, *, training: bool = False) -> Path | None:
+    """The newest complete checkpoint of a stage, on this node; None where there is none."""
+    name = newest_name(store, place)
+    return fetch_checkpoint(store, place, name, training=training) if name else None
+
+
 def read_progress(checkpoint: Path) -> Progress:
     """What stage.json says."""
     return Progress(**json.loads((checkpoint / "stage.json").read_text()))
@@ -56,27 +85,91 @@ def read_curve(checkpoint: Path) -> Curve:
     return json.loads((checkpoint / "curve.json").read_text())
 
 
-def write_checkpoint(folder: Path, game: Game, progress: Progress, curve: Curve, *, keep: int = KEEP) -> Path:
-    """Writes `folder/checkpoint_<step>` atomically and removes all but the newest `keep`. Returns its path."""
-    final = folder / f"checkpoint_{progress.step:08d}"
-    partial = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(_tensors(game), partial / "networks.safetensors")
-    torch.save({name: o.state_dict() for name, o in game.optimizers.items()}, partial / "optimizers.pt")
-    (partial / "curve.json").write_text(json.dumps(curve))
-    (partial / "stage.json").write_text(json.dumps(vars(progress), indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, copied to the CPU: training goes on while it is written."""
+
+    progress: Progress
+    curve: Curve
+    networks: Mapping[str, Tensor]
+    optimizers: Mapping[str, Any]  # state dicts, by player
+
+    @property
+    def name(self) -> str:
+        return f"checkpoint_{self.progress.step:08d}"
+
+
+def snapshot(game: Game, progress: Progress, curve: Curve) -> Snapshot:
+    """A copy of the game as it stands."""
+    states = {name: copied(optimizer.state_dict()) for name, optimizer in game.optimizers.items()}
+    return Snapshot(progress, list(curve), _tensors(game), states)
+
+
+def copied(state: Any) -> Any:
+    """A copy on the CPU of nested dictionaries and lists with tensors in them."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list) else state
+
+
+def write_snapshot(folder: Path, taken: Snapshot, *, keep: int = KEEP) -> Path:
+    """Writes `folder/checkpoint_<step>` atomically and removes all but the newest `keep`. Returns its path.
+
+    Where another process has just written the same checkpoint (a worker on a host that was cut off from the others),
+    that one stays: both are of the same step and recipe.
+    """
+    final = folder / taken.name
+    partial = folder / f".{final.name}.{uuid.uuid4().hex[:12]}"
+    try:
+        partial.mkdir(parents=True)
+        save_file(dict(taken.networks), partial / "networks.safetensors")
+        torch.save(dict(taken.optimizers), partial / "optimizers.pt")
+        (partial / "curve.json").write_text(json.dumps(taken.curve))
+        (partial / "stage.json").write_text(json.dumps(vars(taken.progress), indent=1))
+        _put(partial, final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _discard(old)
     return final
+
+
+def _put(partial: Path, final: Path) -> None:
+    if final.is_dir() and not _is_same(partial, final):
+        _discard(final)
+    try:
+        os.replace(partial, final)
+    except OSError:
+        if not (final / "stage.json").is_file():
+            raise
+
+
+def _is_same(partial: Path, final: Path) -> bool:
+    return (final / "stage.json").is_file() and read_progress(final).recipe == read_progress(partial).recipe
+
+
+def _discard(folder: Path) -> None:
+    """Removes a folder under another name, so that a removal that is interrupted leaves nothing that counts."""
+    away = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        os.replace(folder, away)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what killed writers left in a stage's folder."""
+    for path in folder.glob(".checkpoint_*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _tensors(game: Game) -> dict[str, Tensor]:
     named = [("", game.bare), ("ema.", game.averages)]
     return {
-        f"{prefix}{name}.{key}": tensor.detach().cpu().contiguous()
+        f"{prefix}{name}.{key}": tensor.detach().to("cpu", copy=True).contiguous()
         for prefix, networks in named
         for name, network in networks.items()
         for key, tensor in network.state_dict().items()
@@ -87,7 +180,7 @@ def remove_other(folder: Path, recipe: str) -> None:
     """Empties a stage's folder where its newest checkpoint is of another recipe."""
     latest = latest_checkpoint(folder)
     if latest is not None and read_progress(latest).recipe != recipe:
-        shutil.rmtree(folder)
+        _discard(folder)
 
 
 def take_over(checkpoint: Path, folder: Path, recipe: str) -> Path:
@@ -101,7 +194,7 @@ def take_over(checkpoint: Path, folder: Path, recipe: str) -> Path:
     shutil.copytree(checkpoint, partial / checkpoint.name)
     progress = replace(read_progress(checkpoint), recipe=recipe)
     (partial / checkpoint.name / "stage.json").write_text(json.dumps(vars(progress), indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
+    _discard(folder)
     os.replace(partial, folder)
     return final
 

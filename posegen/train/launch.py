@@ -2,9 +2,9 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,17 +12,22 @@ import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.report_config import CheckpointUploadMode
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from posegen.amounts import Workers
 from posegen.cluster import cpus_per_worker, resources
 from posegen.train.checkpoint import Curve
+from posegen.train.failures import Attempts, Failure, Record, joined, read_failures, verdict, write_failures
 from posegen.train.loop import NonFinite, Task, train_stage
 
 ASK_EVERY = 0.05  # seconds between two looks for the answer to a judgement
 LISTEN_EVERY = 0.25  # seconds between two looks at the board
-RETRIES = 3  # worker failures that a stage survives: each repeats at most one checkpoint interval
+TELL_EVERY = 0.25  # seconds between two steps that the board is told of
+RESIZE_EVERY = 60.0  # seconds between two looks whether there is room for more workers
+CONTROLLER_FAILURES = 3  # failures of Ray's own controller, such as workers that do not start
+RAY_STATE = ".ray"  # in a stage's folder: what Ray Train keeps of itself, which nothing reads
 
 Show = Callable[[int, dict[str, float]], None]  # (step, terms)
 Decide = Callable[[int, dict[str, float]], bool]  # (step, the judge's scores) -> whether to train further
@@ -38,6 +43,7 @@ class Board:
     def __init__(self) -> None:
         self._messages: list[tuple[str, object]] = []
         self._answers: dict[int, bool] = {}
+        self._attempts = Attempts()
 
     def post(self, kind: str, content: object) -> None:
         self._messages.append((kind, content))
@@ -53,6 +59,26 @@ class Board:
         """The answer to the judgement of a step, given once; None while there is none."""
         return self._answers.pop(step, None)
 
+    def begins(self, step: int, workers: int) -> int:
+        """As `Attempts.begins`; the driver is told."""
+        careful_until = self._attempts.begins(step, workers)
+        self.post("begins", (step, workers, self._attempts.record()))
+        return careful_until
+
+    def at(self, step: int) -> None:
+        self._attempts.at(step)
+
+    def raised(self, step: int, what: str) -> None:
+        self._attempts.raised(step, what)
+
+    def failed(self, what: str, preempted: bool, died: bool) -> None:
+        failure = self._attempts.failed(what, preempted=preempted, died=died)
+        self.post("failed", (failure, self._attempts.record()))
+
+    def verdict(self) -> str:
+        """Why it is no use to try again; "" where it is."""
+        return verdict(self._attempts.failures)
+
 
 @dataclass
 class OnRay:
@@ -62,17 +88,41 @@ class OnRay:
     device: torch.device = field(default_factory=lambda: ray.train.torch.get_device())  # pyright: ignore
     rank: int = field(default_factory=lambda: ray.train.get_context().get_world_rank())
     world_size: int = field(default_factory=lambda: ray.train.get_context().get_world_size())
+    step: int = 0  # that is being carried out
+    _careful_until: int = 0
+    _told: float = 0.0
+    _taken: set[str] = field(default_factory=set)  # nodes that are known to be taken away
+
+    def begins(self, step: int) -> None:
+        self.step = step
+        if self.rank == 0:
+            self._careful_until = ray.get(self.board.begins.remote(step, self.world_size))
+
+    def at(self, step: int) -> None:
+        """Told by rank 0 now and then; near a step that failed before each one is told before it is carried out."""
+        self.step = step
+        if self.rank:
+            return
+        if step <= self._careful_until:
+            ray.get(self.board.at.remote(step))
+        elif time.monotonic() - self._told > TELL_EVERY:
+            self._told = time.monotonic()
+            self.board.at.remote(step)
 
     def post(self, step: int, terms: dict[str, float]) -> None:
         self.board.post.remote("step", (step, terms))
 
-    def saved(self, checkpoint: Path | None, rows: Curve) -> None:
-        """The folder is in the run's storage already, so Ray is told of it and uploads nothing."""
-        ray.train.report(
-            {"rows": rows},
-            checkpoint=Checkpoint(str(checkpoint)) if checkpoint else None,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+    def saved(self, rows: Curve) -> None:
+        """The checkpoint goes to the run's own storage: Ray is told of the rows alone, and uploads nothing."""
+        ray.train.report({"rows": rows})
+
+    def leaving(self) -> bool:
+        info = ray.train.get_preemption_info()
+        nodes = set(info.preempted_node_ids) if info else set()
+        new, self._taken = nodes - self._taken, nodes | self._taken
+        if new and self.rank == 0:
+            self.board.post.remote("warning", f"{len(new)} machine(s) will be taken away: a checkpoint is written now")
+        return bool(new)
 
     def goes_on(self, step: int, scores: dict[str, float]) -> bool:
         ray.get(self.board.post.remote("judged", (step, scores)))
@@ -84,45 +134,49 @@ class OnRay:
 
 
 def run_worker(config: dict) -> None:
-    """What every worker of a stage runs. A loss that is not finite ends the stage on all ranks, without a retry."""
+    """What every worker of a stage runs. A loss that is not finite, or a failure that keeps coming back, ends the stage
+    on all ranks, without a retry."""
     torch.set_num_threads(config["threads"])
+    board = config["board"]
+    if hopeless := ray.get(board.verdict.remote()):
+        ray.train.report({"hopeless": hopeless})
+        return
+    context = OnRay(board)
     try:
-        train_stage(config["task"], OnRay(config["board"]))
+        train_stage(config["task"], context)
     except NonFinite as error:
         ray.train.report({"stopped": str(error)})
+    except Exception as error:
+        ray.get(board.raised.remote(context.step, _one_line(error)))
+        raise
 
 
 class Reports(UserCallback):
-    """On the controller: hands the curve's rows to tracking, and tells the driver what it must know."""
+    """On the controller: hands the curve's rows, and what the driver must know, to the board."""
 
-    def __init__(self, board: Any, log_rows: Callable[[Curve], None]) -> None:
-        self._board, self._log_rows = board, log_rows
+    def __init__(self, board: Any) -> None:
+        self._board = board
 
     def after_report(self, run_context, metrics, checkpoint) -> None:
-        if "stopped" in metrics[0]:
-            self._board.post.remote("stopped", metrics[0]["stopped"])
-            return
-        try:
-            self._log_rows(metrics[0]["rows"])
-        except Exception as error:  # a tracking failure never ends a training
-            self._board.post.remote("warning", f"tracking failed, training goes on: {error!r}")
+        for kind, content in metrics[0].items():
+            self._board.post.remote(kind, content)
 
     def after_exception(self, run_context, worker_exceptions) -> None:
-        for rank, error in worker_exceptions.items():
-            self._board.post.remote(
-                "warning", f"worker {rank} failed: {_first_line(error)}; going on from the last checkpoint"
-            )
+        errors = list(worker_exceptions.values())
+        dead = [error for error in errors if isinstance(error, ray.exceptions.RayActorError)]
+        preempted = any(getattr(error, "preempted", False) for error in dead)
+        self._board.failed.remote(_one_line((dead or errors)[0]), preempted, bool(dead))
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else repr(error)
 
 
 def launch_stage(
     task: Task,
     *,
-    workers: int,
+    workers: Workers,
     use_gpu: bool,
     log_rows: Callable[[Curve], None],
     show: Show,
@@ -132,35 +186,52 @@ def launch_stage(
 ) -> None:
     """Trains one stage on Ray Train and returns when its last checkpoint is written.
 
-    The workers take an even share of the cluster's CPUs, `side_by_side` such stages having room at once. `decide` says
-    after each judgement of the task's judge whether to train further; where it says no, the stage ends there.
+    The workers take an even share of the cluster's CPUs, `side_by_side` such stages having room at once. With a range
+    of workers, as many train as there is room for; what is lost or comes changes their number. `decide` says after each
+    judgement of the task's judge whether to train further; where it says no, the stage ends there. What interrupted it
+    is kept in the stage's failures.json.
 
-    Raises Diverged where a term or score stopped being finite, ValueError where the workers failed more than `RETRIES`
-    times.
+    Raises Diverged where a term or score stopped being finite, ValueError where the same failure came back as often as
+    `failures.verdict` allows.
     """
-    board = ray.remote(num_cpus=0)(Board).remote()
-    threads = cpus_per_worker(workers * side_by_side, resources()[0])
-    callbacks: list[UserCallback] = [Reports(board, log_rows)]
-    (task.folder / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)  # the loop resumes, not Ray's name match
+    board = _board()
+    threads = cpus_per_worker(workers.most * side_by_side, resources()[0])
+    callbacks: list[UserCallback] = [Reports(board)]
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"task": task, "board": board, "threads": threads},
         torch_config=TorchConfig(),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=_share(threads, use_gpu)
+            num_workers=(workers.fewest, workers.most) if workers.elastic else workers.most,
+            use_gpu=use_gpu,
+            resources_per_worker=_share(threads, use_gpu),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY,
         ),
         run_config=RunConfig(
-            name=task.stage.name,
-            storage_path=str(task.folder.parent),
-            failure_config=FailureConfig(max_failures=RETRIES, controller_failure_limit=RETRIES),
-            checkpoint_config=CheckpointConfig(num_to_keep=None),
+            name=uuid.uuid4().hex[:12],  # the loop resumes, not Ray by a name
+            storage_path=task.store.at(f"{task.place}/{RAY_STATE}"),
+            failure_config=FailureConfig(max_failures=-1, controller_failure_limit=CONTROLLER_FAILURES),
             callbacks=callbacks,
         ),
     )
-    with _Listener(board, show, warn, decide) as listener:
-        _fit(trainer, task)
+    try:
+        with _Listener(board, task, log_rows, show, warn, decide) as listener:
+            _fit(trainer, task)
+    finally:
+        task.store.remove(f"{task.place}/{RAY_STATE}")
     if listener.stopped:
         raise Diverged(listener.stopped)
+    if listener.hopeless:
+        raise ValueError(
+            f"stage '{task.stage.name}' stopped: {listener.hopeless}. Its checkpoints in {task.store.at(task.place)} "
+            "are good, and the same command goes on from the last one."
+        )
+
+
+def _board() -> Any:
+    """On the driver's own node: it must outlive every other."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
 
 
 def _share(threads: int, use_gpu: bool) -> dict[str, float]:
@@ -172,17 +243,27 @@ def _fit(trainer: TorchTrainer, task: Task) -> None:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise ValueError(
-            f"stage '{task.stage.name}' failed more than {RETRIES} times and stopped; its checkpoints in {task.folder} "
-            f"are good, and the same command goes on from them.\n{error}"
+            f"stage '{task.stage.name}' could not be trained; its checkpoints in {task.store.at(task.place)} are good, "
+            f"and the same command goes on from them.\n{error}"
         ) from error
 
 
 class _Listener:
     """Takes the board's messages while a stage trains, and once more at its end."""
 
-    def __init__(self, board: Any, show: Show, warn: Callable[[str], None], decide: Decide) -> None:
-        self.stopped = ""
-        self._board, self._show, self._warn, self._decide = board, show, warn, decide
+    def __init__(
+        self,
+        board: Any,
+        task: Task,
+        log_rows: Callable[[Curve], None],
+        show: Show,
+        warn: Callable[[str], None],
+        decide: Decide,
+    ) -> None:
+        self.stopped = self.hopeless = ""
+        self._board, self._task, self._warn = board, task, warn
+        self._log_rows, self._show, self._decide = log_rows, show, decide
+        self._before = read_failures(task.folder)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -205,11 +286,43 @@ class _Listener:
         except ray.exceptions.RayError:  # the cluster is going away; what ends the run says so
             return
         for kind, content in messages:
-            if kind == "step":
-                self._show(*content)
-            elif kind == "stopped":
-                self.stopped = content
-            elif kind == "judged":
-                self._board.answer.remote(content[0], self._decide(*content))
-            elif kind == "warning":
-                self._warn(content)
+            getattr(self, f"_on_{kind}")(content)
+
+    def _on_step(self, content: tuple[int, dict[str, float]]) -> None:
+        self._show(*content)
+
+    def _on_rows(self, rows: Curve) -> None:
+        self._log_rows(rows)
+
+    def _on_stopped(self, why: str) -> None:
+        self.stopped = why
+
+    def _on_hopeless(self, why: str) -> None:
+        self.hopeless = why
+
+    def _on_judged(self, content: tuple[int, dict[str, float]]) -> None:
+        self._board.answer.remote(content[0], self._decide(*content))
+
+    def _on_warning(self, text: str) -> None:
+        self._warn(text)
+
+    def _on_failed(self, content: tuple[Failure, Record]) -> None:
+        failure, record = content
+        self._keep(record)
+        at = f"at step {failure.step} of {self._task.stage.steps}"
+        self._warn(
+            f"{self._task.stage.name} was interrupted {at} ({failure.what}); going on from the last checkpoint. "
+            f"Interruption {len(record['failures'])} of this stage"
+        )
+
+    def _on_begins(self, content: tuple[int, int, Record]) -> None:
+        step, workers, record = content
+        if record["failures"]:
+            self._keep(record)
+            self._warn(
+                f"{self._task.stage.name} goes on from step {step} with {workers} worker(s); {record['lost_steps']} "
+                "steps repeated in all"
+            )
+
+    def _keep(self, record: Record) -> None:
+        write_failures(self._task.store, self._task.place, joined(self._before, record))

@@ -15,15 +15,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from posegen.amounts import Interval
 from posegen.batch import Batch
 from posegen.data.columns import to_columns
 from posegen.data.loader import Shards, training_batches
 from posegen.stage import Continuing, Networks, Stage, System
+from posegen.storage import ABSOLUTE, Store
 from posegen.train import checkpoint as checkpoints
 from posegen.train.checkpoint import Curve, Progress, trained_networks
+from posegen.train.saver import Saver
 from posegen.train.step import Game, autocast, new_game
 
 POST_EVERY = 1.0  # seconds between two live progress messages
+LOOK_EVERY = 5.0  # seconds between two looks whether a machine is about to be taken away
 JUDGED = "validation/"  # before the names of scores in a curve
 
 
@@ -48,11 +52,12 @@ class Task:
 
     system: System
     index: int  # of the stage
+    store: Store = ABSOLUTE  # the run; the paths below are within it, and are themselves where they are absolute
     shards: Path
     folders: Mapping[str, Path]  # of this stage and of those before it, by name: each with its checkpoints
     seed: int
     recipe: str  # fingerprint: a checkpoint with another one is not resumed
-    checkpoint_every: int  # steps
+    checkpoint_every: Interval
     weights: Path = Path()  # the folder of pretrained networks
     keep: int = checkpoints.KEEP  # newest checkpoints that stay
     judge: Judge | None = None  # of the system, where this is its last stage
@@ -62,8 +67,14 @@ class Task:
         return self.system.stages[self.index]
 
     @property
+    def place(self) -> str:
+        """The stage's folder within the run."""
+        return str(self.folders[self.stage.name])
+
+    @property
     def folder(self) -> Path:
-        return self.folders[self.stage.name]
+        """The stage's folder on this node."""
+        return self.store.folder / self.place
 
     def judged_at(self, step: int) -> bool:
         return self.judge is not None and step in self.judge.at
@@ -82,12 +93,24 @@ class Context(Protocol):
     world_size: int
     device: torch.device
 
+    def begins(self, step: int) -> None:
+        """This rank goes on from a step."""
+        ...
+
+    def at(self, step: int) -> None:
+        """This rank is about to carry out a step, counted from 1."""
+        ...
+
     def post(self, step: int, terms: dict[str, float]) -> None:
         """Live progress, from rank 0, not waited for."""
         ...
 
-    def saved(self, checkpoint: Path | None, rows: Curve) -> None:
-        """A checkpoint was written (its path on rank 0, None elsewhere), with the curve's rows since the last one."""
+    def saved(self, rows: Curve) -> None:
+        """A checkpoint is being written; with the curve's rows since the last one. Every rank is told."""
+        ...
+
+    def leaving(self) -> bool:
+        """Whether a machine of this training was just announced to be taken away. The same answer on all ranks."""
         ...
 
     def goes_on(self, step: int, scores: dict[str, float]) -> bool:
@@ -103,11 +126,20 @@ class Alone:
     rank: int = 0
     world_size: int = 1
 
+    def begins(self, step: int) -> None:
+        pass
+
+    def at(self, step: int) -> None:
+        pass
+
     def post(self, step: int, terms: dict[str, float]) -> None:
         pass
 
-    def saved(self, checkpoint: Path | None, rows: Curve) -> None:
+    def saved(self, rows: Curve) -> None:
         pass
+
+    def leaving(self) -> bool:
+        return False
 
     def goes_on(self, step: int, scores: dict[str, float]) -> bool:
         return True
@@ -122,42 +154,87 @@ def train_stage(task: Task, context: Context) -> None:
 
     Every rank reports at the same steps. Where the task has a judge, its scores go into the curve, and after each
     judgement the context says whether to go on; a stage that was told to stop ends with a checkpoint of that step.
+    Checkpoints are written while training goes on; the last one is there when this returns.
     Raises NonFinite on all ranks where a term, a gradient or a score stops being finite; the checkpoints written
     before are good.
     """
+    saver = Saver(task.store, task.place, keep=task.keep)
+    try:
+        _train(task, context, saver)
+        saver.wait()
+    finally:
+        saver.close()
+
+
+def _train(task: Task, context: Context, saver: Saver) -> None:
     wrap, rank = _wrapping(context), context.rank
     game = new_game(task.stage, seed=task.seed, device=context.device, rank=rank, wrap=wrap, weights=task.weights)
     earlier = earlier_networks(task, context.device)
-    start, curve = resume(game, task)
+    start, curve = resume(game, task, context)
+    context.begins(start)
     if start == 0 and isinstance(task.stage, Continuing):
         _start_from(task.stage.starts_from, game, earlier)
-    journal = Journal(task, context, curve)
+    journal, clock = Journal(task, context, curve), Clock(task, context)
     batches = stage_batches(task, context, earlier, range(start * game.turns, task.stage.steps * game.turns))
     if not _told_to_go_on(start, task, context, curve):
         return
-    for step in range(start, task.stage.steps):
-        journal.add(step + 1, game.play(step, lambda: next(batches)))
+    for step in range(start + 1, task.stage.steps + 1):
+        context.at(step)
+        journal.add(step, game.play(step - 1, lambda: next(batches)))
         if any(player.skip_when for player in task.stage.players):
             game.last_terms |= journal.latest()
-        if task.judged_at(step + 1):
-            journal.judged(step + 1, _judged(step + 1, task, context, game, earlier))
-        if _save_after(step + 1, task):
-            _save(step + 1, task, context, game, journal)
-        if not _told_to_go_on(step + 1, task, context, curve):
+        if task.judged_at(step):
+            journal.judged(step, _judged(step, task, context, game, earlier))
+        if clock.save_after(step):
+            _save(step, task, context, game, journal, saver)
+        if task.judged_at(step):
+            saver.wait()  # another trial may go on from this checkpoint
+        if not _told_to_go_on(step, task, context, curve):
             return
 
 
-def _save_after(step: int, task: Task) -> bool:
-    return step == task.stage.steps or step % task.checkpoint_every == 0 or task.judged_at(step)
+class Clock:
+    """When checkpoints are due: every so many steps or minutes, before a machine is taken away, and at the end."""
+
+    def __init__(self, task: Task, context: Context) -> None:
+        self._task, self._context = task, context
+        self._saved = self._looked = time.monotonic()
+
+    def save_after(self, step: int) -> bool:
+        """Whether to save after a step; the same on all ranks. Time and machines are looked at with each row."""
+        task = self._task
+        every = task.checkpoint_every.steps
+        due = step == task.stage.steps or bool(every and step % every == 0) or task.judged_at(step)
+        if not due and step % task.log_every == 0:
+            due = self._asked_for()
+        if due:
+            self._saved = time.monotonic()
+        return due
+
+    def _asked_for(self) -> bool:
+        now, minutes = time.monotonic(), self._task.checkpoint_every.minutes
+        passed = bool(minutes) and now - self._saved >= 60 * minutes
+        late, look = self._by_rank_0(passed, now - self._looked > LOOK_EVERY)
+        if look:
+            self._looked = now
+            late |= self._context.leaving()
+        return late
+
+    def _by_rank_0(self, *wishes: bool) -> list[bool]:
+        """What rank 0's clock says, on all ranks."""
+        if self._context.world_size == 1:
+            return list(wishes)
+        told = torch.tensor(wishes, device=self._context.device, dtype=torch.uint8)
+        dist.broadcast(told, src=0)
+        return [bool(wish) for wish in told.tolist()]
 
 
-def _save(step: int, task: Task, context: Context, game: Game, journal: "Journal") -> None:
+def _save(step: int, task: Task, context: Context, game: Game, journal: "Journal", saver: Saver) -> None:
     rows = journal.flush()
-    written = None
     if context.rank == 0:
-        progress = Progress(step, task.recipe, task.seed, game.last_terms)
-        written = checkpoints.write_checkpoint(task.folder, game, progress, journal.curve, keep=task.keep)
-    context.saved(written, rows)
+        progress = Progress(step, task.recipe, task.seed, dict(game.last_terms))
+        saver.save(checkpoints.snapshot(game, progress, journal.curve))
+    context.saved(rows)
 
 
 def _judged(
@@ -211,15 +288,21 @@ def _wrapping(context: Context):
     return wrap
 
 
-def resume(game: Game, task: Task) -> tuple[int, Curve]:
-    """Step and curve to go on from. A checkpoint of another recipe or beyond the last step is an error here: the plan
-    has removed those that should not count."""
-    latest = checkpoints.latest_checkpoint(task.folder)
-    if latest is None:
+def resume(game: Game, task: Task, context: Context) -> tuple[int, Curve]:
+    """Step and curve to go on from, the same on all ranks. A checkpoint of another recipe or beyond the last step is an
+    error here: the plan has removed those that should not count."""
+    names = [""]
+    if context.rank == 0:
+        checkpoints.clear_leftovers(task.folder)
+        names = [checkpoints.newest_name(task.store, task.place)]
+    if context.world_size > 1:
+        dist.broadcast_object_list(names, src=0, device=context.device)
+    if not names[0]:
         return 0, []
-    progress, curve = checkpoints.restore(game, latest)
-    assert progress.recipe == task.recipe, f"{latest} is of another recipe"
-    assert progress.step <= task.stage.steps, f"{latest} is beyond the last step"
+    newest = checkpoints.fetch_checkpoint(task.store, task.place, names[0])
+    progress, curve = checkpoints.restore(game, newest)
+    assert progress.recipe == task.recipe, f"{newest} is of another recipe"
+    assert progress.step <= task.stage.steps, f"{newest} is beyond the last step"
     return progress.step, curve
 
 
@@ -229,7 +312,9 @@ def earlier_networks(task: Task, device: torch.device) -> dict[str, Networks]:
     continued = {name for name, _ in stage.starts_from.values()} if isinstance(stage, Continuing) else set()
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     earlier = [s for s in task.system.stages[: task.index] if s in before or s.name in continued]
-    return {stage.name: trained_networks(stage, task.folders[stage.name], device) for stage in earlier}
+    for stage in earlier:
+        checkpoints.fetch_newest(task.store, str(task.folders[stage.name]))
+    return {s.name: trained_networks(s, task.store.folder / task.folders[s.name], device) for s in earlier}
 
 
 def _start_from(origins: Mapping[str, tuple[str, str]], game: Game, earlier: Mapping[str, Networks]) -> None:
@@ -246,7 +331,7 @@ def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks],
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     frozen = [(stage, earlier[stage.name]) for stage in before]
     for raw in training_batches(
-        Shards(task.shards),
+        Shards(task.store.folder / task.shards),
         columns=needed_columns(task.system, task.index),
         batch_size=task.stage.batch_size,
         seed=task.seed,

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from posegen.amounts import Workers
 from posegen.train.checkpoint import latest_checkpoint, read_progress, remove_other, take_over
 from posegen.train.launch import Decide, Diverged, launch_stage
 from posegen.train.loop import Task
@@ -62,7 +63,7 @@ class Job:
     """What all trials of a sweep share. Pickles to their processes."""
 
     tasks: TasksOf  # a trial and its settings -> the stages to train, the last one with a judge
-    workers: int  # of each trial
+    workers: Workers  # of each trial
     use_gpu: bool
     side_by_side: int  # trials that run at once
 

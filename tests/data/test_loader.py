@@ -16,6 +16,7 @@ from posegen.data.loader import Shards, listed_batches, training_batches
 from posegen.data.pose_masks import pose_mask
 from posegen.data.rows import Entry, Listing, Picture
 from posegen.data.shards import ShardSettings, write_shards
+from posegen.storage import Store
 
 HEIGHT, WIDTH = 48, 24
 GROUPS = {"a": 3, "b": 2, "c": 4}
@@ -60,11 +61,18 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
+    folder = tmp_path_factory.mktemp("run") / "shards"
     settings = ShardSettings(size=(HEIGHT, WIDTH), pictures_per_shard=4)
     with pytest.MonkeyPatch.context() as patch:  # the tasks run here, without Ray
         patch.setattr(shards_module, "_made", lambda works, make: (json.loads(json.dumps(make(w))) for w in works))
-        write_shards(Drawn(), folder, settings, listing=Drawn().listing(), fingerprint="f", progress=lambda *_: None)
+        write_shards(
+            Drawn(),
+            Store.of(folder.parent),
+            settings,
+            listing=Drawn().listing(),
+            fingerprint="f",
+            progress=lambda *_: None,
+        )
     return folder
 
 

@@ -21,6 +21,7 @@ from posegen.data.shard_planning import plan_works
 from posegen.data.shards import ShardSettings, read_manifest, write_shards
 from posegen.data.splits import with_validation
 from posegen.data.synthetic import SyntheticPeople
+from posegen.storage import Store
 
 HEIGHT, WIDTH = 64, 32
 SETTINGS = ShardSettings(size=(HEIGHT, WIDTH), pictures_per_shard=4)
@@ -81,10 +82,21 @@ def in_place(monkeypatch):
     monkeypatch.setattr(shards, "_made", lambda works, make: (json.loads(json.dumps(make(work))) for work in works))
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """Where a run's shards are."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    return folder
+
+
 def write(source, folder, settings=SETTINGS, fingerprint="first", told=None, listing=None):
     progress = (lambda *_: None) if told is None else (lambda *what: told.append(what))
     listing = source.listing() if listing is None else listing
-    return write_shards(source, folder, settings, listing=listing, fingerprint=fingerprint, progress=progress)
+    assert folder.name == "shards"
+    return write_shards(
+        source, Store.of(folder.parent), settings, listing=listing, fingerprint=fingerprint, progress=progress
+    )
 
 
 def stored_rejects(folder):
@@ -244,8 +256,8 @@ def test_a_pair_across_training_and_validation_is_a_reject_and_no_picture(in_pla
 
 def test_embedded_people_who_are_held_out_are_stored_as_they_were(in_place, tmp_path):
     source = SyntheticPeople(train_people=3, test_people=1, pictures_per_person=4)
-    plain = write(source, tmp_path / "plain")
-    held = write(source, tmp_path / "held", listing=with_validation(source.listing(), 0.3))
+    plain = write(source, tmp_path / "plain" / "shards")
+    held = write(source, tmp_path / "held" / "shards", listing=with_validation(source.listing(), 0.3))
     assert held["counts"]["validation"]["pictures"] == 4
     rows = [
         {
@@ -253,7 +265,7 @@ def test_embedded_people_who_are_held_out_are_stored_as_they_were(in_place, tmp_
             for s in made["shards"]
             for row in read_arrow(folder / s["file"]).to_pylist()
         }
-        for made, folder in ((plain, tmp_path / "plain"), (held, tmp_path / "held"))
+        for made, folder in ((plain, tmp_path / "plain" / "shards"), (held, tmp_path / "held" / "shards"))
     ]
     assert rows[0] == rows[1]
 
@@ -428,14 +440,14 @@ def local_ray():
 def test_ray_makes_the_same_files(local_ray, tmp_path, monkeypatch):
     entries = (*BAD_ENTRIES, *(entry(f"{group}{number}", group) for group in "def" for number in range(3)))
     told = []
-    manifest = write(Drawn(entries), tmp_path / "ray", told=told)
+    manifest = write(Drawn(entries), tmp_path / "ray" / "shards", told=told)
     total = len(entries) - 1  # the duplicate is never opened
     assert (told[0], told[-1]) == (("pictures", 0, total), ("pictures", total, total))
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     monkeypatch.setattr(shards, "_made", lambda works, make: (json.loads(json.dumps(make(work))) for work in works))
-    assert write(Drawn(entries), tmp_path / "here") == manifest
-    for path in (tmp_path / "here").iterdir():
-        assert (tmp_path / "ray" / path.name).read_bytes() == path.read_bytes()
+    assert write(Drawn(entries), tmp_path / "here" / "shards") == manifest
+    for path in (tmp_path / "here" / "shards").iterdir():
+        assert (tmp_path / "ray" / "shards" / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.skipif(not SUBSET.is_dir(), reason=f"needs the Market-1501 subset at {SUBSET}")

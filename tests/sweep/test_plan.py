@@ -33,7 +33,7 @@ def test_the_default_searches_vdgs_weights_with_tpe_and_asha():
         ("mask_ssim",),
     )
     assert list(plan.paper) == ["refinement.alpha", "refinement.image_weight", "refinement.mask_weight"]
-    assert plan.run == Path("runs/vdg-full-synthetic-tune")
+    assert plan.run == Path("runs/vdg-full-synthetic-tune").absolute()
     assert plan.trials >= 8
     assert isinstance(plan.chooser(), Tpe)
 

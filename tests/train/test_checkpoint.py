@@ -16,9 +16,10 @@ from posegen.train.checkpoint import (
     read_progress,
     remove_other,
     restore,
+    snapshot,
     take_over,
     trained_networks,
-    write_checkpoint,
+    write_snapshot,
 )
 from posegen.train.step import new_game
 
@@ -27,9 +28,8 @@ from .toy import Tug
 
 
 def save(folder: Path, game, step: int) -> Path:
-    return write_checkpoint(
-        folder, game, Progress(step, "recipe", 3, {"generator/l1": 0.1}), [{"step": float(step), "a": 0.1}]
-    )
+    progress = Progress(step, "recipe", 3, {"generator/l1": 0.1})
+    return write_snapshot(folder, snapshot(game, progress, [{"step": float(step), "a": 0.1}]))
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path):
@@ -113,7 +113,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
 def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, keep: int, left: list[int]):
     game = new_game(Tug(), seed=0, device=CPU)
     for step in (1, 2, 3, 4):
-        write_checkpoint(tmp_path, game, Progress(step, "recipe", 3, {}), [], keep=keep)
+        write_snapshot(tmp_path, snapshot(game, Progress(step, "recipe", 3, {}), []), keep=keep)
     assert [read_progress(path).step for path in checkpoints(tmp_path)] == left
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from posegen.amounts import Interval
 from posegen.catalog import override
 from posegen.catalog import system as catalog_system
 from posegen.data.pose_maps import Discs
@@ -47,7 +48,7 @@ def task(shards: Path, folder: Path, **fields) -> Task:
         folders={"tug": folder / "tug"},
         seed=5,
         recipe="recipe",
-        checkpoint_every=3,
+        checkpoint_every=Interval(3),
     )
 
 
@@ -62,13 +63,13 @@ class Interrupted(Exception):
 
 
 class StopAfter(Alone):
-    """Dies at the n-th checkpoint, after it is written."""
+    """Dies at the n-th checkpoint, which is written nevertheless."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.left = count
 
-    def saved(self, checkpoint, rows) -> None:
+    def saved(self, rows) -> None:
         self.left -= 1
         if not self.left:
             raise Interrupted
@@ -96,7 +97,7 @@ def test_a_stage_that_continues_another_starts_from_its_trained_networks(block_s
     still = Tow(steps=2, lr=1e-30, ema_decay=0.5)
     system = dataclasses.replace(first.system, stages=(first.stage, still), image="tow_image")
     folders = {"tug": tmp_path / "tug", "tow": tmp_path / "tow"}
-    continued = dataclasses.replace(first, system=system, index=1, folders=folders, checkpoint_every=1)
+    continued = dataclasses.replace(first, system=system, index=1, folders=folders, checkpoint_every=Interval(1))
     train_stage(continued, Alone())
     trained = trained_networks(first.stage, folders["tug"], torch.device("cpu"))["generator"].state_dict()
     own = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
@@ -144,7 +145,10 @@ def test_two_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Path):
     system = override(catalog_system("vdg", "synthetic"), settings)
     one, two = (
         dataclasses.replace(
-            task(block_shards, tmp_path), system=system, folders={"coarse": tmp_path / name}, checkpoint_every=50
+            task(block_shards, tmp_path),
+            system=system,
+            folders={"coarse": tmp_path / name},
+            checkpoint_every=Interval(50),
         )
         for name in ("one", "two")
     )
@@ -188,7 +192,7 @@ class Asked(Alone):
         self.asked: list[tuple[int, dict[str, float]]] = []
         self.saves = 0
 
-    def saved(self, checkpoint, rows) -> None:
+    def saved(self, rows) -> None:
         self.saves += 1
 
     def goes_on(self, step: int, scores: dict[str, float]) -> bool:
@@ -290,7 +294,7 @@ def two_judged_workers(rank: int, address: str, work: Task, folder: Path) -> Non
     steps: list[float] = []
 
     class Ranked(Alone):
-        def saved(self, checkpoint, rows) -> None:
+        def saved(self, rows) -> None:
             steps.append(rows[-1]["step"])
 
         def goes_on(self, step: int, scores: dict[str, float]) -> bool:
