@@ -19,7 +19,6 @@ import ray
 import torch
 
 from posegen.data.loader import Shards
-from posegen.data.shard_files import read_arrow
 from posegen.data.shards import Progress
 from posegen.files import write_json, write_whole
 from posegen.metrics.scoring import Means, score_chunk, training_means
@@ -169,9 +168,4 @@ def _finish(parts: Sequence[str], scorer: _Scorer) -> dict:
 
 def picture_identities(shards: Path, split: str = "test") -> dict[str, str]:
     """The identity of every picture of a split, by name."""
-    identities = {}
-    for shard in Shards(shards).manifest["shards"]:
-        if shard["split"] == split:
-            batch = read_arrow(shards / shard["file"])
-            identities |= dict(zip(batch["name"].to_pylist(), batch["identity"].to_pylist(), strict=True))
-    return identities
+    return Shards(shards).identities(split)

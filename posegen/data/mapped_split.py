@@ -1,26 +1,23 @@
-"""One split's shards as one list of pictures and one list of pairs, read through memory maps."""
+"""Shards of a split, all or some, as one list of pictures and one list of pairs, read through memory maps."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 from numpy import ndarray
 
-from posegen.data.shard_files import read_arrow
-
 
 class MappedSplit:
-    """Pictures by global row and pairs by their place in the split's list.
+    """Pictures by row and pairs by their place in the list, counted over the shards that are mapped.
 
     Encoded pictures and masks stay in the files until they are touched; joints and azimuths (166 bytes a picture) and
     pair numbers (8 bytes a pair, 16 where a given list mixes the shards) are held in memory.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Mapping]) -> None:
-        """`shards` are the split's entries of the manifest."""
-        self._batches = [read_arrow(folder / shard["file"]) for shard in shards]
+    def __init__(self, pictures: Sequence[pa.RecordBatch], pairs: Sequence[pa.RecordBatch]) -> None:
+        """The shards' two files, mapped, in the order of the manifest."""
+        self._batches = pictures
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self._binary = {
             name: [_BinaryColumn(batch.column(name)) for batch in self._batches]
@@ -32,7 +29,7 @@ class MappedSplit:
         self.azimuths = np.concatenate([np.empty(0, np.float32), *azimuths])  # degrees; NaN where unknown
         self.joints = np.concatenate([np.empty((0, 18, 2), np.float32), *joints])
         self.visible = np.concatenate([np.empty((0, 18), np.uint8), *visible]).astype(bool)
-        self._index_pairs([read_arrow(folder / shard["pairs_file"]) for shard in shards])
+        self._index_pairs(pairs)
 
     def _index_pairs(self, tables: Sequence[pa.RecordBatch]) -> None:
         def column(name: str, shift: ndarray) -> ndarray:
@@ -62,6 +59,14 @@ class MappedSplit:
 
     def group(self, row: int) -> str:
         return self._text("group", row)
+
+    def identities(self) -> dict[str, str]:
+        """The identity of every picture, by name."""
+        names, identities = (
+            [text for batch in self._batches for text in batch.column(column).to_pylist()]
+            for column in ("name", "identity")
+        )
+        return dict(zip(names, identities, strict=True))
 
     def _text(self, column: str, row: int) -> str:
         shard, place = self._find(row)

@@ -117,11 +117,13 @@ def mean_pose(shards: Shards) -> MeanPose:
 
     Raises ValueError where there is no training picture.
     """
-    train = shards.split("train")
-    if not train.picture_count:
+    if not shards.picture_count("train"):
         raise ValueError("there is no training pose to take the mean of: the shards have no usable 'train' picture")
-    joints, visible = train.joints.astype(np.float64), train.visible
-    count = visible.sum(axis=0, dtype=np.float64)[:, None]
+    total, count = np.zeros((len(JOINTS), 2)), np.zeros((len(JOINTS), 1))
+    for piece in shards.pieces("train"):
+        joints, visible = piece.mapped.joints.astype(np.float64), piece.mapped.visible
+        known = np.where(visible[..., None], joints, 0)
+        total = np.concatenate([total[None], known]).sum(axis=0)  # picture by picture: the same for any pieces
+        count += visible.sum(axis=0, dtype=np.float64)[:, None]
     middle = (np.array(shards.size[::-1], dtype=np.float64) - 1) / 2
-    total = np.where(visible[..., None], joints, 0).sum(axis=0)
     return np.divide(total, count, out=np.tile(middle, (len(JOINTS), 1)), where=count > 0)

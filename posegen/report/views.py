@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from posegen.data.loader import Shards
-from posegen.data.mapped_split import MappedSplit
 from posegen.metrics.baselines import Picture
 from posegen.metrics.scoring import synthesized
 from posegen.report.panels import result_pictures
@@ -44,20 +43,25 @@ def every_view(trained: Trained, shards: Shards) -> list[ViewRow]:
     """
     if "rotation" not in shards.columns:
         return []
-    groups = pairs_by_group(shards.split("test"))
+    groups = pairs_by_group(shards)
     drawn = np.sort(np.random.default_rng(SEED).permutation(len(groups))[:GROUPS])
     sources = [list(groups.values())[place] for place in drawn.tolist()]
     return [_row(trained, shards, each[number % len(each)]) for number, each in enumerate(sources)]
 
 
-def pairs_by_group(test: MappedSplit) -> dict[str, list[list[int]]]:
-    """Places of the pairs of each source, by group; the sources of a group in the order of their azimuths."""
-    by_source: dict[int, list[int]] = {}
-    for place, source in enumerate(test.pair_rows(np.arange(test.pair_count))[0].tolist()):
-        by_source.setdefault(source, []).append(place)
+def pairs_by_group(shards: Shards) -> dict[str, list[list[int]]]:
+    """Places of the test pairs of each source, by group; the sources of a group in the order of their azimuths.
+
+    A group lies in one shard, so shards are looked at one after the other.
+    """
     groups: dict[str, list[list[int]]] = {}
-    for source in sorted(by_source, key=lambda row: (test.azimuths[row], row)):
-        groups.setdefault(test.group(source), []).append(by_source[source])
+    for test, _, places in shards.pieces("test"):
+        by_source: dict[int, list[int]] = {}
+        sources, _ = test.pair_rows(np.arange(test.pair_count))
+        for place, source in zip(places.tolist(), sources.tolist(), strict=True):
+            by_source.setdefault(source, []).append(place)
+        for source in sorted(by_source, key=lambda row: (test.azimuths[row], row)):
+            groups.setdefault(test.group(source), []).append(by_source[source])
     return dict(sorted(groups.items()))
 
 

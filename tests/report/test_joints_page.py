@@ -136,7 +136,7 @@ def test_without_azimuths_there_is_no_such_section(block_shards):
 
 def test_pairs_of_a_group_are_by_source_in_the_order_of_azimuths(view_shards):
     test = Shards(view_shards).split("test")
-    groups = pairs_by_group(test)
+    groups = pairs_by_group(Shards(view_shards))
     assert [len(sources) for sources in groups.values()] == [4] * 4
     assert sorted(place for sources in groups.values() for pairs in sources for place in pairs) == list(range(48))
     for name, sources in groups.items():

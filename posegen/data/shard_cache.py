@@ -1,0 +1,258 @@
+"""A node's copies of shards, in bounded disk, shared by all its processes and runs.
+
+    <cache>/shards/<fingerprint of the manifest>/train-00000.arrow
+                                                 .train-00000.arrow.lock   held by the process that fetches the file
+    <cache>/shards/.lock                         held while room is made
+
+A file is there when it has the manifest's size. Before one is fetched, the files that were not used for longest are
+removed, of all runs, until it fits. Removing one that a process has mapped is harmless: Linux keeps its bytes until it
+is let go, so the disk in use may exceed the limit by what is mapped. While a file is fetched, its lock file is as long
+as the file will be (a hole, which takes no disk): this is how other processes count what is on its way. The lock of a
+process that was killed is free, and what it left is removed by the next who makes room or fetches the file.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from posegen.data.shard_files import MANIFEST, file_sizes, manifest_alone, read_arrow
+from posegen.data.windows import shard_bytes
+from posegen.storage import Store, cache_folder
+
+FETCHED_AT_ONCE = 4  # files: one stream from an object store does not fill a node's network
+TRIES = 20  # to map a file before others, for want of room, have removed it
+PAUSE = 0.05  # seconds between two looks for room that other fetches hold
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Shards of a run's store, copied to this node as they are needed. Pickles to other nodes.
+
+    `limit` bounds the bytes of all runs' shards in the node's cache; None: everything asked for is kept.
+    """
+
+    store: Store
+    name: str = "shards"  # of the folder in the store
+    limit: int | None = None  # bytes
+
+    @staticmethod
+    def of(store: Store, *, name: str = "shards", limit: int | None = None) -> "ShardCache | None":
+        """The cache of a run, or None where its shards are mapped in place: in a folder, without a limit."""
+        return ShardCache(store, name, limit) if store.remote or limit is not None else None
+
+    def manifest(self) -> dict | None:
+        """The manifest as the store has it now; None where it has none of this version."""
+        return manifest_alone(self.store.fetch(f"{self.name}/{MANIFEST}").parent)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        content = self.store.fetch(f"{self.name}/{MANIFEST}").read_bytes()
+        return blake2b(content, digest_size=8).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where this node keeps its copies."""
+        return _root() / self.fingerprint
+
+    def check(self, manifest: Mapping) -> None:
+        """Raises ValueError where a shard alone is larger than the limit, or the disk has no room for the copies."""
+        if self.limit is not None:
+            _check_largest(manifest, self.limit)
+        root = _root()
+        here = {path: _size(path) for path in root.glob("*/*.arrow")}
+        total = sum(file_sizes(manifest["shards"]).values())
+        missing = total - sum(size for path, size in here.items() if path.parent == self.folder)
+        held = sum(here.values())
+        growth = missing if self.limit is None else min(self.limit, held + missing) - held
+        free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.is_dir())).free
+        if growth > free:
+            given = "no --cache-gb was given" if self.limit is None else f"--cache-gb {self.limit / 1e9:g} was given"
+            raise ValueError(
+                f"{given}, and this node would copy {growth / 1e9:,.1f} GB of shards to {root}, where "
+                f"{free / 1e9:,.1f} GB are free: give --cache-gb at most {(held + free) / 1e9:.1f}, or name a folder "
+                f"on a larger disk by POSEGEN_CACHE."
+            )
+
+    def path(self, file: str, size: int) -> Path:
+        """This node's copy of a file of `size` bytes, fetched where it is not there, and marked as just used.
+
+        Of processes that ask at once, one fetches and the others wait. Raises ValueError where the store's file has
+        another size.
+        """
+        target = self.folder / file
+        if _used(target, size):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(_lock_of(target)) as lock:
+            if not _used(target, size):
+                _remove_unfinished(target)
+                while not self._room_made(lock, size):
+                    time.sleep(PAUSE)
+                try:
+                    self.store.copy(f"{self.name}/{file}", target)
+                    self._check_copy(target, size)
+                finally:
+                    _remove_unfinished(target, but=size)
+                    os.ftruncate(lock, 0)
+        return target
+
+    def read(self, file: str, size: int) -> pa.RecordBatch:
+        """The record batch of a file of `size` bytes, memory-mapped; it stays readable when its file is removed."""
+        for _ in range(TRIES):
+            path = self.path(file, size)
+            try:
+                return read_arrow(path)
+            except FileNotFoundError:
+                continue
+        raise ValueError(
+            f"{file} was removed {TRIES} times before it could be read: the runs on this node need more shards at once "
+            f"than {_root()} may hold. Give a larger --cache-gb."
+        )
+
+    def prefetch(self, files: Mapping[str, int], stop: Event) -> None:
+        """Fetches files (bytes by name) that are not there, several at once, and marks all as used.
+
+        Returns when all are there; once `stop` is set, after those that are on their way. For a background thread.
+        """
+        missing = [file for file, size in files.items() if not _used(self.folder / file, size)]
+
+        def fetch(file: str) -> None:
+            if not stop.is_set():
+                self.path(file, files[file])
+
+        with ThreadPoolExecutor(FETCHED_AT_ONCE, thread_name_prefix="posegen-shards") as pool:
+            list(pool.map(fetch, missing))
+
+    def _room_made(self, lock: int, size: int) -> bool:
+        """Whether a file now fits, and is announced by the length of its lock file; else others are on their way."""
+        if self.limit is None:
+            return True
+        root = _root()
+        with _locked(root / ".lock"):
+            coming = sum(_coming(path) for path in root.glob("*/.*.lock"))  # first: one that ends now counts twice
+            copies = sorted(_copies(root))
+            held = coming + sum(copy.size for copy in copies)
+            for copy in copies:
+                if held + size <= self.limit:
+                    break
+                copy.path.unlink(missing_ok=True)
+                held -= copy.size
+            if held + size > self.limit:
+                return False
+            os.ftruncate(lock, size)
+            return True
+
+    def _check_copy(self, target: Path, size: int) -> None:
+        found = _size(target)
+        if not _used(target, size):
+            raise ValueError(
+                f"{self.store.at(f'{self.name}/{target.name}')} has {found:,} bytes, and its manifest says {size:,}: "
+                f"the shards are damaged or are being made again. Make them again (`posegen shards`)."
+            )
+
+
+class _Copy(NamedTuple):
+    """A file in the cache; these sort by when they were last used."""
+
+    used: int  # nanoseconds
+    path: Path
+    size: int
+
+
+def _root() -> Path:
+    return cache_folder() / "shards"
+
+
+def _check_largest(manifest: Mapping, limit: int) -> None:
+    largest = max(manifest["shards"], key=shard_bytes, default=None)
+    if largest is not None and shard_bytes(largest) > limit:
+        raise ValueError(
+            f"--cache-gb {limit / 1e9:g} was given, and {largest['file']} with its pairs alone takes "
+            f"{shard_bytes(largest) / 1e9:g} GB: give at least twice that, or make smaller shards by --set "
+            f"shards.pictures_per_shard={largest['rows'] // 4 or 1}."
+        )
+
+
+def _copies(root: Path) -> Iterator[_Copy]:
+    for path in root.glob("*/*.arrow"):
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            continue
+        yield _Copy(state.st_mtime_ns, path, state.st_size)
+
+
+def _coming(lock: Path) -> int:
+    """The bytes of the file that the holder of a lock is fetching. Clears what a killed one has left."""
+    size = _size(lock)
+    if size == 0:
+        return 0
+    handle = os.open(lock, os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return size
+    else:
+        os.ftruncate(handle, 0)
+        _remove_parts(lock.with_name(lock.name.removeprefix(".").removesuffix(".lock")))
+        return 0
+    finally:
+        os.close(handle)
+
+
+def _used(path: Path, size: int) -> bool:
+    """Whether a file is there with its size; marks it as used now."""
+    now = time.time_ns()
+    try:
+        if path.stat().st_size != size:
+            return False
+        os.utime(path, ns=(now, now))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _lock_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
+
+
+def _remove_unfinished(target: Path, *, but: int = -1) -> None:
+    """Removes what an ended fetch has left of a file, and the file itself where its size is not `but`."""
+    _remove_parts(target)
+    if _size(target) != but:
+        target.unlink(missing_ok=True)
+
+
+def _remove_parts(target: Path) -> None:
+    for part in target.parent.glob(f"{target.name}.*.tmp"):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Holds a lock file, and gives its handle. The kernel frees the lock of a process that ends in any way."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
