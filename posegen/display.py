@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from posegen import files
+from posegen.files import reason_of
+
 PLAIN_EVERY = 10.0  # seconds between two lines of one task where there is no terminal
 SHOWN_TERMS = 4
+WAITING_LINES = 1000  # of the log that wait for a disk that cannot be written
 PICTURE_SCORES = ("ssim", "mask_ssim", "psnr", "l1", "mask_l1")
 POSE_SCORES = ("pose_error", "pck", "pckh")
 
@@ -28,12 +33,51 @@ class _Work:
     finished: bool = False
 
 
+class _RunLog(logging.Handler):
+    """Appends lines to a file that may be impossible to write for a while: then they wait, and are written later."""
+
+    def __init__(self, path: Path, complain: Callable[[str], None]) -> None:
+        super().__init__()
+        self._path, self._complain, self._complained = path, complain, False
+        self._waiting: deque[str] = deque(maxlen=WAITING_LINES)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._waiting.append(f"{self.format(record)}\n")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8", errors="replace") as file:
+                file.writelines(self._waiting)
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                self._complain(f"the log {self._path} cannot be written: {reason_of(error)}; going on without it")
+            return
+        self._waiting.clear()
+
+
+class _OnScreen(logging.Handler):
+    """Shows the warnings of the storage: what is tried again."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
 class Display:
-    """A context manager that shows the progress of named works, several after one another."""
+    """A context manager that shows the progress of named works, several after one another.
+
+    Neither a screen nor a log that cannot be written to ends what is shown: the first is left out, the second is
+    complained of once on the screen and goes on when it can.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self._log = logging.getLogger("posegen")
+        self._storage = _OnScreen(self._show_warning)
         self._works: dict[str, _Work] = {}
         columns = (
             TextColumn("{task.description:<14}"),
@@ -45,33 +89,44 @@ class Display:
     def __enter__(self) -> "Display":
         if self.console.is_terminal:
             self._bars.start()
+        logging.getLogger(files.__name__).addHandler(self._storage)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        logging.getLogger(files.__name__).removeHandler(self._storage)
+        with suppress(OSError):
+            self._bars.stop()
 
     def log_to(self, path: Path) -> None:
         """Everything said from now on is also appended to this file, with the time."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._log.addHandler(handler)
+        self._log.addHandler(_RunLog(path, self._show_warning))
         self._log.setLevel(logging.INFO)
         self._log.propagate = False
 
     def say(self, text: str) -> None:
         """One line for the user."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self._print(text)
         self._log.info(text)
 
     def table(self, table: Table) -> None:
         """A table for the user."""
-        self.console.print(table)
+        self._print(table)
 
     def warn(self, text: str) -> None:
         """One line that the user should not miss."""
-        self.console.print(f"warning: {text}", markup=False, style="yellow", soft_wrap=True)
+        self._show_warning(text)
         self._log.warning(text)
+
+    def _show_warning(self, text: str) -> None:
+        self._print(f"warning: {text}", style="yellow")
+
+    def _print(self, shown: str | Table, style: str | None = None) -> None:
+        """Shows a line or a table; leaves it out where the screen is a file on a full disk, or a terminal that went."""
+        with suppress(OSError):
+            if isinstance(shown, Table):
+                self.console.print(shown)
+            else:
+                self.console.print(shown, markup=False, style=style, soft_wrap=True)
 
     def advance(self, what: str, done: int, total: int, text: str = "") -> None:
         """`done` of `total` pieces of `what`; `text` is shown beside it."""
@@ -89,7 +144,7 @@ class Display:
     def _plain(self, line: str) -> None:
         self._log.info(line)
         if not self.console.is_terminal:
-            self.console.print(line, markup=False, soft_wrap=True)
+            self._print(line)
 
     def _show_bar(self, what: str, work: _Work, done: int, line: str) -> None:
         if work.bar is None:

@@ -1,11 +1,24 @@
 """What the user reads while a run goes on, without a terminal."""
 
+import errno
 import io
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from posegen.display import Display, score_tables, terms_text
+from posegen.files import patiently
+
+
+@pytest.fixture(autouse=True)
+def _logs_end_with_the_test() -> Iterator[None]:
+    before = list(logging.getLogger("posegen").handlers)
+    yield
+    logging.getLogger("posegen").handlers[:] = before
 
 
 def test_the_first_and_the_last_line_are_printed_and_what_lies_close_between_is_not(tmp_path: Path):
@@ -23,6 +36,52 @@ def test_the_first_and_the_last_line_are_printed_and_what_lies_close_between_is_
     log = (tmp_path / "pipeline.log").read_text()
     assert "INFO shards: done already" in log
     assert "WARNING worker 0 failed" in log
+
+
+def test_a_log_that_cannot_be_written_is_complained_of_once_and_catches_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text, log = io.StringIO(), tmp_path / "run" / "pipeline.log"
+    with Display(Console(file=text, width=300)) as display:
+        display.log_to(log)
+        log.mkdir(parents=True)  # in its place, so that it cannot be written
+        display.say("first")
+        display.warn("second")
+        log.rmdir()
+        display.say("third")
+    assert text.getvalue().count("cannot be written: Is a directory; going on without it") == 1
+    assert [line.split(" ", 3)[-1] for line in log.read_text().splitlines()] == ["first", "second", "third"]
+    assert "Logging error" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk that is always full")
+def test_neither_a_full_disk_nor_a_full_screen_ends_a_run(capsys: pytest.CaptureFixture[str]):
+    with open("/dev/full", "w", buffering=1) as screen:
+        with Display(Console(file=screen, width=100)) as display:
+            display.log_to(Path("/dev/full"))
+            for step in (1, 2):
+                display.advance("coarse", step, 2)
+            display.say("done")
+            display.table(score_tables({"pairs": 1, "scores": {"l1": 0.5}, "baselines": {}})[0])
+        with pytest.raises(OSError, match="No space left"):
+            screen.close()
+    assert "Logging error" not in capsys.readouterr().err
+
+
+def test_warnings_of_the_storage_are_shown_and_logged(tmp_path: Path):
+    text, failures = io.StringIO(), [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def write() -> None:
+        if failures:
+            raise failures.pop()
+
+    with Display(Console(file=text, width=400)) as display:
+        display.log_to(tmp_path / "pipeline.log")
+        patiently(write, tmp_path / "scores.json", patience=5)
+    logging.getLogger("posegen.files").warning("nobody listens any more")
+    (line,) = text.getvalue().strip().splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'scores.json'} cannot be written: Input/output error")
+    assert "Input/output error" in (tmp_path / "pipeline.log").read_text()
 
 
 def test_terms_are_shown_without_sums_and_gradients():
