@@ -164,13 +164,13 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{writer}.tmp")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, patience: float | None = None) -> None:
     """Have `write` fill a temporary file beside `path`, then put it in its place at once. Makes its folder.
 
-    `write` may be called again where the storage fails for a moment. Raises StorageFailed where it goes on failing;
-    then nothing of the attempt is left.
+    `write` may be called again where the storage fails for a moment: see `patiently`. Raises StorageFailed where it
+    goes on failing; then nothing of the attempt is left.
     """
-    patiently(lambda: _write_once(path, write), path)
+    patiently(lambda: _write_once(path, write), path, patience=patience)
 
 
 def _write_once(path: Path, write: Callable[[Path], object]) -> None:
@@ -229,9 +229,9 @@ def remove_whole(folder: Path) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, complete or not at all."""
-    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))
+def write_json(path: Path, content: Mapping[str, Any], *, patience: float | None = None) -> None:
+    """Write a JSON file, complete or not at all: see `write_whole`."""
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)), patience=patience)
 
 
 def read_json(path: Path) -> dict | None:
