@@ -67,9 +67,7 @@ def patiently(
                 raise StorageFailed(_failed(path, failure, patience if may_pass(failure) else 0.0)) from error
         if deadline is None:
             deadline = time.monotonic() + patience
-            (warn or logging.getLogger(__name__).warning)(
-                f"{path} cannot be written: {reason_of(failure)}{_room(path)}; trying again for {patience:.0f} s"
-            )
+            (warn or logging.getLogger(__name__).warning)(f"{_told(path, failure)}; trying again for {patience:.0f} s")
         time.sleep(min(pause, left))
         pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -117,6 +115,11 @@ def reason_of(failure: OSError) -> str:
     return str(failure) or type(failure).__name__
 
 
+def _told(path: Path, failure: OSError) -> str:
+    room = "" if failure.errno in LOCKED else _room(path)
+    return f"{path} cannot be written: {reason_of(failure)}{room}"
+
+
 def _room(path: Path) -> str:
     """How much is free where a path is or would be, in brackets; empty where that cannot be told."""
     there = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
@@ -134,7 +137,7 @@ def _failed(path: Path, failure: OSError, waited: float) -> str:
         advice = "See that it can be written to"
     tried = f" It was tried for {waited:.0f} s." if waited else ""
     return (
-        f"{path} cannot be written: {reason_of(failure)}{_room(path)}.{tried} {advice}, or write elsewhere (--run). "
+        f"{_told(path, failure)}.{tried} {advice}, or write elsewhere (--run). "
         "What was written before is whole, and the same command goes on from there."
     )
 

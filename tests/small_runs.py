@@ -1,0 +1,128 @@
+"""The smallest sensible run of one stage, started as a user does, whose every process can be found and killed.
+
+Each driver has a session of its own, a Ray folder of its own (so that it neither joins nor meets another cluster) and
+a mark in the environment, which all that it starts inherits.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from posegen.train.checkpoint import latest_checkpoint, read_progress
+
+ROOT = Path(__file__).parent.parent
+MARK = "POSEGEN_TEST_MARK"
+STEPS = 20
+SMALL = [
+    "data.train_people=6", "data.test_people=2", "data.pictures_per_person=8", "shards.pictures_per_shard=16",
+    "coarse.width=4", f"coarse.steps={STEPS}", "coarse.batch_size=4",
+]  # fmt: skip
+
+
+@dataclass
+class Machine:
+    """Where runs are started: a Ray folder with a short path, and the mark of all that they start."""
+
+    environment: dict[str, str]
+    temporary: Path
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def start(self, run: Path, **environment: str) -> subprocess.Popen[str]:
+        """The command of the small run. It always is the same one; what is added to the environment may differ."""
+        command = [sys.executable, str(ROOT / "flows" / "full_pipeline.py"), "--system", "pg2", "--variant", "g1-l1"]
+        command += ["--run", str(run), "--pairs", "40", "--checkpoint-every", "2", "--set", *SMALL]
+        inherited = {**self.environment, **environment, MARK: self.mark}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=inherited, start_new_session=True, **pipes)
+
+    def processes(self, driver: int | None = None) -> list[psutil.Process]:
+        """All that live of those started here: by the mark, and the driver's descendants, for Ray's workers write
+        their titles over their environment."""
+        found = {process.pid: process for process in psutil.process_iter() if self._is_marked(process.pid)}
+        if driver is not None and psutil.pid_exists(driver):
+            found[driver] = psutil.Process(driver)
+        for process in list(found.values()):
+            try:
+                found |= {child.pid: child for child in process.children(recursive=True)}
+            except psutil.Error:
+                continue
+        return [process for process in found.values() if _lives(process)]
+
+    def _is_marked(self, pid: int) -> bool:
+        try:
+            return f"{MARK}={self.mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def kill_all(self, driver: int | None = None) -> int:
+        """Kills everything that was started here at once, as a power cut does; gives how many processes there were."""
+        killed = set()
+        while alive := self.processes(driver):
+            for process in alive:
+                try:
+                    os.kill(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                killed.add(process.pid)
+            psutil.wait_procs(alive, timeout=10)
+        return len(killed)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@contextmanager
+def machine() -> Iterator[Machine]:
+    """A place to start runs from; at its end nothing of them is left."""
+    temporary = Path(tempfile.mkdtemp(prefix="pg"))  # short: Ray's sockets have paths of at most 107 bytes
+    alien = ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "POSEGEN_PATIENCE")
+    environment = {name: value for name, value in os.environ.items() if name not in alien}
+    environment |= {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(temporary), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    place = Machine(environment, temporary)
+    try:
+        yield place
+    finally:
+        place.kill_all()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """The output of a run that must end well."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has made: networks and scores, to be compared bit for bit."""
+
+    networks: bytes
+    scores: dict
+
+
+def result(run: Path) -> Result:
+    """What a complete run has made; asserts that it is complete and that no half-written file is left to be seen."""
+    latest = latest_checkpoint(run / "stages" / "coarse")
+    assert latest is not None
+    assert read_progress(latest).step == STEPS
+    assert (run / "report" / "fingerprint.json").is_file()
+    page = (run / "report" / "index.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    metrics = json.loads((run / "scores" / "metrics.json").read_text())
+    return Result((latest / "networks.safetensors").read_bytes(), metrics)
