@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from posegen.files import read_json, write_json
+from posegen.files import check_writable, read_json, write_json
 from posegen.storage import Store
 
 LEASE = "lease.json"  # {"owner": ..., "who": "host, process n", "until": seconds since 1970}
@@ -47,23 +47,15 @@ def refresh(store: Store, wanted: Callable[[str], bool]) -> None:
 
 @contextmanager
 def _locked(folder: Path, place: str) -> Iterator[None]:
-    with _lock_file(folder) as lock:
+    check_writable(folder)
+    with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ValueError(f"another process is at work on {place}. Wait for it, or give another --run.") from None
+        except OSError as error:  # some network storage has no locks
+            raise ValueError(f"{folder} cannot be locked: {error.strerror}. Give a --run on other storage.") from error
         yield
-
-
-def _lock_file(folder: Path) -> TextIO:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return open(folder / ".lock", "w")
-    except OSError as error:
-        raise ValueError(
-            f"the run folder {folder} cannot be written: {error.strerror or error}. Make it writable, free space "
-            "there, or give another --run."
-        ) from None
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 
 from posegen.data.loader import Shards
 from posegen.data.shards import Progress
-from posegen.files import write_json, write_whole
+from posegen.files import StorageFailed, write_json, write_whole
 from posegen.metrics.scoring import Means, score_chunk, training_means
 from posegen.metrics.summary import summary
 from posegen.stage import System
@@ -39,6 +39,7 @@ def evaluate(
     system: System,
     store: Store,
     *,
+    cache_bytes: int | None = None,
     pairs: int | None,
     fingerprint: str,
     use_gpu: bool,
@@ -51,11 +52,11 @@ def evaluate(
     evaluation of the same split with the same fingerprint has written are kept. Ray must be initialised.
 
     Raises ValueError where the shards have no such split or no pair of it, `pairs` is below 1, or a stage is not
-    trained.
+    trained, and StorageFailed where the scores cannot be written.
     """
     for stage in system.stages:
         fetch_newest(store, f"{STAGES}/{stage.name}")
-    data = Shards(store.folder / SHARDS)
+    data = Shards.of(store, limit=cache_bytes)
     check_known("split", split, data.manifest["counts"])
     chosen = chosen_pairs(data.pair_count(split), pairs, split=split)
     load(system, store.folder / STAGES, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
@@ -63,7 +64,7 @@ def evaluate(
     store.fetch(f"{SCORES}/{PARTS}")
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
     parts = {f"{SCORES}/{PARTS}/part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
-    scorer = _Scorer(system, store, fingerprint, "cuda" if use_gpu else "cpu", split)
+    scorer = _Scorer(system, store, cache_bytes, fingerprint, "cuda" if use_gpu else "cpu", split)
     missing = {file: chunk for file, chunk in parts.items() if not _done(store.folder / file, chunk, scorer)}
     done = len(chosen) - sum(map(len, missing.values()))
     progress("scoring", done, len(chosen))
@@ -95,6 +96,7 @@ class _Scorer:
 
     system: System
     store: Store
+    cache_bytes: int | None
     fingerprint: str
     device: str
     split: str
@@ -109,9 +111,12 @@ class _Scorer:
         trained, shards, means = _loaded(self)
         table = pa.table(score_chunk(trained, shards, pairs, means, split=self.split))
         signed = table.replace_schema_metadata(self.signature)
-        write_whole(self.store.folder / row["file"], partial(pq.write_table, signed))
-        self.store.publish(row["file"])
-        return {"pairs": len(pairs)}
+        try:
+            write_whole(self.store.folder / row["file"], partial(pq.write_table, signed))
+            self.store.publish(row["file"])
+        except StorageFailed as error:  # as a value: Ray Data gives no task's error back as it was
+            return {"pairs": 0, "failed": str(error)}
+        return {"pairs": len(pairs), "failed": ""}
 
 
 @lru_cache(maxsize=1)
@@ -120,7 +125,7 @@ def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Means]:
     store, system = scorer.store, scorer.system
     for stage in system.stages:
         fetch_newest(store, f"{STAGES}/{stage.name}")
-    shards = Shards(store.folder / SHARDS)
+    shards = Shards.of(store, limit=scorer.cache_bytes)
     return load(system, store.folder / STAGES, torch.device(scorer.device)), shards, training_means(system, shards)
 
 
@@ -142,6 +147,8 @@ def _score(missing: Mapping[str, Sequence[int]], scorer: _Scorer) -> Iterator[in
     dataset.context.enable_progress_bars = False
     share = {"num_gpus": 1 / TASKS_PER_GPU} if scorer.device == "cuda" else {"num_cpus": 1}
     for row in dataset.map(scorer, **share).iter_rows():  # pyright: ignore[reportArgumentType]
+        if row["failed"]:
+            raise StorageFailed(row["failed"])
         yield int(row["pairs"])
 
 
@@ -150,12 +157,12 @@ def _finish(parts: Sequence[str], scorer: _Scorer) -> dict:
     store, split = scorer.store, scorer.split
     store.fetch(f"{SCORES}/{PARTS}")
     table = pa.concat_tables([pq.read_table(store.folder / part) for part in parts])
-    shards, scores = store.folder / SHARDS, store.folder / SCORES
-    identities = picture_identities(shards, split)
+    shards, scores = Shards.of(store, limit=scorer.cache_bytes), store.folder / SCORES
+    identities = shards.identities(split)
     persons = [identities[name] for name in table["target"].to_pylist()]
     named = table.add_column(3, "person", pa.array(persons))
     write_whole(scores / "pairs.parquet", partial(pq.write_table, named))
-    available = Shards(shards).pair_count(split)
+    available = shards.pair_count(split)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     drawn = f"all {split} pairs" if table.num_rows == available else f"{split} pairs drawn by seed {SEED}"
     metrics = {**scorer.signature, "pairs": table.num_rows, "pairs_available": available, "selection": drawn}
@@ -164,8 +171,3 @@ def _finish(parts: Sequence[str], scorer: _Scorer) -> dict:
     store.remove(f"{SCORES}/{PARTS}")
     store.publish(SCORES, last="metrics.json")
     return metrics
-
-
-def picture_identities(shards: Path, split: str = "test") -> dict[str, str]:
-    """The identity of every picture of a split, by name."""
-    return Shards(shards).identities(split)

@@ -8,6 +8,7 @@ from typing import Any
 
 from posegen.alone import alone
 from posegen.display import Display, score_tables, terms_text
+from posegen.files import read_json, remove_leftovers
 from posegen.plan import Plan, Step
 from posegen.stage import Perceptive
 from posegen.storage import Store
@@ -65,6 +66,7 @@ def _wanted(plan: Plan, until: str) -> list[Step]:
 def logged(store: Store, display: Display) -> Iterator[None]:
     """Keeps what is said in the run's log, and what is tracked beside it, however it ends."""
     display.log_to(store.folder / LOG)
+    remove_leftovers(store.folder)
     try:
         yield
     finally:
@@ -147,6 +149,7 @@ def prepare(plan: Plan, display: Display) -> None:
     """Makes the shards."""
     from posegen.data.person_network import mask_estimate
     from posegen.data.shards import write_shards
+    from posegen.data.windows import window_words
 
     manifest = write_shards(
         plan.source,
@@ -159,6 +162,8 @@ def prepare(plan: Plan, display: Display) -> None:
     )
     for line in counts_lines(manifest):
         display.say(line)
+    if words := window_words(manifest, plan.cache_bytes):
+        display.say(words)
 
 
 def _read_everywhere(plan: Plan) -> list[Path]:
@@ -199,6 +204,8 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
         seed=plan.seed,
         recipe=plan.recipe(index),
         weights=plan.weights,
+        cache_bytes=plan.cache_bytes,
+        window=plan.window,
         checkpoint_every=plan.checkpoint_interval(stage),
     )
     mine = {k: v for k, v in plan.settings.items() if k.startswith(f"{stage.name}.")}
@@ -226,6 +233,7 @@ def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
     evaluate(
         plan.system,
         plan.store,
+        cache_bytes=plan.cache_bytes,
         pairs=plan.score_pairs,
         fingerprint=plan.scores_fingerprint,
         use_gpu=use_gpu,
@@ -246,7 +254,7 @@ def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str])
     write_report(
         plan.report,
         trained=load(plan.system, plan.stages, here),
-        shards=plan.shards,
+        data=plan.open_shards(),
         scores=plan.scores,
         stages=plan.stages,
         plan=described(plan),
@@ -306,7 +314,7 @@ def _conclude(plan: Plan, display: Display) -> None:
 
 def open_tracking(run: Path) -> str:
     """How to look at a run's tracking: a command, or the server's address; empty where there is none."""
-    if not (run / "mlflow.json").is_file():
+    uri = (read_json(run / "mlflow.json") or {}).get("uri", "")
+    if not uri:
         return ""
-    uri = json.loads((run / "mlflow.json").read_text())["uri"]
     return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"

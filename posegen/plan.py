@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posegen.amounts import Interval, Workers
+from posegen.data.loader import Shards
 from posegen.data.rows import Listing, Source
-from posegen.data.shard_files import read_manifest
+from posegen.data.shard_files import manifest_alone, read_manifest
 from posegen.data.shard_making import ShardSettings
+from posegen.data.windows import window_bytes
 from posegen.files import write_json
 from posegen.stage import Stage, System
 from posegen.storage import Store
@@ -101,6 +103,16 @@ class Plan:
     def shards_fingerprint(self) -> str:
         return digest(self.listing.fingerprint, self._under("data"), self._under("shards"))
 
+    def open_shards(self) -> Shards:
+        """The run's shards as this node reads them. Raises ValueError where they are not complete."""
+        return Shards.of(self.store, limit=self.cache_bytes)
+
+    @property
+    def window(self) -> int | None:
+        """Bytes of the windows of shards that the order of training pairs keeps to; None where all shards fit."""
+        manifest = manifest_alone(self.shards) if self.cache_bytes is not None else None
+        return window_bytes(manifest, self.cache_bytes) if manifest else None
+
     def recipe(self, index: int) -> str:
         """Fingerprint of everything that decides what one step of a stage does: not how many there are."""
         stage = self.system.stages[index]
@@ -109,7 +121,8 @@ class Plan:
             repr(player.schedule) for player in stage.players
         ]  # one that ends with the stage depends on `steps`
         mine = self._under(stage.name, leave="steps")
-        return digest(before, self.seed, mine, self._under("pose_maps"), type(stage).__name__, schedules)
+        order = [self.window] if self.window else []
+        return digest(before, self.seed, mine, self._under("pose_maps"), type(stage).__name__, schedules, *order)
 
     def result(self, index: int) -> str:
         """Fingerprint of a stage's finished networks."""

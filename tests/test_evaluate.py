@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from posegen import catalog, evaluate
 from posegen.data.loader import Shards
-from posegen.evaluate import chosen_pairs, picture_identities
+from posegen.evaluate import chosen_pairs
 from posegen.metrics.baselines import BASELINES
 from posegen.metrics.measures import METRICS
 from posegen.metrics.pose import POSE_BASELINES, POSE_METRICS
@@ -203,13 +203,13 @@ def test_another_split_is_scored_by_its_own_pairs_and_people(system, block_shard
 
 
 def test_identities_of_a_split(block_shards):
-    found = {split: picture_identities(block_shards, split) for split in ("train", "test", "validation")}
+    found = {split: Shards(block_shards).identities(split) for split in ("train", "test", "validation")}
     assert {split: set(people.values()) for split, people in found.items()} == {
         "train": {"0", "1", "3", "4"},
         "test": {"2", "5"},
         "validation": set(),
     }
-    assert picture_identities(block_shards) == found["test"]
+    assert Shards(block_shards).identities("test") == found["test"]
 
 
 def test_a_split_that_the_shards_do_not_have_is_told(system, block_shards, stages, tmp_path):

@@ -17,7 +17,7 @@ from posegen.data.opened_shards import Shards
 from posegen.data.training_plan import Draws, Plan, whole_plan, windowed_plan
 from posegen.data.windows import WindowedOrder, shard_bytes
 
-__all__ = ["Shards", "listed_batches", "training_batches"]
+__all__ = ["Shards", "listed_batches", "share_of", "training_batches"]
 
 _AHEAD = 2  # batches being decoded while one is used: enough to hide uneven ones, little enough to hold in memory
 
@@ -36,7 +36,7 @@ def training_batches(
     threads: int = 2,
     pin_memory: bool = False,
 ) -> Generator[dict[str, Tensor], None, None]:
-    """Raw batches of training pairs, one for each number in `draws`: this rank's slice of a global batch.
+    """Raw batches of training pairs, one for each number in `draws`: this rank's slice (`share_of`) of a global batch.
 
     Draw d takes the places d * batch_size .. (d + 1) * batch_size - 1 of an endless stream of permutations, one an
     epoch. Pairs and flips depend on (seed, d) and the place in the global batch only, so any number of workers sees the
@@ -48,27 +48,34 @@ def training_batches(
     most are mapped; without, all are.
 
     `columns` names what is read of `posegen.batch.COLUMNS`; joints and visible always come, other names are not the
-    loader's. Closing the iterator ends its threads. Raises ValueError for a batch that the ranks cannot share equally,
+    loader's. Closing the iterator ends its threads. Raises ValueError for a batch that has not a pair for each rank,
     for columns that the data do not have, and where there are no training pairs.
     """
-    if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
+    if not 0 <= rank < world_size <= batch_size:
         raise ValueError(
-            f"a global batch of {batch_size} pairs cannot be shared equally by {world_size} workers (rank {rank}): "
-            f"choose a batch size that is a multiple of the number of workers."
+            f"a global batch of {batch_size} pairs cannot be shared by {world_size} workers (rank {rank}): give each at "
+            "least one."
         )
     if seed < 0:
         raise ValueError(f"the seed is {seed}, and must be 0 or more.")
     if not shards.pair_count("train"):
         raise ValueError(f"{shards.folder} has no training pairs.")
     filling = _filling(shards, columns, pin_memory)
-    share = batch_size // world_size
-    own = slice(rank * share, (rank + 1) * share)
-    drawn = Draws(numbers=draws, batch_size=batch_size, own=own, seed=seed, flip=flip)
+    drawn = Draws(
+        numbers=draws, batch_size=batch_size, own=share_of(batch_size, rank, world_size), seed=seed, flip=flip
+    )
     if window is None:
         return _batches(filling, whole_plan(drawn, shards.split("train")), threads)
     index = shards.index("train")
     order = WindowedOrder(tuple((shard_bytes(shard), shard["pairs"]) for shard in index.shards), window, seed)
     return _batches(filling, windowed_plan(drawn, order, index, partial(shards.opened, "train")), threads)
+
+
+def share_of(batch_size: int, rank: int, world_size: int) -> slice:
+    """The places of a global batch that a rank takes: as even as can be, the first ranks one more where it must be."""
+    each, more = divmod(batch_size, world_size)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
 
 
 def listed_batches(

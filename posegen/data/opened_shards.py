@@ -20,6 +20,7 @@ from posegen.data.shard_cache import ShardCache
 from posegen.data.shard_files import file_sizes, read_arrow, read_manifest
 from posegen.data.split_index import SplitIndex
 from posegen.data.windows import shard_bytes
+from posegen.storage import Store
 
 
 class Piece(NamedTuple):
@@ -55,6 +56,11 @@ class Shards:
         self._indices: dict[str, SplitIndex] = {}
         self._splits: dict[str, MappedSplit] = {}
         self._recent = _Recent(_room_for(manifest, None if cache is None else cache.limit))
+
+    @classmethod
+    def of(cls, store: Store, name: str = "shards", *, limit: int | None = None) -> "Shards":
+        """The shards of a run, in its folder `name`: in place, or through this node's cache of `limit` bytes."""
+        return cls(store.folder / name, ShardCache.of(store, name=name, limit=limit))
 
     def index(self, split: str) -> SplitIndex:
         """Where the pictures and pairs of a split lie; empty where the manifest has none of it."""

@@ -243,7 +243,7 @@ def _remove_unfinished(target: Path, *, but: int = -1) -> None:
 
 
 def _remove_parts(target: Path) -> None:
-    for part in target.parent.glob(f"{target.name}.*.tmp"):
+    for part in target.parent.glob(f".{target.name}.*.tmp"):
         part.unlink(missing_ok=True)
 
 

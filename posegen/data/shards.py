@@ -29,7 +29,7 @@ from posegen.data.shard_files import read_manifest
 from posegen.data.shard_making import ShardSettings, Work, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.splits import SPLITS
-from posegen.files import read_json, write_json, write_whole
+from posegen.files import StorageFailed, read_json, write_json, write_whole
 from posegen.storage import Store
 
 __all__ = ["Progress", "ShardSettings", "read_manifest", "write_shards"]
@@ -55,7 +55,8 @@ def write_shards(
     listing and settings are kept; files of others are removed first. `progress` hears of pictures done, on the driver.
     `estimate` makes the person masks that the source lacks, where the settings say so.
 
-    Raises ValueError, with the counts by reason, where the training, the test or a listed split ends without a pair.
+    Raises ValueError, with the counts by reason, where the training, the test or a listed split ends without a pair,
+    and StorageFailed where the run cannot be written.
     """
     made_from = {
         "schema_version": shard_files.SCHEMA_VERSION,
@@ -135,11 +136,17 @@ def _made(works: Sequence[Work], make: Callable[[Work], dict]) -> Iterator[dict]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.context.enable_progress_bars = False
     for row in dataset.map(partial(_task, make=make)).iter_rows():
+        if row["failed"]:
+            raise StorageFailed(row["failed"])
         yield json.loads(row["summary"])
 
 
 def _task(row: dict, make: Callable[[Work], dict]) -> dict:
-    return {"summary": json.dumps(make(pickle.loads(row["work"])))}
+    """The summary of a shard. A failure of the storage as a value: Ray Data gives no task's error back as it was."""
+    try:
+        return {"summary": json.dumps(make(pickle.loads(row["work"]))), "failed": ""}
+    except StorageFailed as error:
+        return {"summary": "", "failed": str(error)}
 
 
 def _conclude(

@@ -43,7 +43,7 @@ def write_report(
     folder: Path,
     *,
     trained: Trained,
-    shards: Path,
+    data: Shards,
     scores: Path,
     stages: Path,
     plan: Mapping[str, Any],
@@ -57,7 +57,6 @@ def write_report(
     Raises ValueError where the run is not scored.
     """
     metrics, table = _read_scores(scores)
-    data = Shards(shards)
     chosen = chosen_rows(table)
     scored = _among(CASE_SCORES, metrics)
     cases = {name: make_cases(trained, data, table, rows, scored) for name, rows in chosen.items()}

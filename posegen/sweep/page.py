@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from posegen.data.loader import Shards
-from posegen.evaluate import chosen_pairs, picture_identities
+from posegen.evaluate import chosen_pairs
 from posegen.files import write_json
 from posegen.pipeline import open_tracking
 from posegen.report import sweep as report
@@ -20,7 +20,7 @@ from posegen.train.tune import rungs
 
 def write_page(sweep: SweepPlan, best: Trial, command: Sequence[str], fingerprint: str) -> Path:
     """Writes report/tune.html, and report/fingerprint.json after it. Returns the page's path."""
-    trials, shards = sweep.folder.read(), Shards(sweep.base.shards)
+    trials, shards = sweep.folder.read(), sweep.base.open_shards()
     pairs = chosen_pairs(shards.pair_count("validation"), sweep.validation_pairs, split="validation")
     shown = _shown(sweep, trials, best)
     path = sweep.run / "report" / "tune.html"
@@ -34,18 +34,18 @@ def final_comparison(sweep: SweepPlan) -> Comparison | None:
     finals = [trial for trial in sweep.finals.read() if trial.ended]
     if not finals or not sweep.seeds:
         return None
-    shards = Shards(sweep.base.shards)
+    shards = sweep.base.open_shards()
     pairs = chosen_pairs(shards.pair_count("test"), sweep.base.score_pairs)
     return compare(finals, sweep.metrics[0], pairs=len(pairs), persons=_persons(shards, "test", pairs))
 
 
 def _persons(shards: Shards, split: str, pairs: Sequence[int]) -> int:
-    identities = picture_identities(shards.folder, split)
+    identities = shards.identities(split)
     return len({identities[target] for _, target in shards.pair_names(split, pairs)})
 
 
 def _content(sweep: SweepPlan, trials: Sequence[Trial], best: Trial, command: Sequence[str]) -> report.Sweep:
-    system, shards = sweep.base.system, Shards(sweep.base.shards)
+    system, shards = sweep.base.system, sweep.base.open_shards()
     pairs = chosen_pairs(shards.pair_count("validation"), sweep.validation_pairs, split="validation")
     front = pareto_front(trials, sweep.metrics) if len(sweep.metrics) > 1 else []
     shared = [stage.name for stage in system.stages[: sweep.first]]
@@ -105,6 +105,6 @@ def _rows(sweep: SweepPlan, pairs: Sequence[int], shown: dict[int, str]) -> list
 
 def given_rows(sweep: SweepPlan, split: str, pairs: Sequence[int]) -> list[Row]:
     """Pairs of a split without results: the source picture, the target pose, the target."""
-    shards = Shards(sweep.base.shards)
+    shards = sweep.base.open_shards()
     given = given_panels(shards, split, pairs)
     return [Row(*names, panels, {}) for names, panels in zip(shards.pair_names(split, pairs), given, strict=True)]

@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 
-from posegen.data.loader import Shards
 from posegen.display import Display
 from posegen.evaluate import chosen_pairs
 from posegen.metrics.choice import EVERY
@@ -40,7 +39,7 @@ class Trials:
         """Runs the trials that are left. Gives the best one. Raises ValueError where none came to its end."""
         sweep = self.sweep
         ended, waiting = sweep.standing()
-        shards = Shards(sweep.base.shards)
+        shards = sweep.base.open_shards()
         pairs = chosen_pairs(shards.pair_count("validation"), sweep.validation_pairs, split="validation")
         watch = Following(sweep, self.tracking, self.display, "trials", sweep.folder, "validation", pairs)
         watch.begin([*ended, *waiting])
@@ -67,7 +66,7 @@ class Trials:
         ended, waiting = sweep.standing_finals(best)
         if not waiting:
             return
-        pairs = chosen_pairs(Shards(sweep.base.shards).pair_count("test"), sweep.base.score_pairs)
+        pairs = chosen_pairs(sweep.base.open_shards().pair_count("test"), sweep.base.score_pairs)
         watch = Following(sweep, self.tracking, self.display, "comparison", sweep.finals, "test", pairs)
         watch.begin([*ended, *waiting])
         run_trials(

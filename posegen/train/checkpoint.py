@@ -9,7 +9,6 @@ counts. What is written is a copy, so that training goes on meanwhile.
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from posegen.files import patiently, remove_whole, temporary_beside, to_disk
 from posegen.stage import Stage
 from posegen.storage import Store
 from posegen.train.step import Game, place
@@ -118,27 +118,35 @@ def write_snapshot(folder: Path, taken: Snapshot, *, keep: int = KEEP) -> Path:
     """Writes `folder/checkpoint_<step>` atomically and removes all but the newest `keep`. Returns its path.
 
     Where another process has just written the same checkpoint (a worker on a host that was cut off from the others),
-    that one stays: both are of the same step and recipe.
+    that one stays: both are of the same step and recipe. Raises StorageFailed where the storage cannot take it for
+    longer than a write waits.
     """
     final = folder / taken.name
-    partial = folder / f".{final.name}.{uuid.uuid4().hex[:12]}"
+    patiently(lambda: _write_once(final, taken), final)
+    for old in checkpoints(folder)[:-keep]:
+        remove_whole(old)
+    return final
+
+
+def _write_once(final: Path, taken: Snapshot) -> None:
+    partial = temporary_beside(final)
     try:
         partial.mkdir(parents=True)
         save_file(dict(taken.networks), partial / "networks.safetensors")
-        torch.save(dict(taken.optimizers), partial / "optimizers.pt")
+        with (partial / "optimizers.pt").open("wb") as file:  # of a path torch would not say why it cannot be written
+            torch.save(dict(taken.optimizers), file)
         (partial / "curve.json").write_text(json.dumps(taken.curve))
         (partial / "stage.json").write_text(json.dumps(vars(taken.progress), indent=1))
+        for file in partial.iterdir():
+            to_disk(file)
         _put(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
-        _discard(old)
-    return final
 
 
 def _put(partial: Path, final: Path) -> None:
     if final.is_dir() and not _is_same(partial, final):
-        _discard(final)
+        remove_whole(final)
     try:
         os.replace(partial, final)
     except OSError:
@@ -148,22 +156,6 @@ def _put(partial: Path, final: Path) -> None:
 
 def _is_same(partial: Path, final: Path) -> bool:
     return (final / "stage.json").is_file() and read_progress(final).recipe == read_progress(partial).recipe
-
-
-def _discard(folder: Path) -> None:
-    """Removes a folder under another name, so that a removal that is interrupted leaves nothing that counts."""
-    away = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        os.replace(folder, away)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(away, ignore_errors=True)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Removes what killed writers left in a stage's folder."""
-    for path in folder.glob(".checkpoint_*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _tensors(game: Game) -> dict[str, Tensor]:
@@ -180,7 +172,7 @@ def remove_other(folder: Path, recipe: str) -> None:
     """Empties a stage's folder where its newest checkpoint is of another recipe."""
     latest = latest_checkpoint(folder)
     if latest is not None and read_progress(latest).recipe != recipe:
-        _discard(folder)
+        remove_whole(folder)
 
 
 def take_over(checkpoint: Path, folder: Path, recipe: str) -> Path:
@@ -189,12 +181,11 @@ def take_over(checkpoint: Path, folder: Path, recipe: str) -> Path:
     Training goes on from it with other settings (population based training). Returns its path.
     """
     final = folder / checkpoint.name
-    partial = folder.parent / f".{folder.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = temporary_beside(folder)
     shutil.copytree(checkpoint, partial / checkpoint.name)
     progress = replace(read_progress(checkpoint), recipe=recipe)
     (partial / checkpoint.name / "stage.json").write_text(json.dumps(vars(progress), indent=1))
-    _discard(folder)
+    remove_whole(folder)
     os.replace(partial, folder)
     return final
 

@@ -47,7 +47,7 @@ def verdict(failures: Sequence[Failure]) -> str:
     if len(last) == SAME and len({(failure.step, failure.kind) for failure in last}) == 1:
         return (
             f"the same failure came {SAME} times at step {last[-1].step}, so another try would not help: "
-            f"{last[-1].what}. Look at the batch of that step, or at the machine that it ran on"
+            f"{last[-1].what.rstrip('.')}. Look at the batch of that step, or at the machine that it ran on"
         )
     fruitless = tries[-FRUITLESS:]
     if len(fruitless) == FRUITLESS and len({failure.resumed for failure in fruitless}) == 1:

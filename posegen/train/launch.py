@@ -1,5 +1,6 @@
 """One TorchTrainer for each stage: the stages of a system in order, what is done is skipped."""
 
+import logging
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from posegen.amounts import Workers
 from posegen.cluster import cpus_per_worker, resources
+from posegen.files import StorageFailed
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import Attempts, Failure, Record, joined, read_failures, verdict, write_failures
 from posegen.train.loop import NonFinite, Task, train_stage
@@ -44,6 +46,7 @@ class Board:
         self._messages: list[tuple[str, object]] = []
         self._answers: dict[int, bool] = {}
         self._attempts = Attempts()
+        self._given_up = ""
 
     def post(self, kind: str, content: object) -> None:
         self._messages.append((kind, content))
@@ -75,9 +78,13 @@ class Board:
         failure = self._attempts.failed(what, preempted=preempted, died=died)
         self.post("failed", (failure, self._attempts.record()))
 
+    def give_up(self, why: str) -> None:
+        """No further attempt is made."""
+        self._given_up = why
+
     def verdict(self) -> str:
         """Why it is no use to try again; "" where it is."""
-        return verdict(self._attempts.failures)
+        return self._given_up or verdict(self._attempts.failures)
 
 
 @dataclass
@@ -134,10 +141,11 @@ class OnRay:
 
 
 def run_worker(config: dict) -> None:
-    """What every worker of a stage runs. A loss that is not finite, or a failure that keeps coming back, ends the stage
-    on all ranks, without a retry."""
+    """What every worker of a stage runs. A loss that is not finite, a failure that keeps coming back and storage that
+    takes nothing for long end the stage on all ranks."""
     torch.set_num_threads(config["threads"])
     board = config["board"]
+    logging.getLogger("posegen").addHandler(_Posting(board))
     if hopeless := ray.get(board.verdict.remote()):
         ray.train.report({"hopeless": hopeless})
         return
@@ -146,9 +154,23 @@ def run_worker(config: dict) -> None:
         train_stage(config["task"], context)
     except NonFinite as error:
         ray.train.report({"stopped": str(error)})
+    except StorageFailed as error:
+        ray.get(board.give_up.remote(str(error)))
+        raise
     except Exception as error:
         ray.get(board.raised.remote(context.step, _one_line(error)))
         raise
+
+
+class _Posting(logging.Handler):
+    """Hands a worker's warnings to the driver: what its storage fails to do, and that it tries again."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._board.post.remote("warning", record.getMessage())
 
 
 class Reports(UserCallback):
@@ -222,9 +244,10 @@ def launch_stage(
     if listener.stopped:
         raise Diverged(listener.stopped)
     if listener.hopeless:
+        why = listener.hopeless.rstrip(".")
         raise ValueError(
-            f"stage '{task.stage.name}' stopped: {listener.hopeless}. Its checkpoints in {task.store.at(task.place)} "
-            "are good, and the same command goes on from the last one."
+            f"stage '{task.stage.name}' stopped: {why}. Its checkpoints in {task.store.at(task.place)} are good, and "
+            "the same command goes on from the last one."
         )
 
 

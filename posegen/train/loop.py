@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from posegen.amounts import Interval
 from posegen.batch import Batch
 from posegen.data.columns import to_columns
-from posegen.data.loader import Shards, training_batches
+from posegen.data.loader import Shards, share_of, training_batches
+from posegen.files import StorageFailed, remove_leftovers
 from posegen.stage import Continuing, Networks, Stage, System
 from posegen.storage import ABSOLUTE, Store
 from posegen.train import checkpoint as checkpoints
@@ -59,6 +60,8 @@ class Task:
     recipe: str  # fingerprint: a checkpoint with another one is not resumed
     checkpoint_every: Interval
     weights: Path = Path()  # the folder of pretrained networks
+    cache_bytes: int | None = None  # of shards on each node
+    window: int | None = None  # bytes: training pairs keep to windows of shards
     keep: int = checkpoints.KEEP  # newest checkpoints that stay
     judge: Judge | None = None  # of the system, where this is its last stage
 
@@ -78,6 +81,10 @@ class Task:
 
     def judged_at(self, step: int) -> bool:
         return self.judge is not None and step in self.judge.at
+
+    def opened_shards(self) -> Shards:
+        """The run's shards as this node reads them."""
+        return Shards.of(self.store, str(self.shards), limit=self.cache_bytes)
 
     @property
     def log_every(self) -> int:
@@ -168,13 +175,21 @@ def train_stage(task: Task, context: Context) -> None:
 
 def _train(task: Task, context: Context, saver: Saver) -> None:
     wrap, rank = _wrapping(context), context.rank
-    game = new_game(task.stage, seed=task.seed, device=context.device, rank=rank, wrap=wrap, weights=task.weights)
+    game = new_game(
+        task.stage,
+        seed=task.seed,
+        device=context.device,
+        rank=rank,
+        share=even_shares(task.stage.batch_size, rank, context.world_size),
+        wrap=wrap,
+        weights=task.weights,
+    )
     earlier = earlier_networks(task, context.device)
     start, curve = resume(game, task, context)
     context.begins(start)
     if start == 0 and isinstance(task.stage, Continuing):
         _start_from(task.stage.starts_from, game, earlier)
-    journal, clock = Journal(task, context, curve), Clock(task, context)
+    journal, clock = Journal(task, context, curve, game.share), Clock(task, context)
     batches = stage_batches(task, context, earlier, range(start * game.turns, task.stage.steps * game.turns))
     if not _told_to_go_on(start, task, context, curve):
         return
@@ -191,6 +206,12 @@ def _train(task: Task, context: Context, saver: Saver) -> None:
             saver.wait()  # another trial may go on from this checkpoint
         if not _told_to_go_on(step, task, context, curve):
             return
+
+
+def even_shares(batch_size: int, rank: int, world_size: int) -> float:
+    """A rank's pairs of a global batch, in even shares."""
+    own = share_of(batch_size, rank, world_size)
+    return (own.stop - own.start) * world_size / batch_size
 
 
 class Clock:
@@ -248,6 +269,8 @@ def _judged(
             network.eval()
         try:
             outcome = [task.judge({**earlier, task.stage.name: own}, step, context.device)]
+        except StorageFailed:
+            raise
         except ValueError as error:
             outcome = [error]
         for network in game.bare.values():
@@ -293,7 +316,7 @@ def resume(game: Game, task: Task, context: Context) -> tuple[int, Curve]:
     error here: the plan has removed those that should not count."""
     names = [""]
     if context.rank == 0:
-        checkpoints.clear_leftovers(task.folder)
+        remove_leftovers(task.folder, older_than=0)
         names = [checkpoints.newest_name(task.store, task.place)]
     if context.world_size > 1:
         dist.broadcast_object_list(names, src=0, device=context.device)
@@ -331,7 +354,7 @@ def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks],
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     frozen = [(stage, earlier[stage.name]) for stage in before]
     for raw in training_batches(
-        Shards(task.store.folder / task.shards),
+        task.opened_shards(),
         columns=needed_columns(task.system, task.index),
         batch_size=task.stage.batch_size,
         seed=task.seed,
@@ -339,6 +362,7 @@ def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks],
         rank=context.rank,
         world_size=context.world_size,
         flip=task.stage.flip,
+        window=task.window,
         pin_memory=context.device.type == "cuda",
     ):
         columns = to_columns(raw, context.device, task.system.pose_maps)
@@ -362,8 +386,9 @@ def needed_columns(system: System, index: int) -> set[str]:
 class Journal:
     """Gathers the terms of `log_every` steps on the device, then averages, reduces and checks them in one go."""
 
-    def __init__(self, task: Task, context: Context, curve: Curve) -> None:
+    def __init__(self, task: Task, context: Context, curve: Curve, share: float) -> None:
         self.curve = curve
+        self._share = share
         self._task, self._context = task, context
         self._window: list[tuple[int, dict[str, Tensor]]] = []
         self._rows: Curve = []
@@ -411,6 +436,7 @@ class Journal:
         entries = [(step, name, value) for step, terms in window for name, value in terms.items()]
         values = torch.stack([value for _, _, value in entries]).double()
         if self._context.world_size > 1:
+            values *= self._share
             dist.all_reduce(values)
             values /= self._context.world_size
         values = values.cpu()

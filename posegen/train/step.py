@@ -40,6 +40,7 @@ class Game:
     optimizers: dict[str, torch.optim.Optimizer]  # by player
     averages: dict[str, nn.Module]  # of the generator's networks; empty where ema_decay is 0
     rank: int = 0
+    share: float = 1.0  # of this worker's pairs in a global batch, in even shares: 1 where all have as many
     last_terms: dict[str, float] = field(default_factory=dict)  # of the last step, reduced over the workers
 
     @property
@@ -66,7 +67,7 @@ class Game:
             losses = self.stage.loss(player.name, self.networks, batch)
         total = torch.stack([term.weight * term.value.float() for term in losses.values()]).sum()
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        (total * self.share if self.share != 1 else total).backward()  # averaged over workers: over all pairs alike
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradient = torch.nn.utils.get_total_norm(gradients)
         optimizer.step()
@@ -109,6 +110,7 @@ def new_game(
     seed: int,
     device: torch.device,
     rank: int = 0,
+    share: float = 1.0,
     wrap: Wrap = lambda net: net,
     weights: Path = Path(),
 ) -> Game:
@@ -125,6 +127,7 @@ def new_game(
         seed=seed,
         device=device,
         rank=rank,
+        share=share,
         bare=bare,
         optimizers={player.name: _optimizer(player, bare) for player in stage.players},
         averages={name: copy.deepcopy(bare[name]).requires_grad_(False) for name in averaged},

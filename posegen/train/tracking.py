@@ -6,7 +6,6 @@ MLFLOW_TRACKING_URI names another. Run ids are kept in mlflow.json, so that a pi
 A failure of tracking warns loudly and never ends a training.
 """
 
-import json
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from posegen.files import read_json, write_json
 from posegen.train.checkpoint import Curve
 
 EXPERIMENT = "posegen"
@@ -70,7 +70,7 @@ class Tracking:
             experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=own)
         )
         known = self.folder / "mlflow.json"
-        saved = json.loads(known.read_text()) if known.is_file() else {}
+        saved = read_json(known) or {}
         self.runs = saved.get("runs", {}) if saved.get("uri") == self.uri and not anew else {}
         self._run("pipeline", self.folder.name, identifier, parameters)
 
@@ -97,7 +97,7 @@ class Tracking:
             tags = {"mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
             self.runs[key] = client.create_run(experiment, tags=tags).info.run_id
             client.log_batch(self.runs[key], params=[Param(k, str(v)[:6000]) for k, v in parameters.items()])
-            (self.folder / "mlflow.json").write_text(json.dumps({"uri": self.uri, "runs": self.runs}, indent=1))
+            write_json(self.folder / "mlflow.json", {"uri": self.uri, "runs": self.runs}, patience=0.0)
         client.update_run(self.runs[key], status="RUNNING")
 
     def finish(self, name: str, status: str = "FINISHED") -> None:

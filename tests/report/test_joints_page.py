@@ -36,7 +36,7 @@ def written(system: System, shards: Path, run: Path) -> tuple[str, dict]:
     (run / "scores/metrics.json").write_text(json.dumps(metrics))
     plan = {"system": system.name, "variant": "full", "dataset": "views", "stages": []}
     path = write_report(
-        run / "report", trained=trained, shards=shards, scores=run / "scores", stages=run / "stages", plan=plan,
+        run / "report", trained=trained, data=Shards(shards), scores=run / "scores", stages=run / "stages", plan=plan,
         reproduce=[], fingerprint="",
     )  # fmt: skip
     return path.read_text(encoding="utf-8"), metrics

@@ -59,8 +59,8 @@ def folder(trained, block_shards, tmp_path_factory) -> Path:
         "data": {"people": 6, "deep": {"inner": None}},
     }  # fmt: skip
     write_report(
-        run / "report", trained=trained, shards=block_shards, scores=run / "scores", stages=run / "stages", plan=plan,
-        reproduce=["python flows/full_pipeline.py --seed 3"], fingerprint="of report",
+        run / "report", trained=trained, data=Shards(block_shards), scores=run / "scores", stages=run / "stages",
+        plan=plan, reproduce=["python flows/full_pipeline.py --seed 3"], fingerprint="of report",
     )  # fmt: skip
     return run
 
@@ -157,7 +157,7 @@ def test_files_beside_the_page(folder):
 def test_unscored_run_is_told(trained, block_shards, tmp_path):
     with pytest.raises(ValueError, match="not scored"):
         write_report(
-            tmp_path / "report", trained=trained, shards=block_shards, scores=tmp_path, stages=tmp_path, plan={},
+            tmp_path / "report", trained=trained, data=Shards(block_shards), scores=tmp_path, stages=tmp_path, plan={},
             reproduce=[], fingerprint="",
         )  # fmt: skip
     assert not (tmp_path / "report").exists()
