@@ -271,8 +271,8 @@ def test_columns_that_the_data_lack_are_an_error(folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 6, "world_size": 4}, "multiple of the number of workers"),
-        ({"batch_size": 0}, "multiple of the number of workers"),
+        ({"batch_size": 3, "world_size": 4}, "each takes at least one"),
+        ({"batch_size": 0}, "each takes at least one"),
         ({"rank": 2, "world_size": 2}, "rank 2"),
         ({"seed": -1}, "the seed is -1"),
     ],

@@ -131,16 +131,20 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_last_good_checkpoint
     assert str(good or "none yet") in str(error.value)
 
 
-def two_workers(rank: int, address: str, work: Task) -> None:
+def several_workers(rank: int, address: str, work: Task, workers: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": address}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    train_stage(work, Alone(rank=rank, world_size=2))
+    dist.init_process_group("gloo", rank=rank, world_size=workers)
+    train_stage(work, Alone(rank=rank, world_size=workers))
     dist.destroy_process_group()
 
 
-def test_two_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Path):
-    """VDG's first stage (no batch norm, no noise) at its published rate: the same pairs, so the same losses."""
+@pytest.mark.parametrize("workers", [2, 3])
+def test_several_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Path, workers: int):
+    """VDG's first stage (no batch norm, no noise) at its published rate: the same pairs, so the same losses.
+
+    Eight pairs among three workers are shares of 3, 3 and 2.
+    """
     settings = {"coarse.width": 8, "coarse.steps": 50, "coarse.batch_size": 8, "coarse.lr": 2e-5}
     system = override(catalog_system("vdg", "synthetic"), settings)
     one, two = (
@@ -153,7 +157,7 @@ def test_two_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Path):
         for name in ("one", "two")
     )
     train_stage(one, Alone())
-    multiprocessing.spawn(two_workers, args=("29611", two), nprocs=2)  # pyright: ignore
+    multiprocessing.spawn(several_workers, args=(f"2961{workers}", two, workers), nprocs=workers)  # pyright: ignore
     first, second = ([row["generator/l1"] for row in read_curve(latest_checkpoint(t.folder))] for t in (one, two))  # pyright: ignore
     assert len(first) == 50
     assert first == pytest.approx(second, abs=1e-5)
@@ -311,7 +315,7 @@ def two_judged_workers(rank: int, address: str, work: Task, folder: Path) -> Non
 
 def test_two_workers_stop_at_the_same_step(block_shards: Path, tmp_path: Path):
     work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4, 8))
-    multiprocessing.spawn(two_judged_workers, args=("29613", work, tmp_path), nprocs=2)  # pyright: ignore
+    multiprocessing.spawn(two_judged_workers, args=("29619", work, tmp_path), nprocs=2)  # pyright: ignore
     assert [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
     curve = read_curve(latest_checkpoint(work.folder))  # pyright: ignore
     assert [step for step, _ in judged_scores(curve)] == [2, 4]
