@@ -53,8 +53,8 @@ def training_batches(
     """
     if not 0 <= rank < world_size <= batch_size:
         raise ValueError(
-            f"a global batch of {batch_size} pairs cannot be shared by {world_size} workers (rank {rank}): each takes at "
-            "least one of them."
+            f"a global batch of {batch_size} pairs cannot be shared by {world_size} workers (rank {rank}): each takes "
+            "at least one of them."
         )
     if seed < 0:
         raise ValueError(f"the seed is {seed}, and must be 0 or more.")
