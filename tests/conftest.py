@@ -1,5 +1,6 @@
-"""Small data that the tests share: pictures of blocks with joints, in shards, made without Ray."""
+"""What the tests share: pictures of blocks with joints, in shards, made without Ray; an S3 server; two nodes."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -61,12 +62,13 @@ def view_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shards_of(source, tmp_path_factory.mktemp("views") / "shards")
 
 
-def shards_of(source: Source, folder: Path) -> Path:
+def shards_of(source: Source, folder: Path, *, pictures_per_shard: int = 2000) -> Path:
     """Complete 64x32 shards of a source, made without Ray."""
     from posegen.data.shards import _conclude
 
-    folder.mkdir()
-    listing, settings = source.listing(), ShardSettings(size=(64, 32), mask_radius=2)
+    folder.mkdir(parents=True)
+    listing = source.listing()
+    settings = ShardSettings(size=(64, 32), mask_radius=2, pictures_per_shard=pictures_per_shard)
     made_from = {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": source.name,
@@ -77,3 +79,40 @@ def shards_of(source: Source, folder: Path) -> Path:
     summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
     _conclude(Store.of(folder.parent), source.name, made_from, rejects, summaries)
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    """An S3 server's address, with one bucket, as the environment names it to pyarrow."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    given = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    boto3.client("s3").create_bucket(Bucket="runs")
+    yield given["AWS_ENDPOINT_URL"]
+    server.stop()
+    for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture
+def two_nodes(tmp_path, monkeypatch):
+    """A function that makes this process be one of two nodes, each with a cache of its own."""
+
+    def become(node: str) -> None:
+        monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / node))
+
+    become("first")
+    return become

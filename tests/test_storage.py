@@ -1,48 +1,10 @@
 """A run's place: a folder, or a URI with copies; the URI's part against an S3 server on this machine."""
 
-import os
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from posegen.storage import Store, is_uri
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    """An S3 server's address, with one bucket, as the environment names it to pyarrow."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    given = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in given}
-    os.environ.update(given)
-    boto3.client("s3").create_bucket(Bucket="runs")
-    yield given["AWS_ENDPOINT_URL"]
-    server.stop()
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
-
-
-@pytest.fixture
-def two_nodes(tmp_path, monkeypatch):
-    """A function that makes this process be one of two nodes, each with a cache of its own."""
-
-    def become(node: str) -> None:
-        monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / node))
-
-    become("first")
-    return become
 
 
 def write(path: Path, text: str) -> None:

@@ -97,6 +97,7 @@ class ShardCache:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(_lock_of(target)) as lock:
             if not _used(target, size):
+                os.ftruncate(lock, 0)  # one who was killed may have announced the file
                 _remove_unfinished(target)
                 while not self._room_made(lock, size):
                     time.sleep(PAUSE)
@@ -141,12 +142,14 @@ class ShardCache:
             return True
         root = _root()
         with _locked(root / ".lock"):
-            coming = sum(_coming(path) for path in root.glob("*/.*.lock"))  # first: one that ends now counts twice
-            copies = sorted(_copies(root))
-            held = coming + sum(copy.size for copy in copies)
+            coming = {_target_of(path): _coming(path) for path in root.glob("*/.*.lock")}
+            copies = sorted(_copies(root))  # after those that are coming: one that ends meanwhile is in both
+            held = sum((coming | {copy.path: copy.size for copy in copies}).values())
             for copy in copies:
                 if held + size <= self.limit:
                     break
+                if coming.get(copy.path):  # just fetched, and still being looked at
+                    continue
                 copy.path.unlink(missing_ok=True)
                 held -= copy.size
             if held + size > self.limit:
@@ -206,7 +209,7 @@ def _coming(lock: Path) -> int:
         return size
     else:
         os.ftruncate(handle, 0)
-        _remove_parts(lock.with_name(lock.name.removeprefix(".").removesuffix(".lock")))
+        _remove_parts(_target_of(lock))
         return 0
     finally:
         os.close(handle)
@@ -233,6 +236,10 @@ def _size(path: Path) -> int:
 
 def _lock_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
+
+
+def _target_of(lock: Path) -> Path:
+    return lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))
 
 
 def _remove_unfinished(target: Path, *, but: int = -1) -> None:
