@@ -1,9 +1,12 @@
 """Speed of the loader: `python benchmarks/loader.py --height 256 --width 256 --pictures 2000`.
 
 Makes shards of made-up photographs in a temporary folder, then reads training batches with the columns that VDG trains
-on, and prints pairs/s for numbers of decoding threads.
+on, and prints pairs/s for numbers of decoding threads: of shards mapped in place, of the same in windows of a quarter of
+their bytes, and of such windows through a cache that holds half of them. The three take turns, so that what else runs on
+the machine disturbs all of them.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,10 +17,14 @@ import ray
 from photos import Photos
 
 from posegen.data.loader import Shards, training_batches
+from posegen.data.shard_cache import ShardCache
 from posegen.data.shards import ShardSettings, write_shards
+from posegen.data.windows import window_bytes
 from posegen.storage import Store
 
 COLUMNS = ("source_image", "target_image", "source_joints", "target_joints", "target_pose_mask")
+SHARDS = 24  # at least: groups are kept together
+TURNS = 3
 
 
 def main(
@@ -29,16 +36,37 @@ def main(
     threads: Sequence[int] = (1, 2),
     flip: bool = True,
 ) -> None:
-    """Read for some seconds with each number of threads."""
+    """Read each case for some seconds with each number of threads."""
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["POSEGEN_CACHE"] = str(Path(folder, "cache"))
         _make_shards(Path(folder), pictures, (height, width))
-        shards = Shards(Path(folder, "shards"))
+        cases = _cases(Path(folder))
         for count in threads:
-            rate, by_processor = pairs_per_second(shards, batch_size, seconds, count, flip)
-            print(
-                f"{height}x{width}, batches of {batch_size}, {count} threads: {rate:,.0f} pairs/s, "
-                f"{by_processor:,.0f} in a second of one core"
-            )
+            rates = {name: [0.0, 0.0] for name in cases}
+            for name in [*cases] * TURNS:
+                measured = pairs_per_second(*cases[name], batch_size, seconds / TURNS, count, flip)
+                rates[name] = [total + rate / TURNS for total, rate in zip(rates[name], measured, strict=True)]
+            for name, (rate, by_processor) in rates.items():
+                print(
+                    f"{height}x{width}, batches of {batch_size}, {count} threads, {name}: {rate:,.0f} pairs/s, "
+                    f"{by_processor:,.0f} in a second of one core ({by_processor / rates['in place'][1]:.3f})"
+                )
+
+
+def _cases(folder: Path) -> dict[str, tuple[Shards, int | None]]:
+    """Shards and windows in bytes, by name."""
+    in_place = Shards(folder / "shards")
+    total = sum(shard["bytes"] + shard["pairs_bytes"] for shard in in_place.manifest["shards"])
+    cache = ShardCache(Store.of(folder), limit=total // 2)
+    window = window_bytes(in_place.manifest, cache.limit)
+    print(
+        f"{len(in_place.manifest['shards'])} shards of {total / 1e6:,.1f} MB, windows of {(window or 0) / 1e6:,.1f} MB"
+    )
+    return {
+        "in place": (in_place, None),
+        "windows": (in_place, window),
+        "cache and windows": (Shards(folder / "shards", cache), window),
+    }
 
 
 def _make_shards(folder: Path, pictures: int, size: tuple[int, int]) -> None:
@@ -47,7 +75,7 @@ def _make_shards(folder: Path, pictures: int, size: tuple[int, int]) -> None:
     write_shards(
         source,
         Store.of(folder),
-        ShardSettings(size=size),
+        ShardSettings(size=size, pictures_per_shard=pictures // SHARDS),
         listing=source.listing(),
         fingerprint="benchmark",
         progress=lambda *_: None,
@@ -55,13 +83,22 @@ def _make_shards(folder: Path, pictures: int, size: tuple[int, int]) -> None:
     ray.shutdown()
 
 
-def pairs_per_second(shards: Shards, batch_size: int, seconds: float, threads: int, flip: bool) -> tuple[float, float]:
+def pairs_per_second(
+    shards: Shards, window: int | None, batch_size: int, seconds: float, threads: int, flip: bool
+) -> tuple[float, float]:
     """Pairs a second by the clock, and by the processor time of all threads, which other programs disturb less.
 
     The first ten batches are not counted.
     """
     batches = training_batches(
-        shards, columns=COLUMNS, batch_size=batch_size, seed=0, draws=range(10**9), flip=flip, threads=threads
+        shards,
+        columns=COLUMNS,
+        batch_size=batch_size,
+        seed=0,
+        draws=range(10**9),
+        flip=flip,
+        window=window,
+        threads=threads,
     )
     for _ in range(10):
         next(batches)
