@@ -1,9 +1,9 @@
 """Speed of the loader: `python benchmarks/loader.py --height 256 --width 256 --pictures 2000`.
 
 Makes shards of made-up photographs in a temporary folder, then reads training batches with the columns that VDG trains
-on, and prints pairs/s for numbers of decoding threads: of shards mapped in place, of the same in windows of a quarter of
-their bytes, and of such windows through a cache that holds half of them. The three take turns, so that what else runs on
-the machine disturbs all of them.
+on, and prints pairs/s for numbers of decoding threads: of shards mapped in place, of the same in windows of a quarter
+of their bytes, and of such windows through a cache that holds half of them. The three take turns, so that what else
+runs on the machine disturbs all of them.
 """
 
 import os
