@@ -1,6 +1,7 @@
 """The command `posegen`, and what the flows call: options in, exit codes and clear messages out."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -221,6 +222,65 @@ def weights(*, weights_dir: Path | None = None) -> None:
         lines = [f"{name}: {state_of(name, folder)}", f"  file       {folder / each.file}"]
         lines += [f"  sha256     {each.sha256}...", f"  origin     {each.origin}", f"  licence    {each.licence}"]
         _print_lines([*lines, f"  needed for {each.needed_for}"])
+
+
+@app.command
+def doctor(
+    *,
+    run: str | None = None,
+    mlflow: str | None = None,
+    root: tuple[Path, ...] = (),
+    weights_dir: Path | None = None,
+) -> None:
+    """Check the cluster before a long run, one line a check. Ends with 1 where something fails, else with 0.
+
+    Every node is asked: versions, run storage, GPUs, clocks, disks. Where no cluster runs, this machine is checked.
+
+    Example: posegen doctor
+
+    Example: posegen doctor --run s3://bucket/runs --mlflow http://10.0.0.5:5000 --root /data/Market-1501
+
+    Parameters
+    ----------
+    run
+        The folder or URI where runs lie; POSEGEN_RUNS, or `runs`, where not given.
+    mlflow
+        The MLflow server; MLFLOW_TRACKING_URI where not given.
+    root
+        Folders of pictures that must be on every node.
+    weights_dir
+        The folder of pretrained networks; POSEGEN_WEIGHTS where not given.
+    """
+    from posegen.doctor import Finding, findings
+    from posegen.examination import examine
+    from posegen.weights import VARIABLE, weights_folder
+
+    weights = [weights_folder(weights_dir)] if weights_dir or os.environ.get(VARIABLE) else []
+    try:
+        found = findings(examine(run, mlflow, [str(folder) for folder in (*root, *weights)]))
+    except ValueError as error:
+        found = [Finding("FAILED", "join", str(error))]
+    _print_lines([str(finding) for finding in found])
+    if any(finding.state == "FAILED" for finding in found):
+        raise SystemExit(1)
+
+
+@app.command
+def watch_preemption(*, cloud: Literal["aws", "gcp"], endpoint: str | None = None) -> None:
+    """Watch for the notice that this spot node will be taken away, and tell Ray. cluster.yaml starts it.
+
+    Example: posegen watch-preemption --cloud aws
+
+    Parameters
+    ----------
+    cloud
+        Whose node this is.
+    endpoint
+        The address of the metadata server; the cloud's own where not given.
+    """
+    from posegen.preemption import watch_preemption as watch
+
+    watch(cloud, endpoint=endpoint)
 
 
 @app.command

@@ -3,13 +3,15 @@
 import logging
 import math
 import os
+import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from posegen.amounts import Workers
@@ -22,19 +24,80 @@ OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go
 def connect() -> None:
     """Joins the cluster of RAY_ADDRESS or of `ray start` on this host, or starts one. Does nothing when connected.
 
-    Another run's own cluster on this machine is left alone: it ends with that run.
+    Another run's own cluster on this machine is left alone: it ends with that run. ValueError, with what to do, where
+    the cluster does not answer or does not take this process's token.
     """
     if ray.is_initialized():
         return
+    _check_that_it_answers()
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "3")  # each poll costs a small machine CPU time
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
+        _init(quiet)
+    except (AuthenticationError, ConnectionError) as error:
+        raise ValueError(why_refused(error)) from error
+    _quiet_ray_data()
+
+
+def _init(quiet: Mapping[str, Any]) -> None:
+    try:
         ray.init(object_store_memory=OBJECT_STORE, **quiet)
     except ValueError:  # a cluster that is there already has its memory
         ray.init(**quiet)
-    _quiet_ray_data()
+
+
+def why_refused(error: BaseException) -> str:
+    """What a user can do about a cluster that does not let us in."""
+    told = []
+    cause: BaseException | None = error
+    while cause is not None:
+        told.append(f"{type(cause).__name__}: {cause}")
+        cause = cause.__cause__
+    if not any("Authentication" in text or "InvalidAuthToken" in text for text in told):
+        return f"the Ray cluster cannot be joined: {error}. Look at `ray status` on its head."
+    mode = os.environ.get("RAY_AUTH_MODE", "")
+    where = f"the file {token_file()}" if not os.environ.get("RAY_AUTH_TOKEN") else "RAY_AUTH_TOKEN"
+    there = where == "RAY_AUTH_TOKEN" or token_file().is_file()
+    copy = "Copy ~/.ray/auth_token from the machine that started the cluster (`ray up` does), or run this on its head"
+    if not there:
+        return f"the Ray cluster asks for a token, and there is no {where[4:]}. {copy}."
+    if mode.lower() != "token":
+        return (
+            f"the Ray cluster asks for a token; there is one here, but RAY_AUTH_MODE is {mode or 'not set'}. "
+            "export RAY_AUTH_MODE=token"
+        )
+    return f"the Ray cluster asks for a token, and {where} holds another one. {copy}."
+
+
+def token_file() -> Path:
+    """Where Ray looks for the token that opens a cluster."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named) if named else Path.home() / ".ray" / "auth_token"
+
+
+def _check_that_it_answers() -> None:
+    """ValueError where a cluster is named and nobody is there: Ray itself would try for minutes."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    started = _started_here()
+    address = named or (started.read_text().strip() if started.is_file() else "")
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        how = f"RAY_ADDRESS={named} was given" if named else f"{started} says that a Ray cluster runs at {address}"
+        remedy = "unset RAY_ADDRESS" if named else f"remove {started}"
+        raise ValueError(
+            f"{how}, and nothing answers there ({error}). Start the cluster, or {remedy} to use this machine alone."
+        ) from None
+
+
+def _started_here() -> Path:
+    """The file in which `ray start` writes its cluster's address."""
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
 
 
 def slots_here(device: str) -> int | None:
@@ -42,8 +105,7 @@ def slots_here(device: str) -> int | None:
 
     None where it would join a cluster, whose size is not known yet.
     """
-    started = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
-    if ray.is_initialized() or "RAY_ADDRESS" in os.environ or started.is_file():
+    if ray.is_initialized() or "RAY_ADDRESS" in os.environ or _started_here().is_file():
         return None
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     return gpus or (0 if device == "cuda" else os.cpu_count())

@@ -96,9 +96,7 @@ def _fetch(address: str, headers: dict[str, str], *, method: str = "GET") -> str
         raise
 
 
-def watch(
-    look: Callable[[], Notice | None], act: Callable[[Notice], None], *, interval: float = INTERVAL
-) -> Notice:
+def watch(look: Callable[[], Notice | None], act: Callable[[Notice], None], *, interval: float = INTERVAL) -> Notice:
     """Looks until there is a notice and `act` on it went well; returns the notice. Failures are logged, not raised."""
     failed = ""
     while True:
@@ -123,7 +121,7 @@ def drain(notice: Notice, *, address: str | None = None, node: str | None = None
     of its own in the cluster, or Ray refuses.
     """
     from ray._private.services import canonicalize_bootstrap_address_or_die, get_node_ip_address
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
     from ray.core.generated import autoscaler_pb2
 
     gcs = GcsClient(address=canonicalize_bootstrap_address_or_die(address or "auto"))
@@ -137,7 +135,7 @@ def drain(notice: Notice, *, address: str | None = None, node: str | None = None
         if len(alive) != 1:
             raise RuntimeError(f"{len(alive)} living Ray nodes have the address {mine}, expected one")
         node = alive[0]
-    reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # pyright: ignore[reportAttributeAccessIssue]
     accepted, why = gcs.drain_node(node, reason, notice.text, int(notice.deadline * 1000))
     if not accepted:
         raise RuntimeError(f"Ray does not drain node {node}: {why}")

@@ -13,13 +13,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a module imports from its own row and the rows above it.
 ROWS = (
-    ("amounts", "batch", "fields", "files", "storage", "weights"),
+    ("amounts", "batch", "fields", "files", "storage", "weights", "node_facts", "preemption"),
     ("alone",),
     ("data", "losses", "nets"),
     ("stage",),
     ("systems",),
     ("catalog",),
-    ("cluster",),
+    ("cluster", "doctor"),
+    ("examination",),
     ("train",),
     ("plan", "synthesize", "estimator"),
     ("metrics",),
