@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -154,28 +155,25 @@ def test_storage_is_written_and_read_by_path_and_by_uri(tmp_path: Path, scheme: 
 
 def test_a_node_without_posegen_answers_from_the_standard_library(tmp_path: Path):
     """By value, into a Python that sees none of our packages, as on a node that has another posegen or none."""
-    import ray.cloudpickle
-
-    ray.cloudpickle.register_pickle_by_value(node_facts)
-    try:
-        (tmp_path / "task").write_bytes(ray.cloudpickle.dumps(node_facts.gather))
-    finally:
-        ray.cloudpickle.unregister_pickle_by_value(node_facts)
     import ray.cloudpickle.cloudpickle as bare  # the unpickling side needs this one file
 
+    sent = (
+        "import ray.cloudpickle as c\nfrom posegen import node_facts\nc.register_pickle_by_value(node_facts)\n"
+        "open('task', 'wb').write(c.dumps(node_facts.gather))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", sent], cwd=tmp_path, check=True, timeout=60, env=environment)
     code = (
         f"import importlib.util as u, pickle, sys, types\n"
         f"sys.modules['ray'] = types.ModuleType('ray'); sys.modules['ray.cloudpickle'] = types.ModuleType('c')\n"
         f"spec = u.spec_from_file_location('ray.cloudpickle.cloudpickle', {bare.__file__!r})\n"
         f"module = u.module_from_spec(spec); sys.modules[spec.name] = module; spec.loader.exec_module(module)\n"
-        f"del sys.modules['ray']\n"
         f"facts = pickle.load(open('task', 'rb'))('{tmp_path}', 'none', 'n', ['{tmp_path}', '/nowhere'])\n"
         f"print(facts['versions']['posegen'], facts['code'], facts['reads'][:17], facts['gpus'], facts['folders'])"
     )
     command = [sys.executable, "-S", "-E", "-c", code]  # -S: no site-packages, -E: no PYTHONPATH
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("None None FileNotFoundError"), done.stdout + done.stderr
-    assert "No module named 'torch'" in done.stdout or "torch" in done.stdout
     assert "'/nowhere': None" in done.stdout
 
 
@@ -240,8 +238,9 @@ def test_the_doctor_has_help_with_an_example(monkeypatch, capsys):
 def test_on_one_machine_a_small_cluster_is_started_and_nothing_is_left(tmp_path: Path):
     command = [sys.executable, "-m", "posegen.cli", "doctor", "--run", "runs", "--root", "data"]
     (tmp_path / "data").mkdir()
-    environment = {**_without_clusters(), "RAY_TMPDIR": str(tmp_path / "t")}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment)
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:  # sockets have short names
+        environment = {**_without_clusters(), "RAY_TMPDIR": short}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "started one on this machine alone" in done.stdout
     assert f"run storage {tmp_path}/runs: written and read from every node" in done.stdout
