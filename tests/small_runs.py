@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 MARK = "POSEGEN_TEST_MARK"
 STEPS = 20
 SMALL = [
-    "data.train_people=6", "data.test_people=2", "data.pictures_per_person=8", "shards.pictures_per_shard=16",
+    "data.train_people=6", "data.test_people=2", "data.pictures_per_person=8", "shards.pictures_per_shard=8",
     "coarse.width=4", f"coarse.steps={STEPS}", "coarse.batch_size=4",
 ]  # fmt: skip
 
@@ -75,7 +76,7 @@ class Machine:
                 except ProcessLookupError:
                     continue
                 killed.add(process.pid)
-            psutil.wait_procs(alive, timeout=10)
+            time.sleep(0.05)  # psutil would wait for the driver, and take its exit status from us
         return len(killed)
 
 

@@ -1,0 +1,144 @@
+"""Everything of a run killed at once, at many moments: the same command ends with the uninterrupted run's bits."""
+
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from posegen.files import TEMPORARY, remove_leftovers
+from posegen.train.checkpoint import checkpoints, read_curve
+from tests.small_runs import Machine, finished, machine, result
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+SIGNS = {  # of the phases, in their order, in the run's log
+    "start": "INFO starting Ray",
+    "shards": "INFO pictures ",
+    "shards made": "INFO train: ",
+    "training": "INFO coarse ",
+    "scoring": "INFO scoring ",
+    "report": "INFO report: choosing",
+}
+PHASES = list(SIGNS)
+KILLS = {"shards": 6, "training": 4, "scoring": 5, "report": 5}  # a kill in training takes the longest
+
+
+class Moment(NamedTuple):
+    """When everything is killed: a share of its duration after the first sign of a phase."""
+
+    phase: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Signs:
+    """When the phases of a run first showed, by its log: seconds since 1970."""
+
+    at: dict[str, float]
+    end: float
+
+    def duration(self, phase: str) -> float:
+        later = [moment for moment in self.at.values() if moment > self.at[phase]]
+        return min(later, default=self.end) - self.at[phase]
+
+
+def signs(lines: Sequence[str]) -> Signs:
+    found: dict[str, float] = {}
+    for line in lines:
+        for phase, sign in SIGNS.items():
+            if sign in line:
+                found.setdefault(phase, moment_of(line))
+    return Signs(found, moment_of(lines[-1]) if lines else 0.0)
+
+
+def moment_of(line: str) -> float:
+    return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+
+def log_lines(run: Path) -> list[str]:
+    log = run / "pipeline.log"
+    return [line for line in log.read_text().splitlines() if line[:2] == "20"] if log.is_file() else []
+
+
+def moments(seed: int = 0) -> list[Moment]:
+    """Where in the run it is killed, in the order of the run, so that later phases are reached."""
+    drawn = random.Random(seed)
+    return [
+        Moment(phase, share) for phase, count in KILLS.items() for share in sorted(drawn.random() for _ in range(count))
+    ]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Machine]:
+    with machine() as made:
+        yield made
+
+
+def hit(moment: Moment, whole: Signs, place: Machine, run: Path) -> str:
+    """Starts the run and kills everything at a moment, or where its phase is over before: gives the phase by the log.
+
+    A run that came to its end before is no kill: without its report it is tried again, with less time.
+    """
+    seen = len(log_lines(run))
+    process = place.start(run)
+    after = moment.share * whole.duration(moment.phase)
+    while process.poll() is None and not _is_due(moment.phase, after, log_lines(run)[seen:]):
+        time.sleep(0.01)
+    place.kill_all(process.pid)
+    output, _ = process.communicate()
+    if process.returncode == 0:
+        shutil.rmtree(run / "report")
+        return hit(Moment(moment.phase, moment.share / 2), whole, place, run)
+    assert process.returncode == -signal.SIGKILL, f"it ended before it was killed in {moment}: {output}"
+    return list(signs(log_lines(run)[seen:]).at or ["nothing"])[-1]
+
+
+def _is_due(phase: str, after: float, lines: Sequence[str]) -> bool:
+    at = signs(lines).at
+    done = phase == "shards" and any("shards: done already" in line for line in lines)
+    begun = at.get("start" if done else phase)
+    over = any(PHASES.index(other) > PHASES.index(phase) for other in at)
+    return over or (begun is not None and time.time() >= begun + after)
+
+
+def half_written(run: Path) -> list[str]:
+    """What the killed writers were writing."""
+    return [f"{path.parent.name}/{path.name}" for path in run.rglob(TEMPORARY)]
+
+
+def kept_files(run: Path) -> set[str]:
+    """The files of a run, without tracking's, whose names are random."""
+    found = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
+    return {str(path) for path in found if path.parts[0] != "mlartifacts"}
+
+
+def test_everything_killed_at_twenty_moments_ends_with_the_bits_of_an_uninterrupted_run(place: Machine, tmp_path: Path):
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    finished(place.start(whole))
+    measured = signs(log_lines(whole))
+    hits: Counter[str] = Counter()
+    half: set[str] = set()
+    for moment in moments():
+        hits[hit(moment, measured, place, run)] += 1
+        half |= set(half_written(run))
+    print(f"hits: {dict(hits)}; while these were written: {sorted(half)}")
+    output = finished(place.start(run))
+    assert "shards: done already" in output
+    assert sum(hits.values()) == 20
+    assert all(hits[phase] for phase in KILLS), hits
+    assert result(run) == result(whole)
+    pairs = zip(checkpoints(run / "stages" / "coarse"), checkpoints(whole / "stages" / "coarse"), strict=True)
+    for one, other in pairs:
+        assert one.name == other.name
+        assert read_curve(one) == read_curve(other)
+        assert (one / "networks.safetensors").read_bytes() == (other / "networks.safetensors").read_bytes()
+    remove_leftovers(run, older_than=-1)
+    assert kept_files(run) == kept_files(whole)
