@@ -28,14 +28,17 @@ SIGNS = {  # of the phases, in their order, in the run's log
     "report": "INFO report: choosing",
 }
 PHASES = list(SIGNS)
-KILLS = {"shards": 6, "training": 4, "scoring": 5, "report": 5}  # a kill in training takes the longest
+KILLS = {"shards": 7, "training": 4, "scoring": 5, "report": 4}  # a kill in training takes the longest
+FOLDERS = {"shards": "shards", "training": "stages/coarse", "scoring": "scores/parts", "report": "report"}
+WAIT_FOR_WRITING = 4.0  # seconds
 
 
 class Moment(NamedTuple):
-    """When everything is killed: a share of its duration after the first sign of a phase."""
+    """When everything is killed: a share of its duration after the first sign of a phase, or with the next write."""
 
     phase: str
     share: float
+    writing: bool
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,8 @@ def log_lines(run: Path) -> list[str]:
 def moments(seed: int = 0) -> list[Moment]:
     """Where in the run it is killed, in the order of the run, so that later phases are reached."""
     drawn = random.Random(seed)
-    return [
-        Moment(phase, share) for phase, count in KILLS.items() for share in sorted(drawn.random() for _ in range(count))
-    ]
+    shares = {phase: sorted(drawn.random() for _ in range(count)) for phase, count in KILLS.items()}
+    return [Moment(phase, each, number % 2 == 0) for phase in shares for number, each in enumerate(shares[phase])]
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +92,28 @@ def hit(moment: Moment, whole: Signs, place: Machine, run: Path) -> str:
     seen = len(log_lines(run))
     process = place.start(run)
     after = moment.share * whole.duration(moment.phase)
+    known, found = [], 0.0
     while process.poll() is None and not _is_due(moment.phase, after, log_lines(run)[seen:]):
         time.sleep(0.01)
-    place.kill_all(process.pid)
+        if time.monotonic() - found > 1.0:
+            known, found = place.processes(process.pid), time.monotonic()
+    if moment.writing:
+        _wait_for_a_write(run / FOLDERS[moment.phase])
+    place.kill_all(process.pid, known)
     output, _ = process.communicate()
     if process.returncode == 0:
         shutil.rmtree(run / "report")
-        return hit(Moment(moment.phase, moment.share / 2), whole, place, run)
+        return hit(moment._replace(share=moment.share / 2), whole, place, run)
     assert process.returncode == -signal.SIGKILL, f"it ended before it was killed in {moment}: {output}"
     return list(signs(log_lines(run)[seen:]).at or ["nothing"])[-1]
+
+
+def _wait_for_a_write(folder: Path) -> None:
+    """Waits until a new temporary file is there, but not for long: the phase may have nothing left to write."""
+    deadline = time.monotonic() + WAIT_FOR_WRITING
+    before = set(folder.glob(TEMPORARY))
+    while time.monotonic() < deadline and before.issuperset(folder.glob(TEMPORARY)):
+        time.sleep(0.0002)
 
 
 def _is_due(phase: str, after: float, lines: Sequence[str]) -> bool:

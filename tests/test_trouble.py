@@ -134,8 +134,8 @@ def test_a_full_disk_is_told_wherever_it_is_met_and_the_same_command_goes_on(
         assert_nothing_is_half_there(run)
 
     told(begun + shards // 2, "shards/")
-    told(begun + shards + checkpoint // 2, "stages/coarse/checkpoint_00000002")
-    told(begun + shards + 5 * checkpoint // 2, "stages/coarse/checkpoint_00000006")
+    told(begun + shards + checkpoint // 2, "stages/coarse/checkpoint_00000001")
+    told(begun + shards + 5 * checkpoint // 2, "stages/coarse/checkpoint_00000003")
     disk.holds(AMPLE)
     process = place.start(run, **impatient)
     ballast = fill_when((run / "scores" / "parts").is_dir, disk, process)
