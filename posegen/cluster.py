@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._private.state import state as cluster_state
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -18,6 +19,7 @@ from posegen.amounts import Workers
 from posegen.files import read_json, write_json
 from posegen.storage import Store
 
+THREADS_TO_COME = 2  # CPUs of a worker on a GPU machine that is not there yet: what the loader keeps busy
 OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go through the object store
 
 
@@ -156,9 +158,30 @@ def slots(use_gpu: bool) -> int:
     return int(sum(gpus)) if use_gpu else sum(math.floor(node) for node in cpus)
 
 
-def check_room(workers: Workers, device: str) -> None:
-    """Raises ValueError, worded for the user, where the connected cluster cannot hold the fewest of the workers."""
+def grows_to() -> dict[str, float]:
+    """The CPUs and GPUs that an autoscaled cluster has at its largest; empty where nothing scales it."""
+    most = cluster_state.get_max_resources_from_cluster_config() or {}
+    return {name: float(most.get(name, 0)) for name in ("CPU", "GPU")} if most else {}
+
+
+def threads_per_worker(workers: int, *, use_gpu: bool) -> int:
+    """CPUs of each worker: an even share of the cluster's; few where machines of an unknown size are still to come.
+
+    Raises ValueError where the workers have no room and none will come.
+    """
     cpus, gpus = resources()
+    here = sum(gpus) >= workers if use_gpu else sum(map(math.floor, cpus)) >= workers
+    if not here and grows_to():
+        return THREADS_TO_COME if use_gpu else 1
+    return cpus_per_worker(min(workers, slots(use_gpu) or workers), cpus)
+
+
+def check_room(workers: Workers, device: str) -> None:
+    """Raises ValueError, worded for the user, where the connected cluster cannot hold the fewest of the workers, and
+    will not."""
+    cpus, gpus = resources()
+    if most := grows_to():
+        cpus, gpus = [max(sum(cpus), most["CPU"])], [max(sum(gpus), most["GPU"])]
     cpus_per_worker(workers.fewest, cpus)
     if device == "cuda" and sum(gpus) < workers.fewest:
         raise ValueError(
@@ -205,5 +228,6 @@ def _unseen(store: Store, name: str, folders: Sequence[Path]) -> list[str]:
 
 
 def resolve_device(device: str) -> str:
-    """'cuda' or 'cpu': 'auto' takes a GPU where the connected cluster has one."""
-    return ("cuda" if sum(resources()[1]) else "cpu") if device == "auto" else device
+    """'cuda' or 'cpu': 'auto' takes a GPU where the connected cluster has one, or is about to."""
+    has_gpu = bool(sum(resources()[1]) or grows_to().get("GPU"))
+    return ("cuda" if has_gpu else "cpu") if device == "auto" else device

@@ -203,8 +203,17 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
 
 
 def opened(place: str) -> Store:
-    """The store of a run, with its small files on this node."""
+    """The store of a run, with its small files on this node.
+
+    Raises ValueError for a folder within the copy of the code that a job of Ray works in: it goes with the job.
+    """
     store = Store.of(place)
+    if not store.remote and "_ray_pkg_" in store.place:
+        raise ValueError(
+            f"--run {place} lies in {Path(store.place).parent}, a job's copy of the code, which is removed with the "
+            "job. Give a URI such as --run s3://bucket/runs/mine, or a folder that all nodes share, by its absolute "
+            "path; or set POSEGEN_RUNS on the cluster."
+        )
     refresh(store, wanted=is_small)
     return store
 

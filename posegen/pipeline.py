@@ -10,9 +10,11 @@ from posegen.alone import alone
 from posegen.display import Display, score_tables, terms_text
 from posegen.files import read_json, remove_leftovers
 from posegen.plan import Plan, Step
+from posegen.side_by_side import carry_out, most_at_once
 from posegen.stage import Perceptive
 from posegen.storage import Store
 from posegen.train.checkpoint import fetch_newest, latest_checkpoint
+from posegen.train.failures import read_failures
 
 STEPS = ("shards", "train", "evaluate", "report")
 LOG = "pipeline.log"
@@ -134,9 +136,7 @@ def tracked(run: Path, settings: Mapping[str, Any], display: Display, *, anew: b
 def _learn_and_judge(
     plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, display: Display, command: Sequence[str]
 ) -> None:
-    for index, stage in enumerate(plan.system.stages):
-        if stage.name in pending:
-            train(plan, index, tracking, use_gpu, display)
+    _train_all(plan, pending, tracking, use_gpu, display)
     if "scores" in pending:
         _evaluate(plan, use_gpu, display)
     if "report" in pending:
@@ -189,7 +189,26 @@ def counts_lines(manifest: dict[str, Any]) -> list[str]:
     return lines + ([f"kept, but to note: {notes}"] if notes else [])
 
 
-def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display) -> None:
+def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, display: Display) -> None:
+    """Trains the pending stages; those that do not wait for each other side by side, where the cluster has room.
+
+    How many share the cluster depends on the system and the cluster alone, not on what is done already: a stage that
+    goes on gets as many threads as it had, and so the same sums.
+    """
+    from posegen import cluster
+
+    waits = {index: plan.system.waits_for(index) for index in range(len(plan.system.stages))}
+    room = cluster.slots(use_gpu) // plan.workers.most
+    at_once = max(1, min(most_at_once(waits), room))
+    missing = frozenset(index for index, stage in enumerate(plan.system.stages) if stage.name in pending)
+    carry_out(
+        {index: waits[index] & missing for index in missing},
+        at_once,
+        lambda index: train(plan, index, tracking, use_gpu, display, side_by_side=at_once),
+    )
+
+
+def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display, *, side_by_side: int = 1) -> None:
     """Trains one stage, from its last checkpoint where it has one, with a run of its own in MLflow."""
     from posegen.train.launch import launch_stage
     from posegen.train.loop import Task
@@ -218,6 +237,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
             log_rows=log_rows,
             show=lambda step, terms: display.advance(stage.name, step, stage.steps, terms_text(terms)),
             warn=display.warn,
+            side_by_side=side_by_side,
         )
     except BaseException:
         tracking.finish(stage.name, "FAILED")
@@ -273,7 +293,12 @@ def described(plan: Plan) -> dict[str, Any]:
         if tail:
             nested.setdefault(head, {})[tail] = value
     stages = [
-        {"name": s.name, "settings": nested[s.name], "parameters": parameter_counts(s.networks())}
+        {
+            "name": s.name,
+            "settings": nested[s.name],
+            "parameters": parameter_counts(s.networks()),
+            "interruptions": read_failures(plan.stages / s.name),
+        }
         for s in system.stages
     ]
     about = {"system": system.name, "variant": system.variant, "paper": system.paper, "dataset": plan.dataset}

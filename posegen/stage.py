@@ -173,6 +173,12 @@ class System:
                 wanted |= set(stage.reads)
         return found[::-1]
 
+    def waits_for(self, index: int) -> frozenset[int]:
+        """The earlier stages that must be trained before a stage: it reads what they write, or goes on with them."""
+        stage, names = self.stages[index], [each.name for each in self.stages]
+        origins = [origin for origin, _ in stage.starts_from.values()] if isinstance(stage, Continuing) else []
+        return frozenset({*self.stages_before(index), *map(names.index, origins)})
+
     def stand_ins(self) -> list[str]:
         """Where a random network stands in for a pretrained one, in words for scores and reports."""
         stages = [stage for stage in self.stages if isinstance(stage, Perceptive) and stage.pretrained]

@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a module imports from its own row and the rows above it.
 ROWS = (
-    ("amounts", "batch", "fields", "files", "storage", "weights", "node_facts", "preemption"),
+    ("amounts", "batch", "fields", "files", "side_by_side", "storage", "weights", "node_facts", "preemption"),
     ("alone",),
     ("data", "losses", "nets"),
     ("stage",),

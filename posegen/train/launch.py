@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from posegen.amounts import Workers
-from posegen.cluster import cpus_per_worker, resources
+from posegen.cluster import threads_per_worker
 from posegen.files import StorageFailed
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import Attempts, Failure, Record, joined, read_failures, verdict, write_failures
@@ -217,7 +217,7 @@ def launch_stage(
     `failures.verdict` allows.
     """
     board = _board()
-    threads = cpus_per_worker(workers.most * side_by_side, resources()[0])
+    threads = threads_per_worker(workers.most * side_by_side, use_gpu=use_gpu)
     callbacks: list[UserCallback] = [Reports(board)]
     trainer = TorchTrainer(
         run_worker,
