@@ -67,7 +67,7 @@ def training_batches(
     if window is None:
         return _batches(filling, whole_plan(drawn, shards.split("train")), threads)
     index = shards.index("train")
-    order = WindowedOrder(tuple((shard_bytes(shard), shard["pairs"]) for shard in index.shards), window, seed)
+    order = WindowedOrder([(shard_bytes(shard), shard["pairs"]) for shard in index.shards], window, seed)
     return _batches(filling, windowed_plan(drawn, order, index, partial(shards.opened, "train")), threads)
 
 

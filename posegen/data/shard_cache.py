@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -71,10 +71,10 @@ class ShardCache:
         if self.limit is not None:
             _check_largest(manifest, self.limit)
         root = _root()
-        here = {path: _size(path) for path in root.glob("*/*.arrow")}
+        copies = list(_files(root, ".arrow"))
         total = sum(file_sizes(manifest["shards"]).values())
-        missing = total - sum(size for path, size in here.items() if path.parent == self.folder)
-        held = sum(here.values())
+        missing = total - sum(copy.size for copy in copies if Path(copy.path).parent == self.folder)
+        held = sum(copy.size for copy in copies)
         growth = missing if self.limit is None else min(self.limit, held + missing) - held
         free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.is_dir())).free
         if growth > free:
@@ -142,15 +142,15 @@ class ShardCache:
             return True
         root = _root()
         with _locked(root / ".lock"):
-            coming = {_target_of(path): _coming(path) for path in root.glob("*/.*.lock")}
-            copies = sorted(_copies(root))  # after those that are coming: one that ends meanwhile is in both
+            coming = {_target_of(file.path): _coming(file) for file in _files(root, ".lock") if file.size}
+            copies = sorted(_files(root, ".arrow"))  # after those that are coming: one that ends meanwhile is in both
             held = sum((coming | {copy.path: copy.size for copy in copies}).values())
             for copy in copies:
                 if held + size <= self.limit:
                     break
                 if coming.get(copy.path):  # just fetched, and still being looked at
                     continue
-                copy.path.unlink(missing_ok=True)
+                Path(copy.path).unlink(missing_ok=True)
                 held -= copy.size
             if held + size > self.limit:
                 return False
@@ -166,11 +166,11 @@ class ShardCache:
             )
 
 
-class _Copy(NamedTuple):
+class _File(NamedTuple):
     """A file in the cache; these sort by when they were last used."""
 
     used: int  # nanoseconds
-    path: Path
+    path: str
     size: int
 
 
@@ -188,28 +188,25 @@ def _check_largest(manifest: Mapping, limit: int) -> None:
         )
 
 
-def _copies(root: Path) -> Iterator[_Copy]:
-    for path in root.glob("*/*.arrow"):
-        try:
-            state = path.stat()
-        except FileNotFoundError:
-            continue
-        yield _Copy(state.st_mtime_ns, path, state.st_size)
+def _files(root: Path, ending: str) -> Iterator[_File]:
+    """The files of all runs whose names end so; by scandir, for there may be thousands."""
+    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()] if root.is_dir() else []
+    for entry in (entry for folder in folders for entry in os.scandir(folder) if entry.name.endswith(ending)):
+        with suppress(FileNotFoundError):
+            state = entry.stat()
+            yield _File(state.st_mtime_ns, entry.path, state.st_size)
 
 
-def _coming(lock: Path) -> int:
+def _coming(lock: _File) -> int:
     """The bytes of the file that the holder of a lock is fetching. Clears what a killed one has left."""
-    size = _size(lock)
-    if size == 0:
-        return 0
-    handle = os.open(lock, os.O_RDWR)
+    handle = os.open(lock.path, os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return size
+        return lock.size
     else:
         os.ftruncate(handle, 0)
-        _remove_parts(_target_of(lock))
+        _remove_parts(Path(_target_of(lock.path)))
         return 0
     finally:
         os.close(handle)
@@ -238,8 +235,9 @@ def _lock_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.lock")
 
 
-def _target_of(lock: Path) -> Path:
-    return lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))
+def _target_of(lock: str) -> str:
+    folder, _, name = lock.rpartition("/")
+    return f"{folder}/{name.removeprefix('.').removesuffix('.lock')}"
 
 
 def _remove_unfinished(target: Path, *, but: int = -1) -> None:

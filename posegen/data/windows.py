@@ -7,7 +7,7 @@ manifest, the window's bytes and the seed alone: not on workers, and not on what
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -81,17 +81,22 @@ class Stretch(NamedTuple):
     pairs: Int[ndarray, " n"]  # counted within the window
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowedOrder:
     """An endless stream of training pairs, epoch after epoch, window after window."""
 
-    shards: Sequence[tuple[int, int]]  # bytes and pairs of the split's shards, by number; hashable
+    shards: Sequence[tuple[int, int]]  # bytes and pairs of the split's shards, by number
     window: int  # bytes
     seed: int
 
+    @cached_property
+    def epoch_pairs(self) -> int:
+        """Pairs of an epoch."""
+        return sum(pairs for _, pairs in self.shards)
+
     def turn(self, place: int) -> Turn:
         """The turn in which a place of the stream lies."""
-        epoch, within = divmod(place, sum(pairs for _, pairs in self.shards))
+        epoch, within = divmod(place, self.epoch_pairs)
         return Turn(epoch, int(np.searchsorted(_epoch(self, epoch).starts, within, side="right")) - 1)
 
     def after(self, turn: Turn) -> Turn:
@@ -104,11 +109,11 @@ class WindowedOrder:
 
     def stretches(self, start: int, stop: int) -> Iterator[Stretch]:
         """What the places start .. stop - 1 of the stream are, turn by turn."""
-        total, place = sum(pairs for _, pairs in self.shards), start
+        place = start
         while place < stop:
             turn = self.turn(place)
             epoch = _epoch(self, turn.epoch)
-            first, end = (turn.epoch * total + int(epoch.starts[turn.number + more]) for more in (0, 1))
+            first, end = (turn.epoch * self.epoch_pairs + int(epoch.starts[turn.number + more]) for more in (0, 1))
             order = _pair_order(end - first, self.seed, turn)
             part = slice(place - first, min(stop, end) - first)
             here = slice(place - start, min(stop, end) - start)
