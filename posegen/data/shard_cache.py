@@ -91,6 +91,7 @@ class ShardCache:
         Of processes that ask at once, one fetches and the others wait. Raises ValueError where the store's file has
         another size.
         """
+        assert self.limit is None or size <= self.limit, f"{file} is larger than the cache: `check` tells the user"
         target = self.folder / file
         if _used(target, size):
             return target

@@ -9,6 +9,7 @@ import pytest
 from posegen.data.joints import JOINTS
 from posegen.data.loader import Shards, listed_batches, training_batches
 from posegen.data.rows import Entry
+from posegen.data.shard_files import SCHEMA_VERSION
 from posegen.data.shard_making import ShardSettings, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.shards import _conclude
@@ -22,7 +23,7 @@ def shards_of(source: SyntheticViews, folder: Path) -> Shards:
     folder.mkdir()
     settings = ShardSettings(size=source.size, mask_radius=2)
     listing = source.listing()
-    made_from = {"schema_version": 2, "fingerprint": "", "source": "", "settings": {"size": list(source.size)}}
+    made_from = {"schema_version": SCHEMA_VERSION, "fingerprint": "", "source": "", "settings": {"size": source.size}}
     works, rejects = plan_works(listing, 100)
     _conclude(
         folder, source.name, made_from, rejects, [make_shard(w, source, folder, settings, made_from) for w in works]
