@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 import torch
-from ray._private.state import state as cluster_state
+from ray._private.state import state as ray_state
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -19,7 +19,7 @@ from posegen.amounts import Workers
 from posegen.files import read_json, write_json
 from posegen.storage import Store
 
-THREADS_TO_COME = 2  # CPUs of a worker on a GPU machine that is not there yet: what the loader keeps busy
+GROUP = "ray.io/node-group"  # the label that an autoscaler gives to its nodes
 OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go through the object store
 
 
@@ -129,9 +129,24 @@ def disconnect() -> None:
 
 
 def resources() -> tuple[list[float], list[float]]:
-    """CPUs and GPUs of every living node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """CPUs and GPUs of every living node, and of every node that an autoscaler may still bring."""
+    living = [node for node in ray.nodes() if node["Alive"]]
+    config = ray_state.get_cluster_config()
+    groups = [(each.name, dict(each.resources), each.max_count) for each in config.node_group_configs] if config else []
+    nodes = [node["Resources"] for node in living] + coming(groups, [node["Labels"].get(GROUP, "") for node in living])
     return [node.get("CPU", 0.0) for node in nodes], [node.get("GPU", 0.0) for node in nodes]
+
+
+def coming(groups: Sequence[tuple[str, dict[str, float], int]], living: Sequence[str]) -> list[dict[str, float]]:
+    """The nodes that an autoscaler may still bring: those of groups (name, a node's resources, most), less the living.
+
+    A group without a limit (-1) counts as one node more than it has.
+    """
+    nodes = []
+    for name, each, most in groups:
+        there = sum(group == name for group in living)
+        nodes += [each] * (max(0, most - there) if most >= 0 else 1)
+    return nodes
 
 
 def cpus_per_worker(workers: int, cpus: Sequence[float]) -> int:
@@ -158,30 +173,17 @@ def slots(use_gpu: bool) -> int:
     return int(sum(gpus)) if use_gpu else sum(math.floor(node) for node in cpus)
 
 
-def grows_to() -> dict[str, float]:
-    """The CPUs and GPUs that an autoscaled cluster has at its largest; empty where nothing scales it."""
-    most = cluster_state.get_max_resources_from_cluster_config() or {}
-    return {name: float(most.get(name, 0)) for name in ("CPU", "GPU")} if most else {}
-
-
 def threads_per_worker(workers: int, *, use_gpu: bool) -> int:
-    """CPUs of each worker: an even share of the cluster's; few where machines of an unknown size are still to come.
+    """CPUs of each worker: an even share of the cluster's, as far as it has room for so many.
 
-    Raises ValueError where the workers have no room and none will come.
+    Raises ValueError where it has not room for one.
     """
-    cpus, gpus = resources()
-    here = sum(gpus) >= workers if use_gpu else sum(map(math.floor, cpus)) >= workers
-    if not here and grows_to():
-        return THREADS_TO_COME if use_gpu else 1
-    return cpus_per_worker(min(workers, slots(use_gpu) or workers), cpus)
+    return cpus_per_worker(max(1, min(workers, slots(use_gpu))), resources()[0])
 
 
 def check_room(workers: Workers, device: str) -> None:
-    """Raises ValueError, worded for the user, where the connected cluster cannot hold the fewest of the workers, and
-    will not."""
+    """Raises ValueError, worded for the user, where the connected cluster cannot hold the fewest of the workers."""
     cpus, gpus = resources()
-    if most := grows_to():
-        cpus, gpus = [max(sum(cpus), most["CPU"])], [max(sum(gpus), most["GPU"])]
     cpus_per_worker(workers.fewest, cpus)
     if device == "cuda" and sum(gpus) < workers.fewest:
         raise ValueError(
@@ -228,6 +230,5 @@ def _unseen(store: Store, name: str, folders: Sequence[Path]) -> list[str]:
 
 
 def resolve_device(device: str) -> str:
-    """'cuda' or 'cpu': 'auto' takes a GPU where the connected cluster has one, or is about to."""
-    has_gpu = bool(sum(resources()[1]) or grows_to().get("GPU"))
-    return ("cuda" if has_gpu else "cpu") if device == "auto" else device
+    """'cuda' or 'cpu': 'auto' takes a GPU where the connected cluster has one."""
+    return ("cuda" if sum(resources()[1]) else "cpu") if device == "auto" else device

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from posegen.cluster import cpus_per_worker, slots_here
+from posegen.cluster import coming, cpus_per_worker, slots_here
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,16 @@ def test_workers_get_the_most_that_fits_on_the_nodes(workers: int, nodes: list[f
 def test_too_many_workers_are_refused_with_what_there_is(nodes: list[float]):
     with pytest.raises(ValueError, match=rf"--workers 3 .* {int(sum(nodes))} CPUs on {len(nodes)} node"):
         cpus_per_worker(3, nodes)
+
+
+def test_nodes_that_an_autoscaler_may_bring_count_until_they_are_there():
+    gpu = {"CPU": 4.0, "GPU": 1.0}
+    groups = [("head", {"CPU": 0.0}, 1), ("spot", gpu, 3)]
+    assert coming(groups, ["head"]) == [gpu] * 3
+    assert coming(groups, ["head", "spot"]) == [gpu] * 2
+    assert coming(groups, ["head", *["spot"] * 4]) == []
+    assert coming([("endless", gpu, -1)], ["endless"]) == [gpu]
+    assert coming([], ["", ""]) == []
 
 
 def test_what_this_machine_holds_is_known_before_ray_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
