@@ -1,4 +1,4 @@
-"""`ray up` on three hosts, and what the doctor says there: all well, other versions, no token, a wrong one, a lost host."""
+"""`ray up` on three hosts, and what the doctor says there: all well, other versions, no token, a lost host."""
 
 import json
 import re
@@ -147,7 +147,7 @@ def test_a_notice_of_the_cloud_drains_the_node_that_gets_it(cluster: Cluster):
 def test_a_host_that_loses_its_power_is_missed_and_set_up_again_after_it(cluster: Cluster):
     cluster.hosts.kill(2)
     wait_until(lambda: cluster.nodes() < 3)
-    code, out = doctor(cluster)
+    _, out = doctor(cluster)
     assert "posegen2" not in "".join(re.findall("^ok       nodes .*", out, re.MULTILINE)), out
     cluster.hosts.boot(2)
     wait_until(lambda: "posegen2" in cluster.exec("ray list nodes --filter state=ALIVE --format json; hostname"))
