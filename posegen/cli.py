@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from posegen.display import Display
-from posegen.files import write_json
+from posegen.files import check_writable, write_json
 from posegen.options import Options, from_run, keep, parse_size, plan_for
 from posegen.pipeline import run
 from posegen.plan import Plan
@@ -356,6 +356,7 @@ def joints(
 
 def _remember(plan: Plan, options: Options) -> None:
     """Keeps the options beside the plan, once the folder is ours: the commands after it take them from there."""
+    check_writable(plan.run)
     if not (plan.run / "plan.json").is_file() or not plan.differences():
         write_json(plan.run / "options.json", keep(options))
         plan.store.publish("options.json")

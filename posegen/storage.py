@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from posegen.files import write_whole
+from posegen.files import remove_whole, write_whole
 
 CHUNK = 8 * 2**20  # bytes copied at once
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -141,7 +141,7 @@ class Store:
         """Removes a file or folder from the run and from this node."""
         here = self.folder / name
         if here.is_dir():
-            shutil.rmtree(here)
+            remove_whole(here)
         else:
             here.unlink(missing_ok=True)
         if self.remote:
