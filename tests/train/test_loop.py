@@ -17,6 +17,7 @@ from posegen.catalog import override
 from posegen.catalog import system as catalog_system
 from posegen.data.pose_maps import Discs
 from posegen.stage import Networks, System
+from posegen.train import loop
 from posegen.train.checkpoint import (
     checkpoints,
     latest_checkpoint,
@@ -319,3 +320,55 @@ def test_two_workers_stop_at_the_same_step(block_shards: Path, tmp_path: Path):
     assert [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
     curve = read_curve(latest_checkpoint(work.folder))  # pyright: ignore
     assert [step for step, _ in judged_scores(curve)] == [2, 4]
+
+
+def test_minutes_between_checkpoints_are_kept_to(block_shards: Path, tmp_path: Path):
+    """At every row of the curve (here every step) it is looked whether the time has passed; not a checkpoint before."""
+    hurried = dataclasses.replace(task(block_shards, tmp_path / "a", steps=6), checkpoint_every=Interval(minutes=1e-9))
+    patient = dataclasses.replace(task(block_shards, tmp_path / "b", steps=6), checkpoint_every=Interval(minutes=60))
+    train_stage(dataclasses.replace(hurried, keep=9), Alone())
+    train_stage(dataclasses.replace(patient, keep=9), Alone())
+    assert [read_progress(path).step for path in checkpoints(hurried.folder)] == [1, 2, 3, 4, 5, 6]
+    assert [read_progress(path).step for path in checkpoints(patient.folder)] == [6]
+    assert networks(tmp_path / "a") == networks(tmp_path / "b")
+
+
+class Leaving(Alone):
+    """A machine that is announced to be taken away, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notices = [True]
+
+    def leaving(self) -> bool:
+        return bool(self.notices and self.notices.pop())
+
+
+def test_before_a_machine_is_taken_away_a_checkpoint_is_written_at_once(
+    block_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "LOOK_EVERY", 0.0)
+    work = dataclasses.replace(task(block_shards, tmp_path, steps=6), checkpoint_every=Interval(6), keep=9)
+    train_stage(work, Leaving())
+    assert [read_progress(path).step for path in checkpoints(work.folder)] == [1, 6]
+
+
+class Told(Alone):
+    """Keeps the steps that it is told of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+
+    def begins(self, step: int) -> None:
+        self.steps.append(-step)
+
+    def at(self, step: int) -> None:
+        self.steps.append(step)
+
+
+def test_each_step_is_announced_before_it_is_carried_out(block_shards: Path, tmp_path: Path):
+    told = Told()
+    train_stage(task(block_shards, tmp_path, steps=3), told)
+    train_stage(task(block_shards, tmp_path, steps=5), told)
+    assert told.steps == [0, 1, 2, 3, -3, 4, 5]
