@@ -237,6 +237,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
             log_rows=log_rows,
             show=lambda step, terms: display.advance(stage.name, step, stage.steps, terms_text(terms)),
             warn=display.warn,
+            say=display.say,
             side_by_side=side_by_side,
         )
     except BaseException:

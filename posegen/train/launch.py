@@ -1,6 +1,7 @@
 """One TorchTrainer for each stage: the stages of a system in order, what is done is skipped."""
 
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -102,6 +103,7 @@ class OnRay:
 
     def begins(self, step: int) -> None:
         self.step = step
+        self.board.post.remote("joined", (self.world_size, self.rank, socket.gethostname()))
         if self.rank == 0:
             self._careful_until = ray.get(self.board.begins.remote(step, self.world_size))
 
@@ -203,6 +205,7 @@ def launch_stage(
     log_rows: Callable[[Curve], None],
     show: Show,
     warn: Callable[[str], None],
+    say: Callable[[str], None] = lambda text: None,
     side_by_side: int = 1,
     decide: Decide = lambda step, scores: True,
 ) -> None:
@@ -237,7 +240,7 @@ def launch_stage(
         ),
     )
     try:
-        with _Listener(board, task, log_rows, show, warn, decide) as listener:
+        with _Listener(board, task, log_rows, show, warn, say, decide) as listener:
             _fit(trainer, task)
     finally:
         task.store.remove(f"{task.place}/{RAY_STATE}")
@@ -281,10 +284,12 @@ class _Listener:
         log_rows: Callable[[Curve], None],
         show: Show,
         warn: Callable[[str], None],
+        say: Callable[[str], None],
         decide: Decide,
     ) -> None:
         self.stopped = self.hopeless = ""
-        self._board, self._task, self._warn = board, task, warn
+        self._board, self._task, self._warn, self._say = board, task, warn, say
+        self._hosts: dict[int, str] = {}  # of the workers that have joined, by rank
         self._log_rows, self._show, self._decide = log_rows, show, decide
         self._before = read_failures(task.folder)
         self._done = threading.Event()
@@ -310,6 +315,15 @@ class _Listener:
             return
         for kind, content in messages:
             getattr(self, f"_on_{kind}")(content)
+
+    def _on_joined(self, content: tuple[int, int, str]) -> None:
+        world_size, rank, host = content
+        self._hosts[rank] = host
+        if world_size > 1 and len(self._hosts) == world_size:
+            hosts = ", ".join(self._hosts[each] for each in sorted(self._hosts))
+            self._say(f"{self._task.stage.name}: {world_size} workers on {hosts}")
+        if len(self._hosts) == world_size:
+            self._hosts = {}
 
     def _on_step(self, content: tuple[int, dict[str, float]]) -> None:
         self._show(*content)
