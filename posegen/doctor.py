@@ -63,9 +63,7 @@ def findings(facts: Facts) -> list[Finding]:
 def nodes(facts: Facts) -> list[Finding]:
     """Who is in the cluster, and who does not answer."""
     silent = [
-        Finding(
-            "FAILED", "nodes", f"{node.name} did not answer: {node.trouble.rstrip('.')}. Is it up? `ray status` tells."
-        )
+        Finding("FAILED", "nodes", f"{node.name} did not answer: {node.trouble}. `ray status` tells who is up.")
         for node in facts.nodes
         if node.facts is None
     ]

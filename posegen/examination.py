@@ -126,7 +126,7 @@ def _answer(answer: ray.ObjectRef, clock: Callable[[], ray.ObjectRef]) -> Answer
     except GetTimeoutError:
         return Answer(None, f"nothing in {PATIENCE:.0f} s")
     except RayError as error:
-        return Answer(None, str(error).strip().splitlines()[-1].split(" lease_id=")[0])
+        return Answer(None, str(error).strip().splitlines()[-1].split(" lease_id=")[0].rstrip("."))
     return Answer(facts, ahead=ahead, doubt=doubt)
 
 

@@ -91,9 +91,9 @@ def remove_folder(storage: str, name: str) -> None:
 
 
 def entries(folder: str) -> int | None:
-    """How many files and folders are directly in a folder; None where it is no folder."""
+    """How many files and folders are directly in a folder, hidden ones aside; None where it is no folder."""
     try:
-        return len(os.listdir(folder))
+        return sum(not name.startswith(".") for name in os.listdir(folder))
     except OSError:
         return None
 

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from posegen import cluster
 from posegen.cluster import coming, cpus_per_worker, slots_here
 
 
@@ -38,6 +40,17 @@ def test_nodes_that_an_autoscaler_may_bring_count_until_they_are_there():
     assert coming(groups, ["head", *["spot"] * 4]) == []
     assert coming([("endless", gpu, -1)], ["endless"]) == [gpu]
     assert coming([], ["", ""]) == []
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_living_and_the_coming_are_the_room_that_there_is(monkeypatch: pytest.MonkeyPatch, scaled: bool):
+    head = {"Alive": True, "Resources": {"CPU": 2.0}, "Labels": {}}
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [head, {"Alive": False}])
+    group = SimpleNamespace(name="spot", resources={"CPU": 4.0, "GPU": 1.0}, max_count=2)
+    config = SimpleNamespace(node_group_configs=[group]) if scaled else None
+    monkeypatch.setattr(cluster.ray_state, "get_cluster_config", lambda: config)
+    assert cluster.resources() == (([2.0, 4.0, 4.0], [0.0, 1.0, 1.0]) if scaled else ([2.0], [0.0]))
+    assert cluster.resolve_device("auto") == ("cuda" if scaled else "cpu")
 
 
 def test_what_this_machine_holds_is_known_before_ray_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
