@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from posegen.data.shard_files import MANIFEST, file_sizes, manifest_alone, read_arrow
 from posegen.data.windows import shard_bytes
+from posegen.files import StorageFailed
 from posegen.storage import Store, cache_folder
 
 FETCHED_AT_ONCE = 4  # files: one stream from an object store does not fill a node's network
@@ -88,8 +89,8 @@ class ShardCache:
     def path(self, file: str, size: int) -> Path:
         """This node's copy of a file of `size` bytes, fetched where it is not there, and marked as just used.
 
-        Of processes that ask at once, one fetches and the others wait. Raises ValueError where the store's file has
-        another size.
+        Of processes that ask at once, one fetches and the others wait. Raises ValueError where the store's file is
+        missing or has another size.
         """
         assert self.limit is None or size <= self.limit, f"{file} is larger than the cache: `check` tells the user"
         target = self.folder / file
@@ -103,8 +104,7 @@ class ShardCache:
                 while not self._room_made(lock, size):
                     time.sleep(PAUSE)
                 try:
-                    self.store.copy(f"{self.name}/{file}", target)
-                    self._check_copy(target, size)
+                    self._copy(target, size)
                 finally:
                     _remove_unfinished(target, but=size)
                     os.ftruncate(lock, 0)
@@ -158,12 +158,19 @@ class ShardCache:
             os.ftruncate(lock, size)
             return True
 
-    def _check_copy(self, target: Path, size: int) -> None:
-        found = _size(target)
+    def _copy(self, target: Path, size: int) -> None:
+        name = f"{self.name}/{target.name}"
+        try:
+            self.store.copy(name, target)
+            found = f"has {_size(target):,} bytes, and its manifest says {size:,}"
+        except StorageFailed as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            found = "is not there, although its manifest names it"
         if not _used(target, size):
             raise ValueError(
-                f"{self.store.at(f'{self.name}/{target.name}')} has {found:,} bytes, and its manifest says {size:,}: "
-                f"the shards are damaged or are being made again. Make them again (`posegen shards`)."
+                f"{self.store.at(name)} {found}: the shards are damaged or are being made again. Make them again "
+                f"(`posegen shards`)."
             )
 
 

@@ -14,6 +14,7 @@ from posegen.data.shard_making import ShardSettings, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.shards import _conclude
 from posegen.data.synthetic_views import HUMAN36M_AZIMUTHS, SyntheticViews, view_sheet
+from posegen.storage import Store
 
 SMALL = SyntheticViews(train_people=2, test_people=1, instants_per_person=2)
 
@@ -25,9 +26,8 @@ def shards_of(source: SyntheticViews, folder: Path) -> Shards:
     listing = source.listing()
     made_from = {"schema_version": SCHEMA_VERSION, "fingerprint": "", "source": "", "settings": {"size": source.size}}
     works, rejects = plan_works(listing, 100)
-    _conclude(
-        folder, source.name, made_from, rejects, [make_shard(w, source, folder, settings, made_from) for w in works]
-    )
+    summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
+    _conclude(Store.of(folder.parent), source.name, made_from, rejects, summaries)
     return Shards(folder)
 
 
