@@ -15,7 +15,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from posegen.amounts import Workers
@@ -24,6 +24,7 @@ from posegen.files import StorageFailed
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import Attempts, Failure, Record, joined, read_failures, verdict, write_failures
 from posegen.train.loop import NonFinite, Task, train_stage
+from posegen.train.network import OverNodesNetwork
 
 ASK_EVERY = 0.05  # seconds between two looks for the answer to a judgement
 LISTEN_EVERY = 0.25  # seconds between two looks at the board
@@ -225,7 +226,7 @@ def launch_stage(
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"task": task, "board": board, "threads": threads},
-        torch_config=TorchConfig(),
+        torch_config=OverNodesNetwork(),
         scaling_config=ScalingConfig(
             num_workers=(workers.fewest, workers.most) if workers.elastic else workers.most,
             use_gpu=use_gpu,
