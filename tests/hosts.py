@@ -63,16 +63,11 @@ class Hosts:
             raise RuntimeError(missing)
         if FOLDER.exists():
             raise RuntimeError(f"{FOLDER} is there: hosts are up already. `python tests/hosts.py down` removes them.")
-        FOLDER.mkdir(mode=0o700)
-        Path("/run/sshd").mkdir(exist_ok=True)
-        for name in ("id", "hostkey"):
-            _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(FOLDER / name))
-        _do(*f"ip link add {BRIDGE} type bridge".split())
-        _do(*f"ip addr add {NETWORK}.1/24 dev {BRIDGE}".split())
-        _do(*f"ip link set {BRIDGE} up".split())
-        for number in range(1, len(self.addresses) + 1):
-            self._connect(number)
-            self.boot(number)
+        try:
+            self._make()
+        except BaseException:
+            remove()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,8 +122,21 @@ class Hosts:
             subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         _wait_for(lambda: subprocess.run([*self._ssh(number), "true"], capture_output=True).returncode == 0)
 
+    def _make(self) -> None:
+        FOLDER.mkdir(mode=0o700)
+        Path("/run/sshd").mkdir(exist_ok=True)
+        for name in ("id", "hostkey"):
+            _do("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(FOLDER / name))
+        _do(*f"ip link add {BRIDGE} type bridge".split())
+        _do(*f"ip addr add {NETWORK}.1/24 dev {BRIDGE}".split())
+        _do(*f"ip link set {BRIDGE} up".split())
+        for number in range(1, len(self.addresses) + 1):
+            self._connect(number)
+            self.boot(number)
+
     def _connect(self, number: int) -> None:
         name = _name(number)
+        subprocess.run(["ip", "link", "del", f"v{name}"], capture_output=True)  # of hosts that were here before
         _do(*f"ip netns add {name}".split())
         _do(*f"ip link add v{name} type veth peer name eth0 netns {name}".split())
         _do(*f"ip link set v{name} master {BRIDGE} up".split())
@@ -226,6 +234,7 @@ def remove() -> None:
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     for name in re.findall(r"^(posegen\d+)", listed, re.MULTILINE):
         _kill(name)
+        subprocess.run(["ip", "link", "del", f"v{name}"], capture_output=True)  # else it lingers for a while
         _do("ip", "netns", "del", name)
     subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
     shutil.rmtree(FOLDER, ignore_errors=True)
