@@ -109,12 +109,10 @@ def test_two_workers_train_on_two_hosts_as_on_one(cluster: Cluster, whole: Path)
     assert len(set(workers(whole))) == 2, workers(whole)
     assert (whole / "report" / "index.html").is_file()
     alone = cluster.folder / "runs" / "one-host"
-    cluster.hosts.run(
-        2,
-        f"cd {ONPREM.parent.parent} && env -u RAY_ADDRESS RAY_TMPDIR=/tmp/ray/alone python flows/full_pipeline.py "
-        f"--run {alone} {' '.join(OPTIONS)}",
-        timeout=900,
-    )
+    own = "env -u RAY_ADDRESS RAY_TMPDIR=/tmp/ray/alone"
+    own += " RAY_OVERRIDE_RESOURCES='{\"CPU\": 4}'"  # as many threads a worker as two hosts of two have
+    flow = f"python flows/full_pipeline.py --run {alone} {' '.join(OPTIONS)}"
+    cluster.hosts.run(2, f"cd {ONPREM.parent.parent} && {own} {flow}", timeout=900)
     assert scores(alone) == pytest.approx(scores(whole), abs=1e-4)
 
 
