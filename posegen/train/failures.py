@@ -40,6 +40,12 @@ class Failure:
         return VARYING.sub("#", self.what)
 
 
+def one_line(error: Exception) -> str:
+    """What an error says at last: of several lines the last one holds the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
+
+
 def verdict(failures: Sequence[Failure]) -> str:
     """Why it is no use to try again, in words; "" where it is."""
     tries = [failure for failure in failures if not failure.preempted]
