@@ -123,6 +123,11 @@ def _quiet_ray_data() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Where an actor runs that must outlive every other node: beside the process that starts it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def disconnect() -> None:
     """Leaves the cluster; one that we started ends."""
     ray.shutdown()

@@ -91,11 +91,11 @@ def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display
         )
     display.say(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
     for name in stale:
-        plan.store.remove(_place(name))
+        plan.store.remove(place_of(name))
     return stale
 
 
-def _place(step: str) -> str:
+def place_of(step: str) -> str:
     """A step's folder within the run."""
     return step if step in ("shards", "scores", "report") else f"stages/{step}"
 
@@ -108,7 +108,7 @@ def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Se
     try:
         device = cluster.resolve_device(plan.device)
         cluster.check_room(plan.workers, device)
-        cluster.check_shared(plan.store, _read_everywhere(plan))
+        cluster.check_shared(plan.store, read_everywhere(plan))
         if "shards" in pending:
             prepare(plan, display)
         if list(pending) != ["shards"]:
@@ -166,7 +166,7 @@ def prepare(plan: Plan, display: Display) -> None:
         display.say(words)
 
 
-def _read_everywhere(plan: Plan) -> list[Path]:
+def read_everywhere(plan: Plan) -> list[Path]:
     """Folders of the user that tasks on any node read."""
     root = getattr(plan.source, "root", None)
     weights = [plan.weights] if plan.shard_settings.person_network or _pretrained(plan) else []

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from posegen.metrics.measures import METRICS
+from posegen.storage import Store
 from posegen.sweep.page import final_comparison
 from posegen.train.checkpoint import latest_checkpoint, read_curve
 from posegen.train.trials import Trial, TrialFolder
@@ -101,7 +102,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def trials(run: Path) -> list[Trial]:
-    return TrialFolder(run / "trials").read()
+    return TrialFolder(Store.of(run), "trials").read()
 
 
 class Swept:
@@ -121,7 +122,7 @@ class Swept:
         self.again = finish(start(cluster, run, *command))
 
     def _files(self) -> dict[Path, int]:
-        ended = [TrialFolder(self.run / "trials").of(number) for number in self.before]
+        ended = [TrialFolder(Store.of(self.run), "trials").of(number) for number in self.before]
         return {path: path.stat().st_mtime_ns for home in ended for path in home.rglob("*") if path.is_file()}
 
     def rewritten(self) -> list[Path]:
@@ -159,7 +160,7 @@ def test_the_first_trial_has_the_papers_weights_and_trials_train_stage_ii_alone(
     assert first.settings["refinement.alpha"] == 0.5
     assert all(trial.settings != first.settings for trial in others)
     for trial in (first, *others):
-        home = TrialFolder(swept.run / "trials").of(trial.number)
+        home = TrialFolder(Store.of(swept.run), "trials").of(trial.number)
         assert [path.name for path in (home / "stages").iterdir()] == ["refinement"]
         latest = latest_checkpoint(home / "stages" / "refinement")
         assert latest is not None
@@ -277,7 +278,7 @@ def test_a_population_takes_over_the_checkpoints_of_its_better_half(cluster: Clu
     for trial in taken:
         assert trial.inherited[-1]["from"] == 1 - trial.number
         assert trial.settings != trial.inherited[-1]["settings"]
-        latest = latest_checkpoint(TrialFolder(run / "trials").of(trial.number) / "stages" / "refinement")
+        latest = latest_checkpoint(TrialFolder(Store.of(run), "trials").of(trial.number) / "stages" / "refinement")
         assert latest is not None
         assert latest.name == f"checkpoint_{BUDGET:08d}"
     assert cluster.free() == ALL_FREE

@@ -1,6 +1,6 @@
 """What a trial is judged by: scores of its results on pairs of people that it does not learn from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from posegen.metrics.choice import EVERY, metrics_of
 from posegen.metrics.scoring import result_scores, synthesized
 from posegen.report.panels import result_pictures
 from posegen.stage import Networks, System
+from posegen.storage import Store
 from posegen.synthesize import Trained
 
 SAMPLES = 8  # fixed pairs whose pictures every trial keeps
@@ -27,21 +28,22 @@ SAMPLES = 8  # fixed pairs whose pictures every trial keeps
 class PairsJudge:
     """Mean scores over listed pairs of one split, on one worker. `train.loop.Judge`; pickles to workers.
 
-    Leaves in `folder`: samples.png, the results of the fixed pairs side by side, at every judgement; pairs.parquet, one
+    Leaves in `place`: samples.png, the results of the fixed pairs side by side, at every judgement; pairs.parquet, one
     row a pair with all metrics, at the last one.
     """
 
     system: System
-    shards: Path
+    store: Store  # the run
+    cache_bytes: int | None  # of shards on each node
     split: str
     pairs: tuple[int, ...]
     metrics: tuple[str, ...]  # scored on the way; all of them at the last judgement
     at: tuple[int, ...]  # steps
-    folder: Path
+    place: str  # of the trial's folder within the run
 
     def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
         """Raises ValueError where a result has values that are not numbers, or a score has no pair to stand on."""
-        trained, shards = Trained(self.system, networks, device), _opened(self.shards)
+        trained, shards = Trained(self.system, networks, device), _opened(self.store, self.cache_bytes)
         last = step == max(self.at)
         wanted = metrics_of(self.system) if last else self.metrics
         table = result_scores(trained, shards, self.pairs, split=self.split, metrics=wanted)
@@ -49,11 +51,14 @@ class PairsJudge:
         if broken:
             what = "generated pictures" if self.system.image else "predicted poses"
             raise ValueError(f"{broken} of {len(self.pairs)} {what} have values that are not numbers")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "samples.png", partial(_write_png, self._samples(trained, shards)))
+        self._write("samples.png", partial(_write_png, self._samples(trained, shards)))
         if last:
-            write_whole(self.folder / "pairs.parquet", partial(pq.write_table, pa.table(table)))
+            self._write("pairs.parquet", partial(pq.write_table, pa.table(table)))
         return {name: _mean(name, table[name]) for name in wanted if name in self.metrics or _known(table[name])}
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> None:
+        write_whole(self.store.folder / self.place / name, write)
+        self.store.publish(f"{self.place}/{name}")
 
     def _samples(self, trained: Trained, shards: Shards) -> list[Picture]:
         pictures: list[Picture] = []
@@ -63,8 +68,8 @@ class PairsJudge:
 
 
 @lru_cache(maxsize=1)
-def _opened(shards: Path) -> Shards:
-    return Shards(shards)
+def _opened(store: Store, cache_bytes: int | None) -> Shards:
+    return Shards.of(store, limit=cache_bytes)
 
 
 def _known(values: np.ndarray) -> bool:

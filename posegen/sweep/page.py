@@ -26,6 +26,7 @@ def write_page(sweep: SweepPlan, best: Trial, command: Sequence[str], fingerprin
     path = sweep.run / "report" / "tune.html"
     report.write_sweep_report(path, _content(sweep, trials, best, command), _rows(sweep, pairs, shown), shown)
     write_json(path.with_name("fingerprint.json"), {"fingerprint": fingerprint})
+    sweep.store.publish("report", last="fingerprint.json")
     return path
 
 
@@ -95,7 +96,8 @@ def _shown(sweep: SweepPlan, trials: Sequence[Trial], best: Trial) -> dict[int, 
 def _rows(sweep: SweepPlan, pairs: Sequence[int], shown: dict[int, str]) -> list[Row]:
     """The fixed pairs with the pictures of the shown trials."""
     width = sweep.base.system.size[1]
-    made = {number: read_samples(sweep.folder.of(number) / "samples.png", width) for number in shown}
+    files = {number: sweep.store.fetch(f"{sweep.folder.place(number)}/samples.png") for number in shown}
+    made = {number: read_samples(path, width) for number, path in files.items()}
     given = given_rows(sweep, "validation", sample_pairs(pairs))
     return [
         replace(row, made={number: pictures[place] for number, pictures in made.items()})

@@ -11,7 +11,6 @@ own; the best weights then meet the paper's on the test people, over several see
     report/tune.html
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,9 +19,11 @@ from typing import Any, Literal
 
 from posegen.catalog import override
 from posegen.data.rows import Listing
+from posegen.data.shard_files import MANIFEST
 from posegen.files import read_json, write_json
 from posegen.metrics.choice import EVERY
 from posegen.plan import Plan, Step
+from posegen.storage import Store
 from posegen.sweep.judge import PairsJudge
 from posegen.train.choosers import Chooser, Listed, Tpe, random_points
 from posegen.train.loop import Task
@@ -49,16 +50,21 @@ class SweepPlan:
     given: Mapping[str, str] = field(default_factory=dict)  # settings of the system that the user gave
 
     @property
+    def store(self) -> Store:
+        return self.base.store
+
+    @property
     def run(self) -> Path:
+        """The run folder on this node."""
         return self.base.run
 
     @property
     def folder(self) -> TrialFolder:
-        return TrialFolder(self.run / "trials")
+        return TrialFolder(self.store, "trials")
 
     @property
     def finals(self) -> TrialFolder:
-        return TrialFolder(self.run / "finals")
+        return TrialFolder(self.store, "finals")
 
     @cached_property
     def first(self) -> int:
@@ -137,6 +143,7 @@ class SweepPlan:
         """Writes sweep.json and plan.json, atomically."""
         self.base.save()
         write_json(self.run / "sweep.json", {"settings": self.settings})
+        self.store.publish("sweep.json")
 
     def standing(self) -> tuple[list[Trial], list[Trial]]:
         """The trials that have ended, and those that wait: begun, or not there yet."""
@@ -158,7 +165,7 @@ class SweepPlan:
                 number = 2 * (seed - 1) + place
                 trial = known.get(number)
                 if trial is None or dict(trial.settings) != dict(settings):
-                    shutil.rmtree(self.finals.of(number), ignore_errors=True)
+                    self.store.remove(self.finals.place(number))
                     trial = Trial(number=number, name=name, settings=settings, seed=self.base.seed + seed)
                 (ended if trial.ended else waiting).append(trial)
         return ended, waiting
@@ -169,7 +176,7 @@ class SweepPlan:
         return TaskMaker(
             plan=replace(self.base, listing=Listing([], self.base.listing.fingerprint)),
             first=self.first,
-            folder=TrialFolder(folder.path.resolve()),
+            folder=folder,
             split=split,
             pairs=tuple(pairs),
             metrics=self.metrics,
@@ -180,7 +187,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class TaskMaker:
-    """The stages of a trial as tasks; pickles to the trials' processes, so all paths are absolute."""
+    """The stages of a trial as tasks. Pickles to the trials' processes on other nodes: it names places in the run."""
 
     plan: Plan  # the sweep's, its listing without entries
     first: int
@@ -193,18 +200,22 @@ class TaskMaker:
 
     def __call__(self, trial: Trial, settings: Settings) -> list[Task]:
         plan = replace(self.plan, system=override(self.plan.system, settings), seed=trial.seed)
-        system, home = plan.system, self.folder.of(trial.number)
-        judge = PairsJudge(system, plan.shards, self.split, self.pairs, self.metrics, self.at, home)
-        places = [plan.stages if index < self.first else home / "stages" for index in range(len(system.stages))]
+        plan.store.fetch(f"shards/{MANIFEST}")  # it says which windows of shards the training keeps to
+        system, home = plan.system, self.folder.place(trial.number)
+        own = {stage.name: Path(home, "stages", stage.name) for stage in system.stages[self.first :]}
+        judge = PairsJudge(system, plan.store, plan.cache_bytes, self.split, self.pairs, self.metrics, self.at, home)
         return [
             Task(
                 system=system,
                 index=index,
-                shards=plan.shards,
-                folders={s.name: place / s.name for s, place in zip(system.stages, places, strict=True)},
+                store=plan.store,
+                shards=Path("shards"),
+                folders=plan.stage_folders | own,
                 seed=trial.seed,
                 recipe=plan.recipe(index),
                 weights=plan.weights,
+                cache_bytes=plan.cache_bytes,
+                window=plan.window,
                 checkpoint_every=plan.checkpoint_interval(system.stages[index]),
                 keep=self.keep,
                 judge=judge if index == len(system.stages) - 1 else None,

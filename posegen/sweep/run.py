@@ -1,7 +1,6 @@
 """A sweep carried out: what trials share, the trials, the last comparison, the page. What is done is not done again."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from posegen.alone import alone
 from posegen.display import Display
 from posegen.files import read_json, write_json
 from posegen.metrics.choice import EVERY
-from posegen.pipeline import logged, open_tracking, prepare, tracked, train
+from posegen.pipeline import logged, open_tracking, place_of, prepare, read_everywhere, tracked, train
 from posegen.plan import digest
 from posegen.sweep.page import final_comparison, write_page
 from posegen.sweep.plan import SweepPlan
@@ -26,7 +25,7 @@ def run_sweep(sweep: SweepPlan, *, update: bool = False, command: Sequence[str] 
     Raises ValueError, worded for the user, where the folder was made with other settings and `update` is not given,
     where another process is at work on it, where the machine has not the room, or where no trial came to its end.
     """
-    with Display() as display, alone(sweep.base.store, display.say), logged(sweep.base.store, display):
+    with Display() as display, alone(sweep.store, display.say), logged(sweep.store, display):
         anew = _settle_differences(sweep, update, display)
         sweep.save()
         for line in outlook(sweep):
@@ -44,7 +43,7 @@ def outlook(sweep: SweepPlan) -> list[str]:
     ended, waiting = sweep.standing()
     pictures = sum(entry.split == "validation" for entry in sweep.base.listing.entries)
     lines = [
-        f"sweep    {sweep.run}",
+        f"sweep    {sweep.store.place}",
         f"search   {sweep.search}, {sweep.scheduler}, by {' and '.join(sweep.metrics)} on people held out for it "
         f"({pictures:,} pictures)",
         *(f"         {path}: {words} (now {sweep.paper[path]})" for path, words in sweep.space.words().items()),
@@ -69,14 +68,12 @@ def _settle_differences(sweep: SweepPlan, update: bool, display: Display) -> boo
     redone = ", ".join([*stale, "trials", "report"])
     if not update:
         raise ValueError(
-            f"{sweep.run} was made with other settings:\n  {listed}\nThis would redo: {redone}. "
+            f"{sweep.store.place} was made with other settings:\n  {listed}\nThis would redo: {redone}. "
             "Give --update to redo them, or another --run to keep both."
         )
     display.say(f"settings changed:\n  {listed}\nredoing: {redone}")
-    shared = [sweep.base.shards if name == "shards" else sweep.base.stages / name for name in stale]
-    for folder in (*shared, sweep.folder.path, sweep.finals.path, sweep.run / "report"):
-        shutil.rmtree(folder, ignore_errors=True)
-    (sweep.run / "best.json").unlink(missing_ok=True)
+    for name in (*map(place_of, stale), sweep.folder.name, sweep.finals.name, "report", "best.json"):
+        sweep.store.remove(name)
     return True
 
 
@@ -101,6 +98,7 @@ def _carry_out(sweep: SweepPlan, display: Display, command: Sequence[str], *, an
     try:
         use_gpu = cluster.resolve_device(sweep.base.device) == "cuda"
         side_by_side = trials_at_once(sweep, cluster.slots(use_gpu))
+        cluster.check_shared(sweep.store, read_everywhere(sweep.base))
         with tracked(sweep.run, sweep.settings, display, anew=anew) as tracking:
             _share(sweep, tracking, use_gpu, display)
             _search(sweep, tracking, display, command, use_gpu=use_gpu, side_by_side=side_by_side)
@@ -111,10 +109,11 @@ def _carry_out(sweep: SweepPlan, display: Display, command: Sequence[str], *, an
 def trials_at_once(sweep: SweepPlan, slots: int) -> int:
     """How many trials run side by side: what was asked for, or what fits, but at most a third of all.
 
-    With more, TPE and ASHA would have seen too little when they decide. Raises ValueError where there is not the room.
+    With more, TPE and ASHA would have seen too little when they decide. A trial's room is that of the most workers that
+    it may have; one trial runs where there is room for the fewest. Raises ValueError where there is not the room.
     """
     workers = sweep.base.workers
-    most = slots // workers.most
+    most = slots // workers.most or int(slots >= workers.fewest)
     if sweep.side_by_side is None and most:
         return min(most, max(2, sweep.trials // 3))
     if not sweep.side_by_side or sweep.side_by_side > most:
@@ -163,9 +162,10 @@ def write_best(sweep: SweepPlan, best: Trial) -> Path:
             "system": system.name,
             "variant": system.variant,
             "settings": {**sweep.given, **best.settings},
-            "found": {"sweep": str(sweep.run.resolve()), "trial": best.number, "steps": best.step, "scores": found},
+            "found": {"sweep": sweep.store.place, "trial": best.number, "steps": best.step, "scores": found},
         },
     )
+    sweep.store.publish(path.name)
     return path
 
 

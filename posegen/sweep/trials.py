@@ -17,7 +17,7 @@ from posegen.sweep.judge import read_samples, sample_pairs
 from posegen.sweep.page import given_rows
 from posegen.sweep.plan import SweepPlan
 from posegen.sweep.result import best_trial
-from posegen.train.checkpoint import latest_checkpoint, read_curve
+from posegen.train.checkpoint import Curve, newest_name, read_curve
 from posegen.train.choosers import Listed
 from posegen.train.loop import JUDGED
 from posegen.train.trial_run import Job
@@ -90,7 +90,7 @@ def _none_ended(sweep: SweepPlan, trials: Sequence[Trial]) -> str:
     found = ", ".join(f"{count} {state}" for state, count in counts.items())
     return (
         f"no trial was trained to its end ({found}), so there is no best one.{why} Their records are in "
-        f"{sweep.folder.path}; give a narrower --space, or another --run after the cause is gone."
+        f"{sweep.store.at(sweep.folder.name)}; give a narrower --space, or another --run after the cause is gone."
     )
 
 
@@ -142,17 +142,22 @@ class Following:
         """The whole curve, the final scores and the sample pictures. Told twice, it is there once."""
         name = tracked_name(self.what, trial)
         self._track(trial)
-        home = self.folder.of(trial.number)
-        latest = latest_checkpoint(home / "stages" / self.sweep.base.system.stages[-1].name)
-        rows = read_curve(latest) if latest else []
+        rows = self._curve(trial)
         self.tracking.rows(name, [row for row in rows if not any(key.startswith(JUDGED) for key in row)])
         if trial.judged:
             self.tracking.rows(name, [{"step": trial.step, **_scores(trial)}])
-        if (home / "samples.png").is_file():
-            self._write_sheet(home)
-            self.tracking.files(name, [home / "sample_sheet.png"], "samples")
+        samples = self.folder.store.fetch(f"{self.folder.place(trial.number)}/samples.png")
+        if samples.is_file():
+            self.tracking.files(name, [self._write_sheet(samples)], "samples")
         self.tracking.finish(name, "FAILED" if trial.state in ("failed", "diverged") else "FINISHED")
         self.tracking.tag(name, "posegen.state", trial.state)
+
+    def _curve(self, trial: Trial) -> Curve:
+        """What the trial's last stage logged, to its newest checkpoint."""
+        store, stage = self.folder.store, self.sweep.base.system.stages[-1].name
+        place = f"{self.folder.place(trial.number)}/stages/{stage}"
+        name = newest_name(store, place)
+        return read_curve(store.fetch(f"{place}/{name}/curve.json").parent) if name else []
 
     def _sentence(self, trial: Trial) -> str:
         """What became of a trial, in one line."""
@@ -164,17 +169,20 @@ class Following:
         label = f"{trial.name}, seed {trial.seed}" if trial.name else f"trial {trial.number}"
         return f"{label} {trial.state}{at}{judged} ({settings}){why}"
 
-    def _write_sheet(self, home: Path) -> None:
-        """The fixed pairs with this trial's results, a row a pair."""
+    def _write_sheet(self, samples: Path) -> Path:
+        """The fixed pairs with a trial's results, a row a pair, beside these."""
         if not self._given:
             self._given = given_rows(self.sweep, self.split, sample_pairs(self.pairs))
-        results = read_samples(home / "samples.png", self.sweep.base.system.size[1])
+        results = read_samples(samples, self.sweep.base.system.size[1])
         rows = [
             [*(panel.picture for panel in row.given[:-1]), result, row.given[-1].picture]
             for row, result in zip(self._given, results, strict=True)
         ]
         whole = sheet(rows, max(SMALL, self.sweep.base.system.size[0]))
-        cv2.imwrite(str(home / "sample_sheet.png"), cv2.cvtColor(whole, cv2.COLOR_RGB2BGR))
+        path = samples.with_name("sample_sheet.png")
+        cv2.imwrite(str(path), cv2.cvtColor(whole, cv2.COLOR_RGB2BGR))
+        self.folder.store.publish(self.folder.store.below(path))
+        return path
 
     def steps(self, reached: Mapping[int, int]) -> None:
         """Steps done and to do, over all trials; those that were stopped early shorten the way."""

@@ -43,8 +43,9 @@ class Board:
         self.post("failed", (failure, self._attempts.record()))
 
     def give_up(self, why: str) -> None:
-        """No further attempt is made."""
+        """The storage takes nothing: no further attempt is made. The driver is told."""
         self._given_up = why
+        self.post("storage_failed", why)
 
     def verdict(self) -> str:
         """Why it is no use to try again; "" where it is."""

@@ -75,6 +75,12 @@ def fetch_newest(store: Store, place: str, *, training: bool = False) -> Path | 
     return fetch_checkpoint(store, place, name, training=training) if name else None
 
 
+def newest_progress(store: Store, place: str) -> Progress | None:
+    """How far a stage has come in the run, wherever it was trained; None where it has no checkpoint."""
+    name = newest_name(store, place)
+    return read_progress(store.fetch(f"{place}/{name}/stage.json").parent) if name else None
+
+
 def read_progress(checkpoint: Path) -> Progress:
     """What stage.json says."""
     return Progress(**json.loads((checkpoint / "stage.json").read_text()))
@@ -168,26 +174,28 @@ def _tensors(game: Game) -> dict[str, Tensor]:
     }
 
 
-def remove_other(folder: Path, recipe: str) -> None:
-    """Empties a stage's folder where its newest checkpoint is of another recipe."""
-    latest = latest_checkpoint(folder)
-    if latest is not None and read_progress(latest).recipe != recipe:
-        remove_whole(folder)
+def remove_other(store: Store, place: str, recipe: str) -> None:
+    """Empties a stage's folder, which is `place` within the run, where its newest checkpoint is of another recipe."""
+    progress = newest_progress(store, place)
+    if progress is not None and progress.recipe != recipe:
+        store.remove(place)
 
 
-def take_over(checkpoint: Path, folder: Path, recipe: str) -> Path:
-    """Makes a copy of another run's checkpoint the only one in a stage's folder, under a recipe of its own.
+def take_over(store: Store, given: str, place: str, recipe: str) -> Path:
+    """Makes a copy of another stage's checkpoint, which is `given` within the run, the only one of the stage whose
+    folder is `place`, under a recipe of its own.
 
-    Training goes on from it with other settings (population based training). Returns its path.
+    Training goes on from it with other settings (population based training). Returns its path on this node.
     """
-    final = folder / checkpoint.name
+    checkpoint, folder = store.fetch(given), store.folder / place
     partial = temporary_beside(folder)
     shutil.copytree(checkpoint, partial / checkpoint.name)
     progress = replace(read_progress(checkpoint), recipe=recipe)
     (partial / checkpoint.name / "stage.json").write_text(json.dumps(vars(progress), indent=1))
-    remove_whole(folder)
+    store.remove(place)
     os.replace(partial, folder)
-    return final
+    store.publish(place, last=f"{checkpoint.name}/stage.json")
+    return folder / checkpoint.name
 
 
 def load_networks(checkpoint: Path, networks: Mapping[str, nn.Module], *, averaged: bool = True) -> None:

@@ -9,10 +9,10 @@ import ray.exceptions
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from posegen.amounts import Workers
-from posegen.cluster import threads_per_worker
+from posegen.cluster import on_this_node, threads_per_worker
+from posegen.files import StorageFailed
 from posegen.train.board import Board
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import one_line
@@ -68,8 +68,8 @@ def launch_stage(
     judgement of the task's judge whether to train further; where it says no, the stage ends there. What interrupted it
     is kept in the stage's failures.json.
 
-    Raises Diverged where a term or score stopped being finite, ValueError where the same failure came back as often as
-    `failures.verdict` allows.
+    Raises Diverged where a term or score stopped being finite, StorageFailed where the run's storage took nothing for
+    long, ValueError where the same failure came back as often as `failures.verdict` allows.
     """
     board = _board()
     threads = threads_per_worker(workers.most * side_by_side, use_gpu=use_gpu)
@@ -100,7 +100,7 @@ def launch_stage(
         raise Diverged(listener.stopped)
     if listener.hopeless:
         why = listener.hopeless.rstrip(".")
-        raise ValueError(
+        raise (StorageFailed if listener.storage_failed else ValueError)(
             f"stage '{task.stage.name}' stopped: {why}. Its checkpoints in {task.store.at(task.place)} are good, and "
             "the same command goes on from the last one."
         )
@@ -108,8 +108,7 @@ def launch_stage(
 
 def _board() -> Any:
     """On the driver's own node: it must outlive every other."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=on_this_node()).remote()
 
 
 def _share(threads: int, use_gpu: bool) -> dict[str, float]:

@@ -8,7 +8,7 @@ import ray
 import ray.exceptions
 
 from posegen.train.checkpoint import Curve
-from posegen.train.failures import Failure, Record, joined, read_failures, write_failures
+from posegen.train.failures import FILE, Failure, Record, joined, read_failures, write_failures
 from posegen.train.loop import Task
 
 LISTEN_EVERY = 0.25  # seconds between two looks at the board
@@ -30,11 +30,11 @@ class Listener:
         say: Callable[[str], None],
         decide: Decide,
     ) -> None:
-        self.stopped = self.hopeless = ""
+        self.stopped = self.hopeless = self.storage_failed = ""
         self._board, self._task, self._warn, self._say = board, task, warn, say
         self._hosts: dict[int, str] = {}  # of the workers that have joined, by rank
         self._log_rows, self._show, self._decide = log_rows, show, decide
-        self._before = read_failures(task.folder)
+        self._before = read_failures(task.store.fetch(f"{task.place}/{FILE}").parent)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -82,6 +82,9 @@ class Listener:
 
     def _on_hopeless(self, why: str) -> None:
         self.hopeless = why
+
+    def _on_storage_failed(self, why: str) -> None:
+        self.storage_failed = why
 
     def _on_judged(self, content: tuple[int, dict[str, float]]) -> None:
         self._board.answer.remote(content[0], self._decide(*content))

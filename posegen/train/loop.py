@@ -321,6 +321,8 @@ def resume(game: Game, task: Task, context: Context) -> tuple[int, Curve]:
     if context.world_size > 1:
         dist.broadcast_object_list(names, src=0, device=context.device)
     if not names[0]:
+        if context.rank == 0:  # what this node has of a stage that the run does not have is not to be counted as kept
+            task.store.fetch(task.place, wanted=lambda inside: False)
         return 0, []
     newest = checkpoints.fetch_checkpoint(task.store, task.place, names[0])
     progress, curve = checkpoints.restore(game, newest)

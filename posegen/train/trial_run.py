@@ -19,13 +19,15 @@ import ray
 from ray import tune
 
 from posegen.amounts import Workers
-from posegen.train.checkpoint import latest_checkpoint, read_progress, remove_other, take_over
+from posegen.files import StorageFailed
+from posegen.train.checkpoint import newest_name, newest_progress, remove_other, take_over
 from posegen.train.launch import Decide, Diverged, launch_stage
 from posegen.train.loop import Task
 from posegen.train.tracking import no_log
 from posegen.train.trials import Settings, Trial
 
 STOPPING = 120.0  # seconds that a stopped trial has to end
+STORAGE_FAILED = "storage_failed"  # in a trial's last result: why the run's storage ended it
 
 TasksOf = Callable[[Trial, Settings], list[Task]]
 
@@ -125,11 +127,17 @@ class TrialRun(tune.Trainable):
         self._taken_from: int | None = None
 
     def step(self) -> dict[str, Any]:
-        """Trains until the next judgement. Begins only here: what Tune restores comes between `setup` and this."""
-        if self._training is None:
-            self._training = self._begin()
-        result, taken = self._training.next_result(), self._taken_from
-        self._taken_from = None
+        """Trains until the next judgement. Begins only here: what Tune restores comes between `setup` and this.
+
+        Storage that fails is a result, not an error: Tune would try again, and then count the trial as failed.
+        """
+        try:
+            if self._training is None:
+                self._training = self._begin()
+            result = self._training.next_result()
+        except StorageFailed as error:
+            result = {"done": True, STORAGE_FAILED: str(error)}
+        taken, self._taken_from = self._taken_from, None
         return result | ({} if taken is None else {"taken_from": taken})
 
     def _begin(self) -> Training:
@@ -138,10 +146,10 @@ class TrialRun(tune.Trainable):
         tasks = self._job.tasks(trial, settings)
         last = tasks[-1]
         if self._donor is not None:
-            take_over(Path(self._donor["checkpoint"]), last.folder, last.recipe)
+            take_over(last.store, self._donor["checkpoint"], last.place, last.recipe)
             self._taken_from, self._donor = self._donor["trial"], None
         for task in tasks:
-            remove_other(task.folder, task.recipe)
+            remove_other(task.store, task.place, task.recipe)
         return Training([task for task in tasks if not _finished(task, last)], partial(self._launch, trial))
 
     def _launch(self, trial: Trial, task: Task, decide: Decide) -> None:
@@ -168,10 +176,10 @@ class TrialRun(tune.Trainable):
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Where the trial's real checkpoint is, for another one to go on from it (population based training)."""
+        """The place within the run of the trial's real checkpoint, for another one to go on from it (PBT)."""
         trial: Trial = ray.get(self._ledger.trial.remote(self.trial_id))
-        latest = latest_checkpoint(self._job.tasks(trial, dict(self.config))[-1].folder)
-        content = {"trial": trial.number, "checkpoint": str(latest)}
+        last = self._job.tasks(trial, dict(self.config))[-1]
+        content = {"trial": trial.number, "checkpoint": f"{last.place}/{newest_name(last.store, last.place)}"}
         (Path(checkpoint_dir) / "where.json").write_text(json.dumps(content))
 
     def load_checkpoint(self, checkpoint: dict | str | None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -184,5 +192,7 @@ class TrialRun(tune.Trainable):
 
 def _finished(task: Task, last: Task) -> bool:
     """Whether an earlier attempt has trained this stage to its end. The last one is always asked for its scores."""
-    latest = latest_checkpoint(task.folder)
-    return task is not last and latest is not None and read_progress(latest).step == task.stage.steps
+    if task is last:
+        return False
+    progress = newest_progress(task.store, task.place)
+    return progress is not None and progress.step == task.stage.steps

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posegen.files import read_json, write_json
+from posegen.storage import Store
 
 State = Literal["waiting", "running", "finished", "stopped", "diverged", "failed"]
 ENDED: tuple[State, ...] = ("finished", "stopped", "diverged", "failed")
@@ -55,21 +56,31 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """The folder of all trials: `0000/`, `0001/`, ... each with its trial.json, stages and sample pictures."""
+    """A run's folder of trials: `0000/`, `0001/`, ... each with its trial.json, stages and sample pictures."""
 
-    path: Path
+    store: Store
+    name: str  # of the folder within the run
+
+    @property
+    def path(self) -> Path:
+        """The folder on this node."""
+        return self.store.folder / self.name
+
+    def place(self, number: int) -> str:
+        """A trial's folder within the run."""
+        return f"{self.name}/{number:04d}"
 
     def of(self, number: int) -> Path:
-        return self.path / f"{number:04d}"
+        """A trial's folder on this node."""
+        return self.store.folder / self.place(number)
 
     def read(self) -> list[Trial]:
-        """All trials, by number."""
+        """All trials, by number, as this node has them: the driver, which alone writes them, has them all."""
         found = [read_json(path) for path in sorted(self.path.glob("[0-9]*/trial.json"))]
         return sorted((Trial(**content) for content in found if content), key=lambda trial: trial.number)
 
-    def write(self, trial: Trial) -> None:
-        self.of(trial.number).mkdir(parents=True, exist_ok=True)
-        write_json(
-            self.of(trial.number) / "trial.json",
-            json.loads(json.dumps(asdict(trial), default=lambda number: number.item())),
-        )
+    def write(self, trial: Trial, *, patience: float | None = None) -> None:
+        """Keeps a trial's record in the run. Raises StorageFailed where it cannot be written for `patience` seconds."""
+        content = json.loads(json.dumps(asdict(trial), default=lambda number: number.item()))
+        write_json(self.of(trial.number) / "trial.json", content, patience=patience)
+        self.store.publish(f"{self.place(trial.number)}/trial.json")

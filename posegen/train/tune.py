@@ -9,10 +9,10 @@ told of them before a sweep goes on.
 
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
@@ -24,16 +24,19 @@ from ray import tune
 from ray.tune import PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.stopper import Stopper
 
-from posegen.cluster import memory_per_slot
+from posegen.cluster import memory_per_slot, on_this_node
+from posegen.files import StorageFailed
 from posegen.train.choosers import Chooser
 from posegen.train.spaces import Space
-from posegen.train.trial_run import Job, Ledger, TrialRun
+from posegen.train.trial_run import STORAGE_FAILED, Job, Ledger, TrialRun
 from posegen.train.trials import Trial, TrialFolder
 
 QUARTERS = 4  # a trial is judged this often
 REDUCTION = 2  # ASHA: the better half goes on at each rung
 RETRIES = 1  # of a whole trial, after those of its stages
+TUNES_OWN = ".tune"  # in the run: what Ray Tune keeps, for as long as trials run
 WATCHED_EVERY = 1.0  # seconds between two looks at the trials' progress
 SCORES = "scores/"  # before the names of scores in Tune's flat results
 
@@ -145,7 +148,10 @@ class Proposals(Searcher):
 
 @dataclass
 class Recorder(tune.Callback):
-    """Keeps every trial's record, on the driver, and tells the chooser and the watch of it."""
+    """Keeps every trial's record, on the driver, and tells the chooser and the watch of it.
+
+    Where the run's storage fails, `storage_failed` says why; what has not ended goes on with the next command.
+    """
 
     find: Callable[[Any, Sequence[Any]], Trial]  # Tune's trial, among all -> ours
     folder: TrialFolder
@@ -155,6 +161,7 @@ class Recorder(tune.Callback):
     budget: int
     recall: Callable[[str, Trial], None]  # tells the scheduler of what a trial reached in an earlier, killed, sweep
     trials: dict[str, Trial] = field(default_factory=dict)  # by Tune's id
+    storage_failed: str = ""
     _since: dict[str, float] = field(default_factory=dict)
     _before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -175,6 +182,9 @@ class Recorder(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         mine = self._timed(trial)
+        if STORAGE_FAILED in result:
+            self._leave_waiting(trial, mine, result[STORAGE_FAILED])
+            return
         if "step" in result:
             mine = mine.with_judged({"step": result["step"], **result["scores"]})
         if "taken_from" in result:
@@ -184,6 +194,8 @@ class Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         mine, last = self._timed(trial), trial.last_result or {}
+        if STORAGE_FAILED in last:
+            return
         if "diverged" in last:
             ended = replace(mine, state="diverged", why=last["diverged"])
         else:
@@ -208,8 +220,37 @@ class Recorder(tune.Callback):
 
     def _keep(self, trial: Any, changed: Trial) -> None:
         self.trials[trial.trial_id] = changed
-        self.folder.write(changed)
+        try:
+            self.folder.write(changed)
+        except StorageFailed as error:
+            self.storage_failed = self.storage_failed or str(error)
+            return
         self.watch.changed(changed)
+
+    def _leave_waiting(self, trial: Any, mine: Trial, why: str) -> None:
+        """For a later command; its record says so where it can be written at once."""
+        self.storage_failed = self.storage_failed or why
+        self.trials[trial.trial_id] = waits = replace(mine, state="waiting")
+        with suppress(StorageFailed):
+            self.folder.write(waits, patience=0.0)
+        self.watch.changed(waits)
+
+
+class _WithStorage(Stopper):
+    """Ends all trials when the run's storage fails."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self._recorder.storage_failed)
+
+    def __getstate__(self) -> dict:
+        """Nothing, as with the recorder."""
+        return {}
 
 
 def run_trials(
@@ -226,6 +267,8 @@ def run_trials(
 
     `ended` are those that ended before: chooser and scheduler learn from them. A trial that waits without settings is
     given them by the chooser when its turn comes. Ray must be initialised.
+
+    Raises StorageFailed where the run's storage fails for long; the trials that ran go on with the next command.
     """
     if not waiting:
         return
@@ -235,7 +278,7 @@ def run_trials(
     asha = search.scheduler == "asha"
     if asha:
         _replay(scheduler, ended)
-    ledger = ray.remote(num_cpus=0)(Ledger).remote()
+    ledger = ray.remote(num_cpus=0)(Ledger).options(scheduling_strategy=on_this_node()).remote()
     population = search.scheduler == "pbt"
     chosen = _settled(waiting, chooser) if population else waiting
     proposals = Proposals(chosen, chooser)
@@ -248,8 +291,7 @@ def run_trials(
         budget=search.budget,
         recall=partial(_recall, scheduler) if asha else _no_recall,
     )
-    storage = folder.path.parent / ".tune"
-    shutil.rmtree(storage, ignore_errors=True)
+    folder.store.remove(TUNES_OWN)
     with _quiet(), _Watching(ledger, watch):
         Tuner(
             _trainable(job, ledger, population),
@@ -263,13 +305,16 @@ def run_trials(
             ),
             run_config=RunConfig(
                 name="trials",
-                storage_path=str(storage.resolve()),
+                storage_path=folder.store.at(TUNES_OWN),
                 verbose=0,
                 callbacks=[recorder],
+                stop=_WithStorage(recorder),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
         ).fit()
-    shutil.rmtree(storage, ignore_errors=True)
+    folder.store.remove(TUNES_OWN)
+    if recorder.storage_failed:
+        raise StorageFailed(recorder.storage_failed)
 
 
 def _trainable(job: Job, ledger: Any, population: bool) -> Any:

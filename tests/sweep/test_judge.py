@@ -11,6 +11,7 @@ from posegen import catalog
 from posegen.data.loader import Shards
 from posegen.metrics.measures import METRICS
 from posegen.metrics.scoring import result_scores
+from posegen.storage import Store
 from posegen.sweep.judge import PairsJudge, read_samples, sample_pairs
 from posegen.synthesize import Trained
 
@@ -32,9 +33,11 @@ def networks(system):
     return {stage.name: {name: net.eval() for name, net in stage.networks().items()} for stage in system.stages}
 
 
-def judge(system, shards: Path, folder: Path, **fields) -> PairsJudge:
-    given = {"pairs": PAIRS, "metrics": ("mask_ssim",), "at": (4, 8), **fields}
-    return PairsJudge(system=system, shards=shards, split="test", folder=folder, **given)
+def judge(system, shards: Path, run: Path, **fields) -> PairsJudge:
+    if not (run / "shards").exists():
+        (run / "shards").symlink_to(shards)
+    given = {"cache_bytes": None, "pairs": PAIRS, "metrics": ("mask_ssim",), "at": (4, 8), **fields}
+    return PairsJudge(system=system, store=Store.of(run), split="test", place="trials/0003", **given)
 
 
 def test_scores_are_the_means_of_the_pairs_scores(system, networks, block_shards: Path, tmp_path: Path):
@@ -45,7 +48,7 @@ def test_scores_are_the_means_of_the_pairs_scores(system, networks, block_shards
     assert on_the_way.keys() == {"mask_ssim"}
     assert at_the_end == pytest.approx({name: np.nanmean(table[name]) for name in METRICS})
     assert on_the_way["mask_ssim"] == at_the_end["mask_ssim"]
-    written = pq.read_table(tmp_path / "pairs.parquet")
+    written = pq.read_table(tmp_path / "trials/0003/pairs.parquet")
     assert written["pair"].to_pylist() == list(PAIRS)
     assert written["ssim"].to_numpy() == pytest.approx(table["ssim"])
 
@@ -57,7 +60,7 @@ def test_samples_are_the_results_of_the_fixed_pairs(system, networks, block_shar
     judge(system, block_shards, tmp_path)(networks, 4, CPU)
     trained, fixed = Trained(system, networks, CPU), sample_pairs(PAIRS)
     ((_, columns),) = synthesized(trained, Shards(block_shards), fixed, split="test")
-    pictures = read_samples(tmp_path / "samples.png", system.size[1])
+    pictures = read_samples(tmp_path / "trials/0003/samples.png", system.size[1])
     np.testing.assert_array_equal(np.stack(pictures), as_pictures(columns[system.image]))
 
 
@@ -81,7 +84,7 @@ def test_a_system_without_pictures_is_judged_by_its_joints(block_shards: Path, t
     scores = judge(system, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 8, CPU)
     assert scores.keys() == {"pose_error", "pck", "pckh"}
     assert scores["pose_error"] == pytest.approx(5.0, rel=1e-5)
-    assert len(read_samples(tmp_path / "samples.png", system.size[1])) == len(sample_pairs(PAIRS))
+    assert len(read_samples(tmp_path / "trials/0003/samples.png", system.size[1])) == len(sample_pairs(PAIRS))
     broken = posing_systems.posing(shift=(float("nan"), 0.0))
     with pytest.raises(ValueError, match="10 of 10 predicted poses have values that are not numbers"):
         judge(broken, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 4, CPU)

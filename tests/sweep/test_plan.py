@@ -72,8 +72,9 @@ def test_a_trials_tasks_train_what_the_space_touches_on_the_shared_stages(tmp_pa
     assert task.stage.name == "refinement"
     assert task.stage.alpha == 0.25  # pyright: ignore
     assert task.stage.steps == 40
-    assert task.folders["coarse"] == tmp_path / "stages" / "coarse"
-    assert task.folders["refinement"] == tmp_path / "trials" / "0003" / "stages" / "refinement"
+    assert task.store == plan.base.store
+    assert task.folders == {"coarse": Path("stages/coarse"), "refinement": Path("trials/0003/stages/refinement")}
+    assert task.folder == tmp_path / "trials" / "0003" / "stages" / "refinement"
     assert task.judge is not None
     assert list(task.judge.at) == [10, 20, 30, 40]
     (final,) = plan.tasks(plan.finals, "test", range(5))(Trial(number=3, settings={}), {"refinement.alpha": 0.25})
@@ -189,10 +190,12 @@ def test_no_more_trials_at_once_than_there_is_room_for(tmp_path: Path):
     assert trials_at_once(sweep(tmp_path, trials=12), slots=64) == 4  # a third: later ones learn from earlier ones
     assert trials_at_once(sweep(tmp_path, trials=12, concurrent=8), slots=8) == 8
     assert trials_at_once(sweep(tmp_path, trials=12, options={"workers": 2}), slots=4) == 2
+    assert trials_at_once(sweep(tmp_path, trials=12, options={"workers": "1:2"}), slots=4) == 2
+    assert trials_at_once(sweep(tmp_path, trials=12, options={"workers": "1:4"}), slots=3) == 1
     with pytest.raises(ValueError, match=r"--concurrent 3 .* room for 2 .* --concurrent 2 or less"):
         trials_at_once(sweep(tmp_path, concurrent=3), slots=2)
     with pytest.raises(ValueError, match="fewer --workers"):
-        trials_at_once(sweep(tmp_path, options={"workers": 4}), slots=2)
+        trials_at_once(sweep(tmp_path, options={"workers": "3:4"}), slots=2)
 
 
 def test_other_settings_are_refused_with_what_differs_before_ray_starts(tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from posegen.storage import Store
 from posegen.train import checkpoint as module
 from posegen.train.checkpoint import (
     Progress,
@@ -133,7 +134,8 @@ def test_another_trials_checkpoint_is_taken_over_under_ones_own_recipe(tmp_path:
             save(taker, new_game(Tug(), seed=7, device=CPU), step)
         (taker / "checkpoint_manager_snapshot.json").write_text("{}")
     before = contents(donor)
-    taken = take_over(given, taker, "another recipe")
+    store = Store.of(tmp_path)
+    taken = take_over(store, store.below(given), "taker/tug", "another recipe")
     assert contents(donor) == before
     assert [path.name for path in taker.parent.iterdir()] == ["tug"], "nothing is left beside it"
     assert [path.name for path in taker.iterdir()] == [taken.name] == [given.name]
@@ -146,7 +148,8 @@ def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
     donor = new_game(Tug(), seed=3, device=CPU)
     play(donor, range(2))
     (tmp_path / "taker").mkdir()
-    taken = take_over(save(tmp_path / "donor", donor, 2), tmp_path / "taker" / "tug", "another recipe")
+    given = save(tmp_path / "donor", donor, 2)
+    taken = take_over(Store.of(tmp_path), f"donor/{given.name}", "taker/tug", "another recipe")
     taker = new_game(Tug(), seed=3, device=CPU)
     progress, _ = restore(taker, taken)
     play(donor, range(2, 4))
@@ -156,10 +159,11 @@ def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
 
 def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
     game = new_game(Tug(), seed=0, device=CPU)
-    remove_other(tmp_path / "nothing", "recipe")
+    store = Store.of(tmp_path)
+    remove_other(store, "nothing", "recipe")
     saved = save(tmp_path / "tug", game, 1)
-    remove_other(tmp_path / "tug", "recipe")
+    remove_other(store, "tug", "recipe")
     assert checkpoints(tmp_path / "tug") == [saved]
-    remove_other(tmp_path / "tug", "another recipe")
+    remove_other(store, "tug", "another recipe")
     assert latest_checkpoint(tmp_path / "tug") is None
     assert not (tmp_path / "tug").exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from posegen import files
+from posegen.storage import Store
 from posegen.train.trials import ENDED, Trial, TrialFolder
 
 FULL = Trial(
@@ -29,18 +30,18 @@ FULL = Trial(
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
-    folder = TrialFolder(tmp_path / "trials")
+    folder = TrialFolder(Store.of(tmp_path), "trials")
     folder.write(FULL)
     assert folder.read() == [FULL]
     changed = replace(FULL, state="finished").with_judged({"step": 180, "mask_ssim": 0.75})
     folder.write(changed)
-    assert TrialFolder(tmp_path / "trials").read() == [changed]
+    assert TrialFolder(Store.of(tmp_path), "trials").read() == [changed]
     assert folder.of(7) == tmp_path / "trials" / "0007"
 
 
 def test_kinds_of_values_survive(tmp_path: Path):
-    TrialFolder(tmp_path).write(FULL)
-    kinds = {path: type(value) for path, value in TrialFolder(tmp_path).read()[0].settings.items()}
+    TrialFolder(Store.of(tmp_path), "trials").write(FULL)
+    kinds = {path: type(value) for path, value in TrialFolder(Store.of(tmp_path), "trials").read()[0].settings.items()}
     assert list(kinds.values()) == [float, int, str, bool]
 
 
@@ -48,35 +49,35 @@ def test_values_of_numpy_become_numbers(tmp_path: Path):
     """Scores are means of numpy's; PBT's settings are drawn by Ray Tune with numpy."""
     before = {"alpha": np.float32(0.25), "width": np.int64(32)}
     given = Trial(number=0, settings={"alpha": np.float64(0.5)}, inherited=[{"step": 60, "settings": before}])
-    TrialFolder(tmp_path).write(given.with_judged({"step": 60, "mask_ssim": np.float64(0.125)}))
-    content = json.loads((tmp_path / "0000" / "trial.json").read_text())
+    TrialFolder(Store.of(tmp_path), "trials").write(given.with_judged({"step": 60, "mask_ssim": np.float64(0.125)}))
+    content = json.loads((tmp_path / "trials" / "0000" / "trial.json").read_text())
     assert content["settings"] == {"alpha": 0.5}
     assert content["judged"] == [{"step": 60, "mask_ssim": 0.125}]
     assert content["inherited"] == [{"step": 60, "settings": {"alpha": 0.25, "width": 32}}]
 
 
 def test_trials_are_read_by_number_and_nothing_else_is(tmp_path: Path):
-    folder = TrialFolder(tmp_path)
+    folder = TrialFolder(Store.of(tmp_path), "trials")
     assert folder.read() == []
     for number in (10_000, 2, 0, 999, 10):
         folder.write(Trial(number=number, settings={}))
-    (tmp_path / "0003").mkdir()  # begun, but its record was not written yet
-    (tmp_path / "0004").mkdir()
-    (tmp_path / "0004" / "trial.json").write_text('{"number": 4,')
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "trial.json").write_text("{}")
+    (tmp_path / "trials" / "0003").mkdir()  # begun, but its record was not written yet
+    (tmp_path / "trials" / "0004").mkdir()
+    (tmp_path / "trials" / "0004" / "trial.json").write_text('{"number": 4,')
+    (tmp_path / "trials" / "notes").mkdir()
+    (tmp_path / "trials" / "notes" / "trial.json").write_text("{}")
     assert [trial.number for trial in folder.read()] == [0, 2, 10, 999, 10_000]
 
 
 def test_nothing_but_the_record_is_left(tmp_path: Path):
-    folder = TrialFolder(tmp_path)
+    folder = TrialFolder(Store.of(tmp_path), "trials")
     for seconds in (1.0, 2.0):
         folder.write(replace(FULL, seconds=seconds))
     assert [path.name for path in folder.of(7).iterdir()] == ["trial.json"]
 
 
 def test_a_writer_killed_before_the_end_leaves_the_record_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = TrialFolder(tmp_path)
+    folder = TrialFolder(Store.of(tmp_path), "trials")
     folder.write(FULL)
     monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

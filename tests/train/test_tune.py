@@ -15,6 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.schedulers.pbt import _explore
 from ray.tune.search import Searcher
 
+from posegen.storage import Store
 from posegen.train.choosers import Listed
 from posegen.train.spaces import Space
 from posegen.train.trials import Settings, Trial, TrialFolder
@@ -198,7 +199,7 @@ class Ended:
     """A recorder with a running trial, and Tune's side of that trial."""
 
     def __init__(self, folder: Path) -> None:
-        self.told, self.folder = Written(), TrialFolder(folder)
+        self.told, self.folder = Written(), TrialFolder(Store.of(folder), "trials")
         self.recorder = Recorder(
             find=lambda *_: Trial(number=-1, settings={}), folder=self.folder, ledger=None,
             chooser=self.told, watch=self.told, budget=BUDGET, recall=_no_recall,
