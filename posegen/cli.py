@@ -168,7 +168,7 @@ def _tune(options: Options, how: SweepOptions | None, update: bool, dry_run: boo
 
 
 @app.command
-def compare(*runs: Path, output: Path | None = None) -> None:
+def compare(*runs: str, output: Path | None = None) -> None:
     """Put scored runs in one table: every score with its interval, and which runs differ from the first.
 
     Example: posegen compare runs/vdg-full-synthetic runs/pg2-full-synthetic --output compare.html
@@ -176,7 +176,7 @@ def compare(*runs: Path, output: Path | None = None) -> None:
     Parameters
     ----------
     runs
-        Run folders that were scored on the same pairs; the first one is what the others are compared with.
+        Runs, by folder or URI, that were scored on the same pairs; the others are compared with the first one.
     output
         A page (.html) or a table (.csv) to write.
     """
@@ -284,7 +284,7 @@ def watch_preemption(*, cloud: Literal["aws", "gcp"], endpoint: str | None = Non
 
 
 @app.command
-def export(*, run: Path, output: Path) -> None:
+def export(*, run: str, output: Path) -> None:
     """Write a trained hourglass to one file, which `posegen joints` takes. Nothing in it is run when it is read.
 
     Example: posegen export --run runs/hourglass-full-market1501 --output hourglass.safetensors
@@ -292,7 +292,7 @@ def export(*, run: Path, output: Path) -> None:
     Parameters
     ----------
     run
-        The run folder of a trained hourglass.
+        The folder or URI of a trained hourglass's run.
     output
         The safetensors file to write.
     """
@@ -308,7 +308,7 @@ def joints(
     pictures: Path,
     /,
     *,
-    estimator: Path,
+    estimator: str,
     output: Path,
     size: str | None = None,
     threshold: float = 0.2,
@@ -325,7 +325,7 @@ def joints(
     pictures
         The folder; its sub-folder `images` where it has one, and all folders below.
     estimator
-        The file of `posegen export`, or the run folder of a trained hourglass.
+        The file of `posegen export`, or the folder or URI of a trained hourglass's run.
     output
         The pose-gan CSV to write. Pictures that cannot be read are listed beside it, in NAME.rejects.csv.
     size

@@ -26,6 +26,7 @@ from posegen.report.page import shown
 from posegen.report.panels import Panel, given_panels
 from posegen.report.score_table import interval_text, score_text
 from posegen.report.template import template
+from posegen.storage import Store
 
 Means = Mapping[str, Any]
 
@@ -163,12 +164,11 @@ def fixed_samples(comparison: Comparison) -> tuple[list[list[Panel]], list[str]]
     What is given comes from the first run whose shards are there, results come from the runs' own reports.
     """
     first = comparison.runs[0]
-    prepared = (run.folder / "shards" for run in comparison.runs)
-    folder = next((shards for shards in prepared if read_manifest(shards) is not None), None)
-    if folder is None:
+    prepared = next((run.store for run in comparison.runs if _has_shards(run.store)), None)
+    if prepared is None:
         return [], ["no pictures are shown: no run has shards of this version in its folder"]
     pairs = first.table["pair"][chosen_rows(first.table)["fixed"]].tolist()
-    shards = Shards(folder)
+    shards = Shards.of(prepared)
     runs = zip(comparison.labels, comparison.runs, strict=True)
     made = {label: _results(run, len(pairs), shards.size) for label, run in runs}
     samples = [
@@ -180,10 +180,14 @@ def fixed_samples(comparison: Comparison) -> tuple[list[list[Panel]], list[str]]
         for place, panels in enumerate(given_panels(shards, first.metrics["split"], pairs))
     ]
     return samples, [
-        f"no pictures of {label} are shown, for it has no report of these scores: posegen report --run {run.folder}"
+        f"no pictures of {label} are shown, for it has no report of these scores: posegen report --run {run.place}"
         for (label, results), run in zip(made.items(), comparison.runs, strict=True)
         if results is None
     ]
+
+
+def _has_shards(store: Store) -> bool:
+    return read_manifest(store.folder / "shards", sizes=store.sizes("shards")) is not None
 
 
 def _results(run: ScoredRun, count: int, size: tuple[int, int]) -> list[AnyPicture] | None:

@@ -17,6 +17,7 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from posegen.alone import refresh
 from posegen.data import reasons
 from posegen.data.image_bytes import decode_into, fit, scaled_joints
 from posegen.data.keypoint_files import HEADER, MISSING, Pose
@@ -26,8 +27,9 @@ from posegen.data.shard_making import ShardSettings
 from posegen.fields import replace_fields
 from posegen.files import read_json, write_whole
 from posegen.stage import Networks
+from posegen.storage import Store, is_uri
 from posegen.systems.hourglass import Estimation
-from posegen.train.checkpoint import trained_networks
+from posegen.train.checkpoint import newest_name, trained_networks
 from posegen.train.step import autocast, place
 
 Progress = Callable[[str, int, int], object]  # of what, done, of how many
@@ -56,23 +58,34 @@ class Estimator:
         return joints, confidence
 
 
-def open_estimator(path: Path, device: torch.device, *, size: tuple[int, int] | None = None) -> Estimator:
-    """The hourglass of a run folder or of an exported file; `size` is what pictures are brought to, as (height, width).
+def open_estimator(given: str | Path, device: torch.device, *, size: tuple[int, int] | None = None) -> Estimator:
+    """The hourglass of a run, by its folder or URI, or of an exported file; `size` is what pictures are brought to, as
+    (height, width).
 
     Where no size is given it is the one of training. Raises ValueError, worded for the user, where there is neither, it
     is not trained to its end, or the size does not fit.
     """
-    if not path.exists():
+    path, is_run = Path(given), is_uri(str(given)) or Path(given).is_dir()
+    if not is_run and not path.exists():
         raise ValueError(
             f"'{path}' does not exist. Expected the run folder of a trained hourglass (flows/full_pipeline.py --system "
             "hourglass), or a file made of one (posegen export)."
         )
-    trained = _from_run(path, device) if path.is_dir() else _from_file(path, device)
+    trained = _from_run(_fetched(given), device) if is_run else _from_file(path, device)
     return trained if size is None else replace(trained, stage=replace(trained.stage, size=size))
 
 
-def _from_run(run: Path, device: torch.device) -> Estimator:
-    plan = read_json(run / "plan.json")
+def _fetched(given: str | Path) -> Store:
+    """A run with its plan and the newest networks of the hourglass on this node."""
+    store, place = Store.of(given), f"stages/{Estimation.name}"
+    refresh(store, wanted=lambda inside: inside == "plan.json")
+    if name := newest_name(store, place):  # alone: another process of this node may be training
+        store.fetch(f"{place}/{name}", wanted=lambda inside: inside != "optimizers.pt")
+    return store
+
+
+def _from_run(store: Store, device: torch.device) -> Estimator:
+    run, plan = store.place, read_json(store.folder / "plan.json")
     if plan is None:
         raise ValueError(f"'{run}' is no run folder: it has no plan.json. Expected that of a trained hourglass.")
     settings = plan["settings"]
@@ -80,7 +93,7 @@ def _from_run(run: Path, device: torch.device) -> Estimator:
         raise ValueError(f"'{run}' is a run of {settings['system']}; expected one of hourglass.")
     head = f"{Estimation.name}."
     stage = _stage({path.removeprefix(head): value for path, value in settings.items() if path.startswith(head)}, run)
-    return Estimator(stage, trained_networks(stage, run / "stages" / stage.name, device), device)
+    return Estimator(stage, trained_networks(stage, store.folder / "stages" / stage.name, device), device)
 
 
 def _from_file(path: Path, device: torch.device) -> Estimator:
@@ -104,20 +117,21 @@ def _from_file(path: Path, device: torch.device) -> Estimator:
     return Estimator(stage, placed, device)
 
 
-def _stage(settings: Mapping[str, Any], where: Path) -> Estimation:
+def _stage(settings: Mapping[str, Any], where: str | Path) -> Estimation:
     try:
         return replace_fields(Estimation(), settings, Estimation.name)
     except ValueError as error:
         raise ValueError(f"'{where}' has settings that this version does not have: {error}") from None
 
 
-def export(run: Path, output: Path) -> Estimation:
-    """Writes a run's trained hourglass, its averaged weights where it has any, to one file. Returns its stage.
+def export(run: str | Path, output: Path) -> Estimation:
+    """Writes the trained hourglass of a run, named by its folder or URI, to one file, its averaged weights where it has
+    any. Returns its stage.
 
     Raises ValueError as `open_estimator` does, and where the file is there already.
     """
     check_free(output)
-    if not run.is_dir():
+    if not is_uri(str(run)) and not Path(run).is_dir():
         raise ValueError(f"there is no run folder '{run}'. Expected that of a trained hourglass.")
     trained = open_estimator(run, torch.device("cpu"))
     tensors = {

@@ -1,6 +1,7 @@
 """Joints for pictures that have none: export, estimating a folder, and the commands for both."""
 
 import csv
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from posegen.estimator import Estimator, annotate, export, open_estimator, write
 from posegen.files import read_json, write_json
 from posegen.options import Options, plan_for
 from posegen.plan import Plan
+from posegen.storage import Store
 from posegen.systems.hourglass import Estimation
 
 from .test_plan import finish
@@ -284,3 +286,18 @@ def test_the_commands_have_help_with_an_example(monkeypatch, capsys, command):
     code, out, _ = call(monkeypatch, capsys, command, "--help")
     assert code == 0
     assert f"Example: posegen {command} " in out
+
+
+def test_a_run_at_a_uri_estimates_on_another_node_as_where_it_was_trained(run: Path, s3_server, two_nodes, tmp_path):
+    store = Store.of("s3://runs/hourglass")
+    shutil.copytree(run, store.folder)
+    store.publish("")
+    two_nodes("second")
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 64, 32, 3), np.uint8)
+    here, there = (open_estimator(given, CPU)(pictures) for given in (run, store.place))
+    assert np.array_equal(here[0], there[0])
+    assert not list(store.folder.rglob("optimizers.pt"))
+    export(store.place, tmp_path / "file.safetensors")
+    assert np.array_equal(open_estimator(tmp_path / "file.safetensors", CPU)(pictures)[0], here[0])
+    with pytest.raises(ValueError, match="'s3://runs/nowhere' is no run folder"):
+        open_estimator("s3://runs/nowhere", CPU)

@@ -15,22 +15,35 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
+from posegen.alone import refresh
 from posegen.files import read_json
 from posegen.metrics.choice import EVERY
 from posegen.metrics.summary import interval, metrics_in, resampling, resampling_units
+from posegen.storage import Store
 
+READ = ("plan.json", "shards/manifest.json", "scores/metrics.json", "scores/pairs.parquet")  # of a run
+READ_OF_REPORTS = ("report/fingerprint.json", "report/sample_sheet.png")
 SAME = 1e-6  # relative: what the arithmetic of another machine may change in a score
 Outcome = Literal["better", "same", "worse"]
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """One run's scores as its folder has them."""
+    """One run's scores."""
 
-    folder: Path
+    store: Store  # the run
     metrics: Mapping[str, Any]  # metrics.json
     table: Mapping[str, np.ndarray]  # pairs.parquet
     plan: Mapping[str, Any]  # plan.json; empty where there is none
+
+    @property
+    def folder(self) -> Path:
+        """The run folder on this node."""
+        return self.store.folder
+
+    @property
+    def place(self) -> str:
+        return self.store.place
 
     @property
     def system(self) -> str:
@@ -93,15 +106,15 @@ class Comparison:
         return found
 
 
-def compare_runs(folders: Sequence[Path]) -> Comparison:
-    """Reads scored runs and compares all with the first.
+def compare_runs(places: Sequence[str | Path]) -> Comparison:
+    """Reads scored runs, each a folder or a URI, and compares all with the first.
 
     Raises ValueError, worded for the user, for fewer than two runs, one without scores, runs without a score in common,
     and runs that were scored on other pairs or data.
     """
-    if len(folders) < 2:
-        raise ValueError(f"{len(folders)} run(s) were given to compare; give at least two run folders.")
-    runs = [read_run(folder) for folder in folders]
+    if len(places) < 2:
+        raise ValueError(f"{len(places)} run(s) were given to compare; give at least two run folders.")
+    runs = [read_run(place) for place in places]
     for run in runs[1:]:
         _check_same_pairs(runs[0], run)
         _check_same_data(runs[0], run)
@@ -112,26 +125,28 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
         if place and name in runs[0].table
     }
     known = {key: found for key, found in differences.items() if found is not None}
-    return Comparison(runs, _labels(folders), known, _notes(runs))
+    return Comparison(runs, _labels(runs), known, _notes(runs))
 
 
-def read_run(folder: Path) -> ScoredRun:
-    """Raises ValueError where there is no such folder, or where it is not scored."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} was given to compare, and there is no such run folder.")
-    scores = folder / "scores"
+def read_run(place: str | Path) -> ScoredRun:
+    """A run by its folder or URI. Raises ValueError where there is no such folder, or where it is not scored."""
+    store = Store.of(place)
+    refresh(store, wanted=lambda inside: inside in (*READ, *READ_OF_REPORTS))
+    if not store.folder.is_dir():
+        raise ValueError(f"{store.place} was given to compare, and there is no such run folder.")
+    scores = store.folder / "scores"
     metrics = read_json(scores / "metrics.json")
     if metrics is None or not (scores / "pairs.parquet").is_file():
-        raise ValueError(f"{folder} has no scores. Make them first: posegen evaluate --run {folder}")
+        raise ValueError(f"{store.place} has no scores. Make them first: posegen evaluate --run {store.place}")
     table = pq.read_table(scores / "pairs.parquet")
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    return ScoredRun(folder, metrics, columns, read_json(folder / "plan.json") or {})
+    return ScoredRun(store, metrics, columns, read_json(store.folder / "plan.json") or {})
 
 
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, or their paths where two have the same name."""
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+def _labels(runs: Sequence[ScoredRun]) -> list[str]:
+    """The runs' names, or their places where two have the same name."""
+    names = [run.store.name if run.store.remote else run.folder.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [run.place for run in runs]
 
 
 def _check_same_pairs(first: ScoredRun, run: ScoredRun) -> None:
@@ -142,8 +157,8 @@ def _check_same_pairs(first: ScoredRun, run: ScoredRun) -> None:
         raise _other_data(first, run, [f"{common:,} of {len(run.names):,} pairs are the same"])
     fewer, more = sorted((first, run), key=lambda each: len(each.names))
     raise ValueError(
-        f"{run.folder} was scored on other pairs than {first.folder}: {len(first.names):,} there, {len(run.names):,} "
-        f"here, {common:,} in common. Score both on the same: posegen evaluate --run {more.folder} --pairs "
+        f"{run.place} was scored on other pairs than {first.place}: {len(first.names):,} there, {len(run.names):,} "
+        f"here, {common:,} in common. Score both on the same: posegen evaluate --run {more.place} --pairs "
         f"{len(fewer.names)} --update"
     )
 
@@ -152,7 +167,7 @@ def _check_same_data(first: ScoredRun, run: ScoredRun) -> None:
     """By the source baseline, which both tables have of the pictures, of the joints or of both."""
     if not set(metrics_in(first.table)) & set(metrics_in(run.table)):
         raise ValueError(
-            f"{first.folder} and {run.folder} have no score in common: {', '.join(metrics_in(first.table))} there, "
+            f"{first.place} and {run.place} have no score in common: {', '.join(metrics_in(first.table))} there, "
             f"{', '.join(metrics_in(run.table))} here. Compare systems that both make pictures, or both predict joints."
         )
     if not _same_scores(first, run, "source"):
@@ -165,7 +180,7 @@ def _other_data(first: ScoredRun, run: ScoredRun, reasons: Sequence[str]) -> Val
     named = [f"{path}: {there} there, {here} here" for path, (there, here) in apart.items()]
     listed = "\n  ".join([*reasons, *named])
     return ValueError(
-        f"{run.folder} was scored on other data than {first.folder}:\n  {listed}\nMake both runs with the same "
+        f"{run.place} was scored on other data than {first.place}:\n  {listed}\nMake both runs with the same "
         "--dataset, --root, --size and settings of data.* and shards.*."
     )
 
@@ -191,8 +206,8 @@ def _notes(runs: Sequence[ScoredRun]) -> list[str]:
     for run in runs[1:]:
         if not _same_scores(runs[0], run, "mean"):
             notes.append(
-                f"{run.folder} learnt from other pictures than {runs[0].folder}, for their mean is another one; the "
-                f"baseline 'mean' is that of {runs[0].folder}"
+                f"{run.place} learnt from other pictures than {runs[0].place}, for their mean is another one; the "
+                f"baseline 'mean' is that of {runs[0].place}"
             )
     stand_ins = {note: None for run in runs for note in run.metrics.get("stand_ins", [])}
     return [*notes, *stand_ins]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from posegen.plan import digest
 from posegen.report.cases import chosen_rows
 from posegen.report.comparison import compare_runs, settings_apart
 from posegen.report.drawing import sheet
+from posegen.storage import Store
 
 # More persons than are needed for resampling them; four pairs each.
 PERSONS = [person for person in "abcdef" for _ in range(4)]
@@ -287,3 +289,26 @@ def test_samples_are_the_fixed_draw_with_the_results_of_reports(block_shards, tm
     np.testing.assert_array_equal([row[3].picture for row in samples], shards.pictures("test", targets.tolist()))
     assert [note.partition(" are shown")[0] for note in notes] == ["no pictures of second", "no pictures of third"]
     assert "posegen report --run" in notes[0]
+
+
+def test_runs_at_uris_are_compared_as_those_in_folders(s3_server, two_nodes, block_shards, tmp_path):
+    """Another node, where nothing of them is, fetches their scores, and of the shards what the page shows."""
+    places = ("s3://runs/compared/first", "s3://runs/compared/second")
+    for place, gain in zip(places, (0.0, 0.1), strict=True):
+        store = Store.of(place)
+        a_run(store.folder, values(gain))
+        (store.folder / "stages").mkdir()
+        (store.folder / "stages/networks.safetensors").write_text("weights")
+        if gain:
+            shutil.copytree(block_shards, store.folder / "shards")
+        store.publish("")
+    two_nodes("second")
+    found = compare_runs([*places, a_run(tmp_path / "here", values(0.2))])
+    assert list(found.labels) == ["first", "second", "here"]
+    assert found.differences[1, "mask_l1"].mean == pytest.approx(0.1)
+    assert not (Store.of(places[0]).folder / "stages").exists()
+    samples, notes = fixed_samples(found)
+    assert [panel.label for panel in samples[0]] == ["source", "target pose", "target"]
+    assert f"posegen report --run {places[0]}" in notes[0]
+    with pytest.raises(ValueError, match="s3://runs/compared/nowhere has no scores"):
+        compare_runs([places[0], "s3://runs/compared/nowhere"])

@@ -1,6 +1,7 @@
 """Sweeps as plans: what is shared, what each trial trains, what waits, and every mistake before anything starts."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from posegen.sweep.run import outlook, run_sweep, trials_at_once
 from posegen.sweep_options import SweepOptions, sweep_for
 from posegen.train.choosers import Listed, Tpe
 from posegen.train.trials import Trial
+
+from ..conftest import Blocks, shards_of
 
 SMALL = [
     "data.train_people=10", "data.test_people=2", "coarse.steps=30", "coarse.width=4", "refinement.width=4",
@@ -245,3 +248,22 @@ def test_a_settings_file_is_kept_with_the_run(tmp_path: Path):
     options = Options(settings=path, run=tmp_path / "run")
     write_json(tmp_path / "run" / "options.json", keep(options))
     assert plan_for(from_run(Options(run=tmp_path / "run"))).settings["refinement.l1_weight"] == 7.5
+
+
+def test_a_trials_tasks_are_the_same_on_every_node(s3_server, two_nodes, tmp_path: Path):
+    """Where shards are read in windows, their manifest is part of a recipe: a node that lacks it fetches it."""
+    plan = sweep(Path("unused"), options={"run": "s3://runs/planned", "cache_gb": 5e-6})
+    shards = shards_of(Blocks(people=12), tmp_path / "shards", pictures_per_shard=4)
+    made = []
+    for node in ("first", "second"):
+        two_nodes(node)
+        if node == "first":
+            (plan.run / "shards").mkdir(parents=True)
+            shutil.copyfile(shards / "manifest.json", plan.run / "shards" / "manifest.json")
+            plan.store.publish("shards")
+        trial = Trial(number=3, settings={})
+        made.append(plan.tasks(plan.folder, "validation", range(5))(trial, {"refinement.alpha": 0.25})[0])
+    assert made[0].window
+    assert (made[0].recipe, made[0].window) == (made[1].recipe, made[1].window)
+    assert made[1].folder == plan.folder.of(3) / "stages" / "refinement"
+    assert made[1].place == "trials/0003/stages/refinement"

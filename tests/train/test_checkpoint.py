@@ -13,6 +13,7 @@ from posegen.train.checkpoint import (
     checkpoints,
     latest_checkpoint,
     load_networks,
+    newest_progress,
     read_curve,
     read_progress,
     remove_other,
@@ -167,3 +168,27 @@ def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_pa
     remove_other(store, "tug", "another recipe")
     assert latest_checkpoint(tmp_path / "tug") is None
     assert not (tmp_path / "tug").exists()
+
+
+def test_at_a_uri_the_runs_newest_checkpoint_counts_and_not_this_nodes(s3_server, two_nodes):
+    store, game = Store.of("s3://runs/population"), new_game(Tug(), seed=0, device=CPU)
+    given = save(store.folder / "donor", game, 2)
+    save(store.folder / "taker", game, 5)
+    for stage in ("donor", "taker"):
+        store.publish(stage)
+    (store.folder / "taker" / "failures.json").write_text("{}")
+    store.publish("taker/failures.json")
+    two_nodes("second")
+    save(store.folder / "donor", game, 3)  # not published: a write in progress, which is not to be touched
+    assert newest_progress(store, "taker") == Progress(5, "recipe", 3, {"generator/l1": 0.1})
+    assert newest_progress(store, "nothing") is None
+    taken = take_over(store, f"donor/{given.name}", "taker", "another recipe")
+    assert [path.name for path in checkpoints(store.folder / "donor")] == [given.name, "checkpoint_00000003"]
+    assert {name.split("/")[0] for name in store.sizes("taker")} == {taken.name} == {given.name}
+    two_nodes("third")
+    assert newest_progress(store, "taker") == Progress(2, "another recipe", 3, {"generator/l1": 0.1})
+    remove_other(store, "taker", "another recipe")
+    assert store.sizes("taker")
+    remove_other(store, "taker", "recipe")
+    assert not store.sizes("taker")
+    assert not (store.folder / "taker").exists()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from posegen.files import StorageFailed
 from posegen.train import trial_run
 from posegen.train.launch import Decide, Diverged
 from posegen.train.loop import Task
 from posegen.train.step import new_game
-from posegen.train.trial_run import Ledger, Training, _finished
+from posegen.train.trial_run import Ledger, Training, TrialRun, _finished
 from posegen.train.trials import Trial
 
 from .test_checkpoint import save
@@ -193,3 +194,16 @@ def test_the_ledger_keeps_what_it_was_told_last():
     ledger.warn("trial 4: worker 0 failed")
     assert (ledger.trial("a1"), ledger.steps()) == (trial, {4: 20})
     assert [ledger.take_warnings(), ledger.take_warnings()] == [["trial 4: worker 0 failed"], []]
+
+
+def test_storage_that_fails_is_a_result_and_other_failures_are_raised(begun):
+    def fail(error: ValueError) -> TrialRun:
+        run = TrialRun.__new__(TrialRun)
+        run._taken_from = None
+        run._training = begun(Judged(steps=(2,), then=lambda: (_ for _ in ()).throw(error)))
+        assert run.step()["scores"] == {"ssim": 0.2}
+        return run
+
+    assert fail(StorageFailed("the disk is full")).step() == {"done": True, "storage_failed": "the disk is full"}
+    with pytest.raises(ValueError, match="a batch is broken"):
+        fail(ValueError("a batch is broken")).step()

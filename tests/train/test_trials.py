@@ -103,3 +103,12 @@ def test_step_and_score_are_those_judged_last():
 def test_trials_that_wait_or_run_have_not_ended():
     states = {state: replace(FULL, state=state).ended for state in ("waiting", "running", *ENDED)}
     assert [state for state, ended in states.items() if ended] == ["finished", "stopped", "diverged", "failed"]
+
+
+def test_records_at_a_uri_are_read_on_another_node(s3_server, two_nodes):
+    folder = TrialFolder(Store.of("s3://runs/records"), "trials")
+    folder.write(FULL)
+    two_nodes("second")
+    assert folder.read() == []
+    folder.store.fetch("trials")
+    assert folder.read() == [FULL]

@@ -1,6 +1,7 @@
 """What Ray Tune is told and how its answers are recorded, without Ray: when trials are judged, stopped, proposed."""
 
 import copy
+import errno
 import itertools
 import json
 import random
@@ -15,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.schedulers.pbt import _explore
 from ray.tune.search import Searcher
 
+from posegen import files
 from posegen.storage import Store
 from posegen.train.choosers import Listed
 from posegen.train.spaces import Space
@@ -30,6 +32,7 @@ from posegen.train.tune import (
     _replay,
     _settled,
     _within,
+    _WithStorage,
     judged_steps,
     rungs,
     scheduler_for,
@@ -273,3 +276,28 @@ def test_the_seconds_of_all_attempts_add_up(tmp_path: Path, monkeypatch: pytest.
         run.judged(step)
         seconds.append(run.told.seen[-1].seconds)
     assert seconds == [12.5, 13.0, 20.0]  # after the 10 of an attempt before
+
+
+def test_a_trial_whose_storage_failed_waits_and_ends_the_others(tmp_path: Path):
+    run = Ended(tmp_path)
+    stopper = _WithStorage(run.recorder)
+    run.judged(60)
+    assert not stopper.stop_all()
+    run.trial.last_result = result = {"done": True, "storage_failed": "the disk is full"}
+    run.recorder.on_trial_result(0, [], run.trial, result)
+    run.recorder.on_trial_complete(0, [], run.trial)
+    assert stopper.stop_all()
+    assert run.recorder.storage_failed == "the disk is full"
+    assert (run.written()["state"], run.written()["judged"]) == ("waiting", [{"step": 60, "ssim": 0.06}])
+    assert run.told.learnt == []
+
+
+def test_a_record_that_cannot_be_written_ends_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = Ended(tmp_path)
+    run.judged(60)
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setenv("POSEGEN_PATIENCE", "0")
+    run.judged(120)
+    assert "trial.json cannot be written" in run.recorder.storage_failed
+    assert run.folder.read()[0].step == 60
+    assert _WithStorage(run.recorder).stop_all()
