@@ -23,7 +23,8 @@ from posegen.data.synthetic import SyntheticPeople
 from posegen.storage import Store
 from posegen.train.checkpoint import checkpoints
 from posegen.train.launch import launch_stage
-from posegen.train.loop import Alone, Task, train_stage
+from posegen.train.loop import train_stage
+from posegen.train.task import Alone, Task
 
 
 def seconds_between_checkpoints(folder: Path) -> float:

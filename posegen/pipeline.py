@@ -211,7 +211,7 @@ def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool,
 def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display, *, side_by_side: int = 1) -> None:
     """Trains one stage, from its last checkpoint where it has one, with a run of its own in MLflow."""
     from posegen.train.launch import launch_stage
-    from posegen.train.loop import Task
+    from posegen.train.task import Task
 
     stage = plan.system.stages[index]
     task = Task(

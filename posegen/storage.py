@@ -119,6 +119,8 @@ class Store:
         if info.type == fs.FileType.File:
             _download(filesystem, info, here)
             return here
+        if here.is_file():
+            here.unlink()
         theirs = self._files(name)
         for path in [p for p in here.rglob("*") if p.is_file()]:
             inside = path.relative_to(here)

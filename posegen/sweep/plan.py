@@ -26,8 +26,8 @@ from posegen.plan import Plan, Step
 from posegen.storage import Store
 from posegen.sweep.judge import PairsJudge
 from posegen.train.choosers import Chooser, Listed, Tpe, random_points
-from posegen.train.loop import Task
 from posegen.train.spaces import Space, current, first_touched
+from posegen.train.task import Task
 from posegen.train.trials import Settings, Trial, TrialFolder, Value
 from posegen.train.tune import Kind, Search, judged_steps
 

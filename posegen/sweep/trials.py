@@ -19,7 +19,7 @@ from posegen.sweep.plan import SweepPlan
 from posegen.sweep.result import best_trial
 from posegen.train.checkpoint import Curve, newest_name, read_curve
 from posegen.train.choosers import Listed
-from posegen.train.loop import JUDGED
+from posegen.train.journal import JUDGED
 from posegen.train.trial_run import Job
 from posegen.train.trials import Trial, TrialFolder
 from posegen.train.tune import run_trials

@@ -17,8 +17,8 @@ from posegen.train.board import Board
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import one_line
 from posegen.train.listener import Decide, Listener, Show
-from posegen.train.loop import Task
 from posegen.train.network import OverNodesNetwork
+from posegen.train.task import Task
 from posegen.train.worker import run_worker
 
 __all__ = ["Decide", "Diverged", "launch_stage"]

@@ -9,7 +9,7 @@ import ray.exceptions
 
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import FILE, Failure, Record, joined, read_failures, write_failures
-from posegen.train.loop import Task
+from posegen.train.task import Task
 
 LISTEN_EVERY = 0.25  # seconds between two looks at the board
 

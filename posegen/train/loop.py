@@ -3,157 +3,27 @@
 The same loop runs under Ray Train and in a bare process: everything that differs is in a small `Context`.
 """
 
-import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from posegen.amounts import Interval
 from posegen.batch import Batch
 from posegen.data.columns import to_columns
-from posegen.data.loader import Shards, share_of, training_batches
+from posegen.data.loader import share_of, training_batches
 from posegen.files import StorageFailed, remove_leftovers
 from posegen.stage import Continuing, Networks, Stage, System
-from posegen.storage import ABSOLUTE, Store
 from posegen.train import checkpoint as checkpoints
 from posegen.train.checkpoint import Curve, Progress, trained_networks
+from posegen.train.journal import Journal, judged_scores
 from posegen.train.saver import Saver
 from posegen.train.step import Game, autocast, new_game
+from posegen.train.task import Context, Task
 
-POST_EVERY = 1.0  # seconds between two live progress messages
 LOOK_EVERY = 5.0  # seconds between two looks whether a machine is about to be taken away
-JUDGED = "validation/"  # before the names of scores in a curve
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """Scores a system while its last stage trains, on pictures that it does not learn from. Pickles to workers."""
-
-    @property
-    def at(self) -> Collection[int]: ...  # the steps after which it is asked
-
-    def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
-        """Mean scores of the networks of all stages, by stage, in evaluation mode. Draws no random numbers.
-
-        Raises ValueError where a score is not a number.
-        """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One stage to train: everything that a worker must know. Pickles to Ray."""
-
-    system: System
-    index: int  # of the stage
-    store: Store = ABSOLUTE  # the run; the paths below are within it, and are themselves where they are absolute
-    shards: Path
-    folders: Mapping[str, Path]  # of this stage and of those before it, by name: each with its checkpoints
-    seed: int
-    recipe: str  # fingerprint: a checkpoint with another one is not resumed
-    checkpoint_every: Interval
-    weights: Path = Path()  # the folder of pretrained networks
-    cache_bytes: int | None = None  # of shards on each node
-    window: int | None = None  # bytes: training pairs keep to windows of shards
-    keep: int = checkpoints.KEEP  # newest checkpoints that stay
-    judge: Judge | None = None  # of the system, where this is its last stage
-
-    @property
-    def stage(self) -> Stage:
-        return self.system.stages[self.index]
-
-    @property
-    def place(self) -> str:
-        """The stage's folder within the run."""
-        return str(self.folders[self.stage.name])
-
-    @property
-    def folder(self) -> Path:
-        """The stage's folder on this node."""
-        return self.store.folder / self.place
-
-    def judged_at(self, step: int) -> bool:
-        return self.judge is not None and step in self.judge.at
-
-    def opened_shards(self) -> Shards:
-        """The run's shards as this node reads them."""
-        return Shards.of(self.store, str(self.shards), limit=self.cache_bytes)
-
-    @property
-    def log_every(self) -> int:
-        """Steps that one row of the curve averages: at most 200 rows a stage, at most 50 steps a row."""
-        return max(1, min(50, math.ceil(self.stage.steps / 200)))
-
-
-@runtime_checkable
-class Context(Protocol):
-    """Where the loop runs: one of `world_size` processes, and whom to tell."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def begins(self, step: int) -> None:
-        """This rank goes on from a step."""
-        ...
-
-    def at(self, step: int) -> None:
-        """This rank is about to carry out a step, counted from 1."""
-        ...
-
-    def post(self, step: int, terms: dict[str, float]) -> None:
-        """Live progress, from rank 0, not waited for."""
-        ...
-
-    def saved(self, rows: Curve) -> None:
-        """A checkpoint is being written; with the curve's rows since the last one. Every rank is told."""
-        ...
-
-    def leaving(self) -> bool:
-        """Whether a machine of this training was just announced to be taken away. The same answer on all ranks."""
-        ...
-
-    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
-        """Rank 0 asks, with the judge's scores after a step, whether to train further. May take a while."""
-        ...
-
-
-@dataclass
-class Alone:
-    """The loop's context without Ray: one process, nobody to tell."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    rank: int = 0
-    world_size: int = 1
-
-    def begins(self, step: int) -> None:
-        pass
-
-    def at(self, step: int) -> None:
-        pass
-
-    def post(self, step: int, terms: dict[str, float]) -> None:
-        pass
-
-    def saved(self, rows: Curve) -> None:
-        pass
-
-    def leaving(self) -> bool:
-        return False
-
-    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
-        return True
-
-
-class NonFinite(Exception):
-    """A loss or a gradient is not a number any more. The message names the stage, the step and the term."""
 
 
 def train_stage(task: Task, context: Context) -> None:
@@ -250,7 +120,7 @@ class Clock:
         return [bool(wish) for wish in told.tolist()]
 
 
-def _save(step: int, task: Task, context: Context, game: Game, journal: "Journal", saver: Saver) -> None:
+def _save(step: int, task: Task, context: Context, game: Game, journal: Journal, saver: Saver) -> None:
     rows = journal.flush()
     if context.rank == 0:
         progress = Progress(step, task.recipe, task.seed, dict(game.last_terms))
@@ -290,14 +160,6 @@ def _told_to_go_on(step: int, task: Task, context: Context, curve: Curve) -> boo
     if context.world_size > 1:
         dist.broadcast_object_list(answer, src=0, device=context.device)
     return answer[0]
-
-
-def judged_scores(curve: Curve) -> list[tuple[int, dict[str, float]]]:
-    """The judge's scores in a curve: (step, scores by name), by step."""
-    rows = [
-        (int(row["step"]), {k.removeprefix(JUDGED): v for k, v in row.items() if k.startswith(JUDGED)}) for row in curve
-    ]
-    return [(step, scores) for step, scores in rows if scores]
 
 
 def _wrapping(context: Context):
@@ -383,77 +245,3 @@ def needed_columns(system: System, index: int) -> set[str]:
     """The data columns that a stage reads, and those that feed it."""
     stages = [system.stages[number] for number in (*system.stages_before(index), index)]
     return {name for s in stages for name in s.reads} - {name for s in stages for name in s.writes}
-
-
-class Journal:
-    """Gathers the terms of `log_every` steps on the device, then averages, reduces and checks them in one go."""
-
-    def __init__(self, task: Task, context: Context, curve: Curve, share: float) -> None:
-        self.curve = curve
-        self._share = share
-        self._task, self._context = task, context
-        self._window: list[tuple[int, dict[str, Tensor]]] = []
-        self._rows: Curve = []
-        self._posted = 0.0
-        self._last: tuple[int, dict[str, Tensor]] = (0, {})
-
-    def add(self, step: int, terms: dict[str, Tensor]) -> None:
-        self._last = (step, terms)
-        self._window.append(self._last)
-        if step % self._task.log_every == 0:
-            self._close()
-
-    def judged(self, step: int, scores: dict[str, float] | ValueError) -> None:
-        """The judge's scores after a step, as a row of their own."""
-        self._close()
-        if isinstance(scores, ValueError):
-            raise NonFinite(f"stage '{self._task.stage.name}' stopped at step {step}: {scores}")
-        row = {"step": step, **{f"{JUDGED}{name}": value for name, value in scores.items()}}
-        self.curve.append(row)
-        self._rows.append(row)
-
-    def flush(self) -> Curve:
-        """The rows since the last flush; the open window is closed."""
-        self._close()
-        rows, self._rows = self._rows, []
-        return rows
-
-    def latest(self) -> dict[str, float]:
-        """The last step's terms, reduced over the workers: what a skip rule sees. A collective: only where needed."""
-        return self._mean([self._last])
-
-    def _close(self) -> None:
-        if not self._window:
-            return
-        row = {"step": self._window[-1][0], **self._mean(self._window)}
-        self._window = []
-        self.curve.append(row)
-        self._rows.append(row)
-        if self._context.rank == 0 and time.monotonic() - self._posted > POST_EVERY:
-            self._posted = time.monotonic()
-            self._context.post(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
-
-    def _mean(self, window: list[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:
-        """Means over the window's steps and the workers, by term; a term of a skipped move counts where it is there."""
-        entries = [(step, name, value) for step, terms in window for name, value in terms.items()]
-        values = torch.stack([value for _, _, value in entries]).double()
-        if self._context.world_size > 1:
-            values *= self._share
-            dist.all_reduce(values)
-            values /= self._context.world_size
-        values = values.cpu()
-        self._check(entries, values)
-        names = dict.fromkeys(name for _, name, _ in entries)
-        return {name: values[[i for i, e in enumerate(entries) if e[1] == name]].mean().item() for name in names}
-
-    def _check(self, entries: list[tuple[int, str, Tensor]], values: Tensor) -> None:
-        if bool(values.isfinite().all()):
-            return
-        step, name, value = next(
-            (s, n, v.item()) for (s, n, _), v in zip(entries, values, strict=True) if not v.isfinite()
-        )
-        good = checkpoints.latest_checkpoint(self._task.folder)
-        raise NonFinite(
-            f"stage '{self._task.stage.name}' stopped at step {step}: {name} is {value}. Last good checkpoint: "
-            f"{good or 'none yet'}. A lower learning rate or weight of this term, or other data, may help."
-        )

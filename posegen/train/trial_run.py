@@ -22,7 +22,7 @@ from posegen.amounts import Workers
 from posegen.files import StorageFailed
 from posegen.train.checkpoint import newest_name, newest_progress, remove_other, take_over
 from posegen.train.launch import Decide, Diverged, launch_stage
-from posegen.train.loop import Task
+from posegen.train.task import Task
 from posegen.train.tracking import no_log
 from posegen.train.trials import Settings, Trial
 

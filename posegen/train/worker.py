@@ -14,7 +14,8 @@ import torch
 from posegen.files import StorageFailed
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import one_line
-from posegen.train.loop import NonFinite, train_stage
+from posegen.train.journal import NonFinite
+from posegen.train.loop import train_stage
 
 ASK_EVERY = 0.05  # seconds between two looks for the answer to a judgement
 TELL_EVERY = 0.25  # seconds between two steps that the board is told of

@@ -26,7 +26,9 @@ from posegen.train.checkpoint import (
     read_progress,
     trained_networks,
 )
-from posegen.train.loop import Alone, NonFinite, Task, judged_scores, needed_columns, train_stage
+from posegen.train.journal import NonFinite, judged_scores
+from posegen.train.loop import needed_columns, train_stage
+from posegen.train.task import Alone, Task
 
 from .toy import Tow, Tug
 

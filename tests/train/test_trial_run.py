@@ -9,8 +9,8 @@ import pytest
 from posegen.files import StorageFailed
 from posegen.train import trial_run
 from posegen.train.launch import Decide, Diverged
-from posegen.train.loop import Task
 from posegen.train.step import new_game
+from posegen.train.task import Task
 from posegen.train.trial_run import Ledger, Training, TrialRun, _finished
 from posegen.train.trials import Trial
 
