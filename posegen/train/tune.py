@@ -27,7 +27,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.stopper import Stopper
 
 from posegen.cluster import memory_per_slot, on_this_node
-from posegen.files import StorageFailed
+from posegen.files import StorageFailed, reason_of
 from posegen.train.choosers import Chooser
 from posegen.train.spaces import Space
 from posegen.train.trial_run import STORAGE_FAILED, Job, Ledger, TrialRun
@@ -293,7 +293,7 @@ def run_trials(
     )
     folder.store.remove(TUNES_OWN)
     with _quiet(), _Watching(ledger, watch):
-        Tuner(
+        tuner = Tuner(
             _trainable(job, ledger, population),
             param_space=dict(search.space.domains) if population else None,
             tune_config=TuneConfig(
@@ -311,10 +311,21 @@ def run_trials(
                 stop=_WithStorage(recorder),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
             ),
-        ).fit()
+        )
+        _fit(tuner, recorder)
     folder.store.remove(TUNES_OWN)
     if recorder.storage_failed:
         raise StorageFailed(recorder.storage_failed)
+
+
+def _fit(tuner: Tuner, recorder: Recorder) -> None:
+    """Runs Tune. What it cannot write of its own is a failure of the run's storage, too."""
+    try:
+        tuner.fit()
+    except OSError as error:
+        why = f"{recorder.folder.store.at(TUNES_OWN)} cannot be written: {reason_of(error)}"
+        again = "See that the storage answers again; the same command goes on from the trials' checkpoints."
+        recorder.storage_failed = recorder.storage_failed or f"{why}. {again}"
 
 
 def _trainable(job: Job, ledger: Any, population: bool) -> Any:

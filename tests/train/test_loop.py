@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,23 @@ from posegen.catalog import override
 from posegen.catalog import system as catalog_system
 from posegen.data.pose_maps import Discs
 from posegen.stage import Networks, System
+from posegen.storage import Store
 from posegen.train import loop
 from posegen.train.checkpoint import (
     checkpoints,
     latest_checkpoint,
     load_networks,
+    newest_name,
     read_curve,
     read_progress,
     trained_networks,
 )
 from posegen.train.journal import NonFinite, judged_scores
 from posegen.train.loop import needed_columns, train_stage
+from posegen.train.step import new_game
 from posegen.train.task import Alone, Task
 
+from .test_checkpoint import save
 from .toy import Tow, Tug
 
 
@@ -374,3 +379,15 @@ def test_each_step_is_announced_before_it_is_carried_out(block_shards: Path, tmp
     train_stage(task(block_shards, tmp_path, steps=3), told)
     train_stage(task(block_shards, tmp_path, steps=5), told)
     assert told.steps == [0, 1, 2, 3, -3, 4, 5]
+
+
+def test_what_a_node_has_of_a_stage_that_the_run_has_not_does_not_count(s3_server, two_nodes, block_shards):
+    """Another node removed the stage: the old checkpoint here would count as the newest, and new ones be removed."""
+    store = Store.of("s3://runs/stale")
+    shutil.copytree(block_shards, store.folder / "shards")
+    store.publish("shards")
+    save(store.folder / "stages" / "tug", new_game(Tug(), seed=0, device=torch.device("cpu")), 9)
+    work = dataclasses.replace(task(Path("shards"), Path("stages"), steps=3), store=store, keep=1)
+    train_stage(work, Alone())
+    assert newest_name(store, work.place) == "checkpoint_00000003"
+    assert [path.name for path in checkpoints(work.folder)] == ["checkpoint_00000003"]

@@ -27,6 +27,7 @@ from posegen.train.tune import (
     Recorder,
     Search,
     _by_place,
+    _fit,
     _no_recall,
     _recall,
     _replay,
@@ -301,3 +302,14 @@ def test_a_record_that_cannot_be_written_ends_the_trials(tmp_path: Path, monkeyp
     assert "trial.json cannot be written" in run.recorder.storage_failed
     assert run.folder.read()[0].step == 60
     assert _WithStorage(run.recorder).stop_all()
+
+
+def test_what_tune_itself_cannot_write_is_the_storages_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = Ended(tmp_path)
+
+    def fit(tuner: tune.Tuner) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(tune.Tuner, "fit", fit)
+    _fit(tune.Tuner.__new__(tune.Tuner), run.recorder)
+    assert run.recorder.storage_failed.startswith(f"{tmp_path}/.tune cannot be written: No space left on device.")
