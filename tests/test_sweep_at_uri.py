@@ -17,7 +17,7 @@ from posegen.train.trials import Trial, TrialFolder
 from .test_pipeline import wait_for
 from .test_sweep import JOINING, ROOT, Cluster
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 
 BUDGET = 8
 PLACE = "s3://runs/searched"

@@ -10,7 +10,7 @@ from posegen.train.trials import ENDED, TrialFolder
 from .test_sweep import Cluster, cluster, finish, start, trials  # noqa: F401
 from .test_trouble import AMPLE, Disk, assert_told, disk, fill_when  # noqa: F401
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 
 
 def test_trials_on_a_full_disk_wait_for_the_next_command(
