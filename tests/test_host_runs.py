@@ -35,6 +35,7 @@ OPTIONS = [
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     quick = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    quick |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}  # three hosts' threads share this machine's cores
     with Hosts(3) as hosts, Cluster(hosts, folder, runs=folder / "runs", environment=quick) as cluster:
         yield cluster
 
