@@ -1,0 +1,207 @@
+"""The driver's part of a data set, of names and joints alone, and what is known of its shards without opening one."""
+
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import Cost, measured
+
+from posegen.catalog import system
+from posegen.data import shards as making
+from posegen.data.draws import epoch_order, epoch_pairs
+from posegen.data.folder import Folder
+from posegen.data.opened_shards import Shards
+from posegen.data.picture_files import fingerprint
+from posegen.data.rows import Entry, Listing, Reject
+from posegen.data.shard_cache import ShardCache
+from posegen.data.shard_files import MANIFEST, SCHEMA_VERSION, file_sizes, read_manifest, shard_stem
+from posegen.data.shard_making import ShardSettings, Work
+from posegen.data.shard_planning import plan_works
+from posegen.data.splits import with_validation
+from posegen.data.synthetic import SyntheticPeople
+from posegen.data.windows import WindowedOrder, shard_bytes
+from posegen.files import read_json, write_json
+from posegen.plan import Plan
+from posegen.storage import Store
+
+GROUP = 20  # pictures of a person
+SETTINGS = ShardSettings(size=(128, 64))
+PICTURE_BYTES, PAIR_BYTES = 3300, 16  # of a made-up shard, about what real ones take
+BATCH = 64
+LIMIT = 10**9  # bytes of the cache that a made-up manifest is opened with
+
+
+class Parts:
+    """Named pieces of work, one after the other, with what each took."""
+
+    def __init__(self) -> None:
+        self.costs: dict[str, Cost] = {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        result, self.costs[name] = measured(work)
+        return result
+
+
+def made_up_listing(pictures: int) -> Listing:
+    """Entries as a reader makes them: each with joints of its own, names and paths of usual length."""
+    return Listing(list(_entries(pictures)), "made up")
+
+
+def _entries(pictures: int) -> Iterator[Entry]:
+    joints, visible = np.random.default_rng(0).random((64, 18, 2), np.float32) * 64, np.ones(18, bool)
+    for number in range(pictures):
+        person = f"{number // GROUP:07d}"
+        name = f"{person}_c{number % 6}s1_{number:09d}_00.jpg"
+        split = "test" if number // GROUP % 10 == 9 else "train"
+        path = f"/data/pictures/bounding_box_{split}/{name}"
+        yield Entry(name, split, person, person, f"c{number % 6}", path, joints[number % 64].copy(), visible.copy())
+
+
+def metadata(pictures: int) -> dict[str, Cost]:
+    """From entries to the manifest, without a picture."""
+    part = Parts()
+    listing = part("listing of entries", lambda: made_up_listing(pictures))
+    sizes = {entry.path: 2500 for entry in listing.entries}
+    part("fingerprint of the listing", lambda: fingerprint("made-up", listing, sizes))
+    part("a validation split", lambda: with_validation(listing, 0.1))
+    works, _ = part("plan_works", lambda: plan_works(listing, SETTINGS.pictures_per_shard))
+    part("pickles of all works", lambda: [pickle.dumps(work) for work in works])
+    print(f"{pictures:,} pictures: the first work takes {len(pickle.dumps(works[0])):,} bytes pickled", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.of(folder)
+        place = store.folder / making.PLACE
+        place.mkdir()
+        summaries = [_summary(work) for work in works]
+        for work, summary in zip(works, summaries, strict=True):
+            write_json(place / f"{work.stem}.json", summary)
+        sizes = file_sizes(making._shard(summary) for summary in summaries)
+        part("summaries read again", lambda: making._finished(place, works, _made_from(), sizes))
+        part("rejects and manifest", lambda: making._conclude(store, "made-up", _made_from(), [], summaries))
+        part("manifest read", lambda: read_manifest(place, sizes=sizes))
+    return part.costs
+
+
+def _made_from() -> dict:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": "0123456789abcdef",
+        "source": "0" * 64,
+        "settings": {"size": [128, 64]},
+    }
+
+
+def _summary(work: Work) -> dict:
+    """As of a shard whose every hundredth picture was rejected."""
+    count = len(work.entries)
+    return {
+        "made_from": _made_from(),
+        "split": work.split,
+        "number": work.number,
+        "pictures": count,
+        "rows": count,
+        "groups": count // GROUP,
+        "pairs": count * (GROUP - 1),
+        "order": [0, count * (GROUP - 1) - 1],
+        "bytes": [count * PICTURE_BYTES, count * (GROUP - 1) * PAIR_BYTES],
+        "person_masks": 0,
+        "azimuths": 0,
+        "notes": {},
+        "rejects": [Reject(entry.name, work.split, "no joint is visible") for entry in work.entries[::100]],
+    }
+
+
+def reader(pictures: int) -> dict[str, Cost]:
+    """The listing of a folder of one's own pictures (empty files, which are not opened) with pose-gan's annotation."""
+    part = Parts()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = ["name:keypoints_y:keypoints_x"]
+        for number in range(pictures):
+            name = f"p{number // GROUP}_{number}.jpg"
+            Path(folder, name).touch()
+            lines.append(f"{name}: {list(range(18))}: {list(range(18))}")
+        Path(folder, "annotation.csv").write_text("\n".join(lines) + "\n")
+        part("listing of a folder", lambda: Folder(root=Path(folder)).listing())
+    return part.costs
+
+
+def made_up_manifest(shards: int) -> dict:
+    """Of as many training shards of 2,000 pictures, nearly, and one of each other split."""
+    rows = SETTINGS.pictures_per_shard
+    pairs = rows * (GROUP - 1)
+    entries = [
+        {
+            "split": split,
+            "file": f"{shard_stem(split, number)}.arrow",
+            "pairs_file": f"{shard_stem(split, number)}.pairs.arrow",
+            "bytes": rows * PICTURE_BYTES + number % 1000,
+            "pairs_bytes": pairs * PAIR_BYTES,
+            "rows": rows,
+            "pairs": pairs,
+            "order": [number * pairs, (number + 1) * pairs - 1],
+        }
+        for split, count in (("test", 1), ("train", shards))
+        for number in range(count)
+    ]
+    return {**_made_from(), "columns": [], "counts": {}, "rejects": {}, "notes": {}, "shards": entries}
+
+
+def manifest(shards: int) -> dict[str, Cost]:
+    """What opening a data set of so many shards takes, and the order of an epoch in windows."""
+    part, content = Parts(), made_up_manifest(shards)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, making.PLACE)
+        part("manifest written", lambda: write_json(place / MANIFEST, content))
+        part("manifest read", lambda: read_json(place / MANIFEST))
+        cache = ShardCache(Store.of(folder), limit=LIMIT)
+        opened = part("Shards opened through a cache", lambda: Shards(place, cache))
+        index = part("index of the training split", lambda: opened.index("train"))
+        order = WindowedOrder([(shard_bytes(s), s["pairs"]) for s in index.shards], LIMIT // 2, 0)
+        part("windows of an epoch", lambda: order.turn(0))
+        start = index.pair_count // 2
+        part("first draw in a window", lambda: list(order.stretches(start, start + BATCH)))
+        part(
+            "every other draw, in 1,000",
+            lambda: [list(order.stretches(start + n, start + n + 64)) for n in range(1000)],
+        )
+        places = np.random.default_rng(0).integers(0, index.pair_count, BATCH)
+        part("pairs found in shards, 1,000 draws", lambda: [index.pairs(places) for _ in range(1000)])
+    return part.costs
+
+
+def listed_files(shards: int) -> dict[str, Cost]:
+    """`Plan.steps` on a folder with the files of so many shards; these are holes, for only their sizes are read."""
+    part, content = Parts(), made_up_manifest(shards)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, making.PLACE)
+        place.mkdir()
+        for name, size in file_sizes(content["shards"]).items():
+            with open(place / name, "wb") as file:
+                file.truncate(size)
+            if not name.endswith(".pairs.arrow"):
+                (place / f"{name.removesuffix('.arrow')}.json").touch()
+        write_json(place / MANIFEST, content)
+        plan = Plan(
+            store=Store.of(folder),
+            system=system("vdg", "synthetic"),
+            dataset="made-up",
+            source=SyntheticPeople(),
+            listing=Listing([], "made up"),
+            shard_settings=SETTINGS,
+        )
+        part("Plan.steps with all files", plan.steps)
+    return part.costs
+
+
+def order(pictures: int) -> dict[str, Cost]:
+    """The order of all pairs of an epoch, where no windows bound it."""
+    part, pairs = Parts(), pictures * (GROUP - 1)
+    part("permutation of an epoch's pairs", lambda: epoch_order(pairs, 0, 0))
+    places = np.arange(BATCH)
+    part(
+        "1,000 draws from it",
+        lambda: [epoch_pairs(pairs, 0, places + n * BATCH) for n in range(min(1000, pairs // BATCH))],
+    )
+    return part.costs

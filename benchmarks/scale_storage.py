@@ -1,0 +1,195 @@
+"""Shards that are really made and read, and Ray's share of it."""
+
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from loader import COLUMNS
+from measuring import Cost, bytes_in, in_child, mapped, measured, print_growth, slope
+from photos import Photos
+from scale_metadata import made_up_listing
+
+from posegen.data import shards as making
+from posegen.data.loader import Shards, training_batches
+from posegen.data.shard_cache import ShardCache
+from posegen.data.shard_making import Work
+from posegen.data.shards import ShardSettings, write_shards
+from posegen.data.windows import window_bytes
+from posegen.storage import Store, cache_folder
+
+SIZE = (128, 64)
+SHARDS = 24  # at least, of a small data set; a larger one has the usual 2,000 pictures in each
+BATCH = 64
+FIRST = 10  # batches that are not counted
+
+
+def start_ray(cpus: int) -> None:
+    ray.init(
+        address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False
+    )
+
+
+def tasks(shards: Sequence[int], pictures: int, cpus: int) -> None:
+    """Prints the driver's cost of running so many empty works."""
+    print_growth("shard", {count: in_child(_tasks, count, pictures, cpus) for count in shards})
+
+
+def _tasks(shards: int, pictures: int, cpus: int) -> dict[str, Cost]:
+    entries = tuple(made_up_listing(pictures).entries)
+    works = [Work("train", number, entries) for number in range(shards)]
+    start_ray(cpus)
+    begin = time.perf_counter()
+    _, cost = measured(lambda: sum(1 for _ in making._made(works, _nothing)))
+    wall = time.perf_counter() - begin
+    print(f"{shards:,} tasks: {wall:.1f} s by the clock, {wall / shards * 1e3:.1f} ms a task", flush=True)
+    ray.shutdown()
+    return {"tasks, the driver's part": cost, "tasks, by the clock": Cost(wall, wall, 0, 0)}
+
+
+def _nothing(work: Work) -> dict:
+    return {"split": work.split, "number": work.number}
+
+
+def stored(pictures: Sequence[int], cpus: int, seconds: float) -> None:
+    """Makes data sets of these sizes and reads them, and prints a line of amounts for each and the slopes."""
+    found = {}
+    for count in pictures:
+        found[count] = in_child(_stored, count, cpus, seconds, count == max(pictures))
+        print(f"{count:,} pictures: " + ", ".join(f"{k} {v:,.4g}" for k, v in found[count].items()), flush=True)
+    shared = [name for name in found[min(pictures)] if all(name in each for each in found.values())]
+    for name in shared:
+        print(f"slope of {name}: {slope(pictures, [found[count][name] for count in pictures]):.2f}")
+
+
+def _stored(pictures: int, cpus: int, seconds: float, through_cache: bool) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["POSEGEN_CACHE"] = str(Path(folder, "cache"))
+        found = _made(Path(folder), pictures, cpus) | _opened(Path(folder))
+        found |= _read(Shards(Path(folder, "shards")), None, seconds, "")
+        if through_cache:
+            found |= _bounded(Path(folder), seconds)
+    return found
+
+
+def _made(folder: Path, pictures: int, cpus: int) -> dict[str, float]:
+    source = Photos(folder / "photos", pictures, SIZE)
+    listing = source.listing()
+    start_ray(cpus)
+    settings = ShardSettings(size=SIZE, pictures_per_shard=min(2000, pictures // SHARDS))
+    times: list[tuple[float, int]] = []
+
+    def make() -> dict:
+        return write_shards(
+            source,
+            Store.of(folder),
+            settings,
+            listing=listing,
+            fingerprint="benchmark",
+            progress=lambda _, done, __: times.append((time.perf_counter(), done)),
+        )
+
+    manifest, cost = measured(make)
+    ray.shutdown()
+    (begin, _), (first, skipped), (end, done) = times[0], times[1], times[-1]
+    shards = manifest["shards"]
+    return {
+        "seconds in all": end - begin,
+        "pictures/s after the first shard": (done - skipped) / (end - first),
+        "driver's processor time": cost.processor,
+        "driver's peak memory": cost.peak,
+        "bytes on disk": bytes_in(folder / "shards"),
+        "bytes of pairs": sum(shard["pairs_bytes"] for shard in shards),
+        "bytes a picture": bytes_in(folder / "shards") / pictures,
+        "training pairs": manifest["counts"]["train"]["pairs"],
+        "shards": len(shards),
+    }
+
+
+def _opened(folder: Path) -> dict[str, float]:
+    shards, before = Shards(folder / "shards"), mapped()
+    _, cost = measured(lambda: shards.split("train"))
+    return {
+        "peak memory of the mapped split": cost.peak,
+        "kept memory of the mapped split": cost.kept,
+        "processor time to map it": cost.processor,
+        "maps": mapped() - before,
+    }
+
+
+def _read(shards: Shards, window: int | None, seconds: float, how: str) -> dict[str, float]:
+    """Pairs a second by the clock and of one core; each pair is two pictures."""
+    batches = training_batches(
+        shards, columns=COLUMNS, batch_size=BATCH, seed=0, draws=range(10**9), flip=True, window=window
+    )
+    _, first = measured(lambda: [next(batches) for _ in range(FIRST)])
+    begin, worked, count = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() < begin + seconds:
+        count += len(next(batches)["pair"])
+    wall, processor = time.perf_counter() - begin, time.process_time() - worked
+    batches.close()
+    return {
+        f"{how}pairs/s": count / wall,
+        f"{how}pairs in a second of one core": count / processor,
+        f"{how}processor time of the first batches": first.processor,
+        f"{how}memory of the first batches": first.peak,
+    }
+
+
+def _bounded(folder: Path, seconds: float) -> dict[str, float]:
+    """The same through a cache of a fifth of the training shards, with the disk that it really takes."""
+    training = sum(
+        s["bytes"] + s["pairs_bytes"] for s in Shards(folder / "shards").manifest["shards"] if s["split"] == "train"
+    )
+    cache = ShardCache(Store.of(folder), limit=training // 5)
+    shards = Shards(folder / "shards", cache)
+    with disk_used() as used:
+        found = _read(shards, window_bytes(shards.manifest, cache.limit), 2 * seconds, "windows: ")
+    return found | {
+        "limit of the cache": cache.limit or 0,
+        "most in the cache's folder": max(used.files),
+        "most with what is mapped and removed": max(used.all),
+    }
+
+
+class _Used:
+    """Bytes seen: files of the cache, and these together with removed ones that this process still maps."""
+
+    def __init__(self) -> None:
+        self.files: list[int] = [0]
+        self.all: list[int] = [0]
+
+    def look(self) -> None:
+        files = bytes_in(cache_folder() / "shards", ".arrow")
+        self.files.append(files)
+        self.all.append(files + sum(_removed(Path("/proc/self/maps").read_text().splitlines())))
+
+
+def _removed(maps: Iterable[str]) -> Iterator[int]:
+    for line in maps:
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) .*\.arrow \(deleted\)$", line):
+            yield int(found[2], 16) - int(found[1], 16)
+
+
+@contextmanager
+def disk_used() -> Iterator[Any]:
+    """Looks ten times a second."""
+    used, ended = _Used(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            used.look()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield used
+    finally:
+        ended.set()
+        watcher.join()
