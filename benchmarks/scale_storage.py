@@ -1,5 +1,6 @@
 """Shards that are really made and read, and Ray's share of it."""
 
+import logging
 import os
 import re
 import tempfile
@@ -31,6 +32,7 @@ FIRST = 10  # batches that are not counted
 
 
 def start_ray(cpus: int) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False
     )

@@ -1,6 +1,7 @@
 """The options that the flows and the commands share, and the plan that they describe."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -219,8 +220,9 @@ def opened(place: str) -> Store:
 
 
 def is_small(inside: str) -> bool:
-    """Whether a file of a run is one that every command looks at: neither pictures nor networks."""
-    return not inside.endswith((".arrow", ".safetensors", ".pt"))
+    """Whether a file of a run is one that every command looks at: neither pictures, networks, nor shards' summaries."""
+    is_summary = re.fullmatch(r"shards/.*-\d+\.json", inside)
+    return not inside.endswith((".arrow", ".safetensors", ".pt")) and not is_summary
 
 
 def with_pretrained(described: System, weights: Path, settings: Mapping[str, object]) -> System:

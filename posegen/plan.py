@@ -150,9 +150,10 @@ class Plan:
         return found
 
     def _shards_step(self) -> Step:
-        manifest = read_manifest(self.shards, sizes=self.store.sizes("shards"))
+        sizes = self.store.sizes("shards")
+        manifest = read_manifest(self.shards, sizes=sizes)
         if manifest is None:
-            state: State = "started" if self.shards.is_dir() else "missing"
+            state: State = "started" if sizes or self.shards.is_dir() else "missing"
             return Step("shards", self.shards_fingerprint, state)
         state = "done" if manifest["fingerprint"] == self.shards_fingerprint else "differs"
         return Step("shards", self.shards_fingerprint, state)

@@ -43,7 +43,7 @@ def _packs(entries: Sequence[Entry], pictures_per_shard: int) -> Iterator[list[E
         if pack and len(pack) + len(members) > pictures_per_shard:
             yield pack
             pack = []
-        pack = pack + members
+        pack.extend(members)
     if pack:
         yield pack
 

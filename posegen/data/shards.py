@@ -64,11 +64,11 @@ def write_shards(
         "source": listing.fingerprint,
         "settings": {**asdict(settings), "size": list(settings.size)},
     }
-    folder = store.fetch(PLACE, wanted=lambda name: name.endswith(".json"))
     sizes = store.sizes(PLACE)
-    finished = read_manifest(folder, sizes=sizes)
+    finished = read_manifest(store.fetch(PLACE, wanted=shard_files.MANIFEST.__eq__), sizes=sizes)
     if finished is not None and made_from.items() <= finished.items():
         return finished
+    folder = store.fetch(PLACE, wanted=lambda name: name.endswith(".json"))
     folder.mkdir(parents=True, exist_ok=True)
     works, rejects = plan_works(listing, settings.pictures_per_shard)
     summaries = _finished(folder, works, made_from, sizes)
