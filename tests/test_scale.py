@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from posegen.data import shards as making
@@ -105,3 +106,14 @@ def test_a_draw_fetches_its_window_and_the_next_alone(tmp_path: Path, two_nodes)
     assert {shard["file"] for shard in two[: len(order.shards_of(first))]} <= copies()
     assert copies() <= {name for shard in two for name in (shard["file"], shard["pairs_file"])}
     assert len(two) < len(index.shards) / 2
+
+
+def test_a_process_without_room_for_a_map_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = shards_of(Blocks(), tmp_path / "shards")
+
+    def full(path: str):
+        raise OSError("Memory mapping file failed: Cannot allocate memory")
+
+    monkeypatch.setattr(pa, "memory_map", full)
+    with pytest.raises(ValueError, match=r"train-00000.arrow cannot be mapped.*--cache-gb.*pictures_per_shard"):
+        Shards(folder).split("train")

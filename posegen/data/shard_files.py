@@ -10,6 +10,8 @@ The manifest's entry of a shard: "split", "file" and "pairs_file" with their "by
 its pictures ("rows") and "pairs", and the first and last "order" of its pairs ([] where it has none).
 """
 
+import errno
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -88,5 +90,17 @@ def write_arrow(path: Path, schema: pa.Schema, columns: Mapping[str, pa.Array]) 
 
 
 def read_arrow(path: Path) -> pa.RecordBatch:
-    """The one record batch of a file of `write_arrow`, memory-mapped: nothing is read before it is used."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    """The one record batch of a file of `write_arrow`, memory-mapped: nothing is read before it is used.
+
+    Raises ValueError where the process may map no further file.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except OSError as error:
+        if os.strerror(errno.ENOMEM) not in str(error):  # pyarrow sets no number
+            raise
+        raise ValueError(
+            f"{path} cannot be mapped: {error}. A process may have so many maps (vm.max_map_count, 65,530 as a rule), "
+            "and needs two for each shard that it reads at once. Give --cache-gb, so that training keeps to windows of "
+            "shards, or make larger shards by --set shards.pictures_per_shard=20000."
+        ) from error
