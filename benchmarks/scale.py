@@ -66,10 +66,21 @@ def tasks(shards: Sizes = (100, 1000, 10_000), pictures: int = 20, cpus: int = 2
 
 @app.command(name="bytes")
 def stored(pictures: Sizes = (10**3, 10**4, 10**5), cpus: int = 2, seconds: float = 5.0) -> None:
-    """Shards of so many photographs of 128x64, really made, and training batches drawn from them."""
+    """Shards of so many photographs of 128x64, really made, and training batches drawn from them.
+
+    By Ray Data on so many CPUs; 0 makes them in one process without Ray.
+    """
     import scale_storage
 
     scale_storage.stored(pictures, cpus, seconds)
+
+
+@app.command
+def maps() -> None:
+    """How many files a process can map at once, by mapping one small file again and again."""
+    import scale_storage
+
+    scale_storage.most_maps()
 
 
 @app.command

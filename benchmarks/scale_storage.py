@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from loader import COLUMNS
 from measuring import Cost, bytes_in, in_child, mapped, measured, print_growth, slope
@@ -19,9 +21,12 @@ from scale_metadata import made_up_listing
 
 from posegen.data import shards as making
 from posegen.data.loader import Shards, training_batches
+from posegen.data.rows import Source
 from posegen.data.shard_cache import ShardCache
-from posegen.data.shard_making import Work
-from posegen.data.shards import ShardSettings, write_shards
+from posegen.data.shard_files import PAIRS, SCHEMA_VERSION, read_arrow, write_arrow
+from posegen.data.shard_making import Work, make_shard
+from posegen.data.shard_planning import plan_works
+from posegen.data.shards import Progress, ShardSettings, write_shards
 from posegen.data.windows import window_bytes
 from posegen.storage import Store, cache_folder
 
@@ -83,22 +88,21 @@ def _stored(pictures: int, cpus: int, seconds: float, through_cache: bool) -> di
 def _made(folder: Path, pictures: int, cpus: int) -> dict[str, float]:
     source = Photos(folder / "photos", pictures, SIZE)
     listing = source.listing()
-    start_ray(cpus)
     settings = ShardSettings(size=SIZE, pictures_per_shard=min(2000, pictures // SHARDS))
     times: list[tuple[float, int]] = []
 
-    def make() -> dict:
-        return write_shards(
-            source,
-            Store.of(folder),
-            settings,
-            listing=listing,
-            fingerprint="benchmark",
-            progress=lambda _, done, __: times.append((time.perf_counter(), done)),
-        )
+    def progress(_: str, done: int, __: int) -> None:
+        times.append((time.perf_counter(), done))
 
-    manifest, cost = measured(make)
-    ray.shutdown()
+    if cpus:
+        start_ray(cpus)
+        store = Store.of(folder)
+        manifest, cost = measured(
+            lambda: write_shards(source, store, settings, listing=listing, fingerprint="benchmark", progress=progress)
+        )
+        ray.shutdown()
+    else:
+        manifest, cost = measured(lambda: made_here(folder, source, settings, progress))
     (begin, _), (first, skipped), (end, done) = times[0], times[1], times[-1]
     shards = manifest["shards"]
     return {
@@ -112,6 +116,27 @@ def _made(folder: Path, pictures: int, cpus: int) -> dict[str, float]:
         "training pairs": manifest["counts"]["train"]["pairs"],
         "shards": len(shards),
     }
+
+
+def made_here(folder: Path, source: Source, settings: ShardSettings, progress: Progress) -> dict:
+    """Complete shards, one after the other in this process; the manifest."""
+    place = folder / making.PLACE
+    place.mkdir(parents=True)
+    listing = source.listing()
+    works, rejects = plan_works(listing, settings.pictures_per_shard)
+    made_from = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": "benchmark",
+        "source": listing.fingerprint,
+        "settings": {**asdict(settings), "size": list(settings.size)},
+    }
+    summaries, done = [], 0
+    progress("pictures", 0, len(listing.entries))
+    for work in works:
+        summaries.append(make_shard(work, source, place, settings, made_from))
+        done += len(work.entries)
+        progress("pictures", done, len(listing.entries))
+    return making._conclude(Store.of(folder), source.name, made_from, rejects, summaries)
 
 
 def _opened(folder: Path) -> dict[str, float]:
@@ -158,6 +183,22 @@ def _bounded(folder: Path, seconds: float) -> dict[str, float]:
         "most in the cache's folder": max(used.files),
         "most with what is mapped and removed": max(used.all),
     }
+
+
+def most_maps() -> None:
+    """Prints how many maps there was room for, and what the next one said."""
+    kept = []
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = pa.array(range(5000))
+        columns = {field.name: numbers.cast(field.type) for field in PAIRS}
+        write_arrow(Path(folder, "pairs.arrow"), PAIRS, columns)
+        try:
+            while True:
+                kept.append(read_arrow(Path(folder, "pairs.arrow")))
+        except ValueError as error:
+            count, told = len(kept), str(error)
+            kept.clear()
+    print(f"{count:,} maps, then: {told}")
 
 
 class _Used:

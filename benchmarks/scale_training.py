@@ -8,21 +8,18 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from measuring import bytes_in, in_child, in_processes
+from scale_storage import made_here
 
 from posegen.amounts import Interval
 from posegen.catalog import override, system
-from posegen.data import shards as making
-from posegen.data.shard_making import ShardSettings, make_shard
-from posegen.data.shard_planning import plan_works
+from posegen.data.shard_making import ShardSettings
 from posegen.data.synthetic import SyntheticPeople
-from posegen.storage import Store
 from posegen.train.checkpoint import checkpoints as written
 from posegen.train.loop import Alone, Task, train_stage
 
@@ -80,13 +77,18 @@ class Ranked(NamedTuple):
 def workers(counts: Sequence[int], pairs: int, steps: int, width: int, repeats: int) -> None:
     """Prints medians for each number of workers, and ratios to one worker's within a round."""
     with tempfile.TemporaryDirectory() as folder:
-        in_child(make_people, Path(folder, "shards"))
-        rounds = [
-            {n: _round(Path(folder), repeat, n, pairs, steps, width) for n in counts} for repeat in range(repeats)
-        ]
+        in_child(make_people, Path(folder))
+        rounds = []
+        for repeat in range(repeats):
+            rounds.append({n: _round(Path(folder), repeat, n, pairs, steps, width) for n in counts})
+            times = ", ".join(f"{n} workers {ranks[0].step.wall:.3g} s" for n, ranks in rounds[-1].items())
+            print(f"round {repeat + 1}: a step takes {times}", flush=True)
     for count in counts:
         print(f"{count} workers, {pairs} pairs each, gradients of {rounds[0][count][0].gradient_bytes:,} bytes:")
         ranked = [(each[count], each[min(counts)][0].step) for each in rounds]
+        step = statistics.median(ranks[0].step.wall for ranks, _ in ranked)
+        reduce = statistics.median(ranks[0].reduce_wall for ranks, _ in ranked)
+        print(f"  here and now: {step:.3g} s a step, {reduce:.3g} s an all_reduce")
         for name, values in _ratios(ranked).items():
             print(f"  {name}: median {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})")
 
@@ -152,7 +154,7 @@ def checkpoints(every: int, steps: int, width: int, repeats: int) -> None:
     """Prints the ratios of the two, turn by turn."""
     ratios: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        in_child(make_people, Path(folder, "shards"))
+        in_child(make_people, Path(folder))
         size = 0
         for repeat in range(repeats):
             seen = []
@@ -164,8 +166,9 @@ def checkpoints(every: int, steps: int, width: int, repeats: int) -> None:
                 size = bytes_in(written(task.folder)[-1])
             often, once = seen
             ratios["steps/s"].append(once.wall / often.wall)
-            ratios["steps/s of what the training thread computes"].append(once.on_core / often.on_core)
+            ratios["steps in a second that the training thread computes"].append(once.on_core / often.on_core)
             ratios["processor time a step, all threads"].append(often.processor / once.processor)
+            print(f"round {repeat + 1}: {once.wall / often.wall:.3f} times the steps/s", flush=True)
     print(f"a checkpoint of {size / 2**20:,.1f} MiB every {every} steps against none but the last:")
     for name, values in ratios.items():
         print(f"  {name}: median {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
@@ -193,19 +196,9 @@ def small_task(folder: Path, name: str, *, batch_size: int, steps: int, width: i
 
 
 def make_people(folder: Path) -> None:
-    """Shards of a few embedded people, made without Ray."""
-    folder.mkdir(parents=True)
+    """Shards of a few embedded people."""
     source = SyntheticPeople(train_people=20, test_people=2, size=system("vdg", "synthetic").size)
-    settings, listing = ShardSettings(size=source.size, mask_radius=2), source.listing()
-    works, _ = plan_works(listing, settings.pictures_per_shard)
-    made_from = {
-        "schema_version": making.shard_files.SCHEMA_VERSION,
-        "fingerprint": "benchmark",
-        "source": listing.fingerprint,
-        "settings": {**asdict(settings), "size": list(settings.size)},
-    }
-    summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
-    making._conclude(Store.of(folder.parent), source.name, made_from, [], summaries)
+    made_here(folder, source, ShardSettings(size=source.size, mask_radius=2), lambda *_: None)
 
 
 def _free_port() -> int:
