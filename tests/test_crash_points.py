@@ -14,7 +14,7 @@ from posegen.data.shard_making import ShardSettings, make_shard
 from posegen.data.shard_planning import plan_works
 from posegen.data.shards import _finished
 from posegen.files import read_json, remove_leftovers, remove_whole, write_json
-from posegen.train.checkpoint import Progress, checkpoints, latest_checkpoint, restore, write_checkpoint
+from posegen.train.checkpoint import Progress, checkpoints, latest_checkpoint, restore, snapshot, write_snapshot
 from posegen.train.step import new_game
 
 from .conftest import Blocks
@@ -76,7 +76,8 @@ def test_the_newest_checkpoint_can_be_restored(tmp_path: Path):
     folder, game = tmp_path / "tug", new_game(Tug(), seed=0, device=CPU)
 
     def write(step: int) -> None:
-        write_checkpoint(folder, game, Progress(step, "recipe", 3, {}), [{"step": float(step)}], keep=1)
+        taken = snapshot(game, Progress(step, "recipe", 3, {}), [{"step": float(step)}])
+        write_snapshot(folder, taken, keep=1)
 
     def before() -> None:
         emptied(folder)
@@ -96,6 +97,10 @@ def test_the_newest_checkpoint_can_be_restored(tmp_path: Path):
     assert points >= 5
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir()}
+
+
 def test_a_shard_is_whole_or_made_again(tmp_path: Path):
     folder, source, settings = tmp_path / "shards", Blocks(), ShardSettings(size=(64, 32), mask_radius=2)
     works, _ = plan_works(source.listing(), settings.pictures_per_shard)
@@ -107,11 +112,11 @@ def test_a_shard_is_whole_or_made_again(tmp_path: Path):
 
     points = 0
     for points in crashes(make, lambda: emptied(folder)):  # noqa: B007
-        finished = _finished(folder, [work], made_from)
+        finished = _finished(folder, [work], made_from, sizes(folder))
         if finished:
             assert read_arrow(folder / f"{work.stem}.arrow").num_rows == finished[work.stem]["rows"]
         make()
-        assert _finished(folder, [work], made_from)
+        assert _finished(folder, [work], made_from, sizes(folder))
     assert points >= 5
 
 
