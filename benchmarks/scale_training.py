@@ -21,7 +21,8 @@ from posegen.catalog import override, system
 from posegen.data.shard_making import ShardSettings
 from posegen.data.synthetic import SyntheticPeople
 from posegen.train.checkpoint import checkpoints as written
-from posegen.train.loop import Alone, Task, train_stage
+from posegen.train.loop import train_stage
+from posegen.train.task import Alone, Task
 
 WARM = 10  # steps that are not counted
 ALL_REDUCES = 20

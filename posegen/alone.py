@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from posegen.files import check_writable, read_json, write_json
+from posegen.files import StorageFailed, check_writable, read_json, write_json
 from posegen.storage import Store
 
 LEASE = "lease.json"  # {"owner": ..., "who": "host, process n", "until": seconds since 1970}
@@ -41,7 +41,9 @@ def refresh(store: Store, wanted: Callable[[str], bool]) -> None:
     try:
         with _locked(store.folder, store.place):
             store.fetch(wanted=wanted)
-    except ValueError:
+    except StorageFailed:
+        raise
+    except ValueError:  # held
         return
 
 

@@ -42,9 +42,15 @@ class StorageFailed(ValueError):
 
 
 def patiently(
-    write: Callable[[], T], path: Path, *, warn: Callable[[str], None] | None = None, patience: float | None = None
+    write: Callable[[], T],
+    path: Path | str,
+    *,
+    warn: Callable[[str], None] | None = None,
+    patience: float | None = None,
 ) -> T:
     """Carries out a write of `path`; where the storage fails in a way that may pass, again and again for a while.
+
+    A place on remote storage is given as text, and may be read as well as written.
 
     `write` must be one that can be repeated: best under a temporary name, with the renaming as its last act. `warn`
     hears once, at the first failure, what cannot be written and why; else the log of this module does. `patience` is in
@@ -115,7 +121,9 @@ def reason_of(failure: OSError) -> str:
     return str(failure) or type(failure).__name__
 
 
-def _told(path: Path, failure: OSError) -> str:
+def _told(path: Path | str, failure: OSError) -> str:
+    if isinstance(path, str):
+        return f"{path} cannot be reached: {reason_of(failure)}"
     room = "" if failure.errno in LOCKED else _room(path)
     return f"{path} cannot be written: {reason_of(failure)}{room}"
 
@@ -129,7 +137,7 @@ def _room(path: Path) -> str:
     return ""
 
 
-def _failed(path: Path, failure: OSError, waited: float) -> str:
+def _failed(path: Path | str, failure: OSError, waited: float) -> str:
     advice = "See that the storage answers again"
     if failure.errno in FULL:
         advice = "Free space there"

@@ -215,6 +215,7 @@ def opened(place: str) -> Store:
             "job. Give a URI such as --run s3://bucket/runs/mine, or a folder that all nodes share, by its absolute "
             "path; or set POSEGEN_RUNS on the cluster."
         )
+    store.check()
     refresh(store, wanted=is_small)
     return store
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from posegen.files import remove_whole, write_whole
+from posegen.files import patiently, remove_whole, write_whole
 
 CHUNK = 8 * 2**20  # bytes copied at once
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -87,13 +87,20 @@ class Store:
         """Whether there is such a file in the run."""
         if not self.remote:
             return (self.folder / name).is_file()
-        filesystem, root = _opened(self.place)
-        return filesystem.get_file_info(_joined(root, name)).type == fs.FileType.File
+        return self._info(name).type == fs.FileType.File
+
+    def check(self) -> None:
+        """Asks the storage of a URI whether it answers. Raises StorageFailed at once where it does not."""
+        if self.remote:
+            filesystem, root = _opened(self.place)
+            patiently(lambda: filesystem.get_file_info(root), self.place, patience=0.0)
 
     def publish(self, name: str, *, last: str = "") -> None:
         """Makes a file or folder of this node the run's; of a folder the file `last` at the end, others removed."""
-        if not self.remote:
-            return
+        if self.remote:
+            patiently(lambda: self._publish(name, last), self.at(name))
+
+    def _publish(self, name: str, last: str) -> None:
         filesystem, root = _opened(self.place)
         here = self.folder / name
         if here.is_file():
@@ -111,14 +118,16 @@ class Store:
 
         What the run does not have is removed here too, but for hidden files.
         """
-        here = self.folder / name
-        if not self.remote:
-            return here
-        filesystem, root = _opened(self.place)
-        info = filesystem.get_file_info(_joined(root, name))
+        if self.remote:
+            patiently(lambda: self._fetch(name, wanted), self.at(name))
+        return self.folder / name
+
+    def _fetch(self, name: str, wanted: Callable[[str], bool]) -> None:
+        here, info = self.folder / name, self._info(name)
+        filesystem, _ = _opened(self.place)
         if info.type == fs.FileType.File:
             _download(filesystem, info, here)
-            return here
+            return
         if here.is_file():
             here.unlink()
         theirs = self._files(name)
@@ -129,7 +138,6 @@ class Store:
         for inside, found in theirs.items():
             if wanted(inside):
                 _download(filesystem, found, here / inside)
-        return here
 
     def copy(self, name: str, target: Path) -> None:
         """A copy of a file of the run at `target`, complete or not there."""
@@ -147,11 +155,18 @@ class Store:
         else:
             here.unlink(missing_ok=True)
         if self.remote:
-            filesystem, root = _opened(self.place)
-            if filesystem.get_file_info(_joined(root, name)).type == fs.FileType.File:
-                filesystem.delete_file(_joined(root, name))
-            for inside in self._files(name):
-                filesystem.delete_file(_joined(root, name, inside))
+            patiently(lambda: self._delete(name), self.at(name))
+
+    def _delete(self, name: str) -> None:
+        filesystem, root = _opened(self.place)
+        if self._info(name).type == fs.FileType.File:
+            filesystem.delete_file(_joined(root, name))
+        for inside in self._files(name):
+            filesystem.delete_file(_joined(root, name, inside))
+
+    def _info(self, name: str) -> fs.FileInfo:
+        filesystem, root = _opened(self.place)
+        return patiently(lambda: filesystem.get_file_info(_joined(root, name)), self.at(name))
 
     def _files(self, name: str) -> dict[str, fs.FileInfo]:
         if self.remote:
@@ -159,7 +174,8 @@ class Store:
         else:
             filesystem, root = fs.LocalFileSystem(), self.place
         below = _joined(root, name)
-        found = filesystem.get_file_info(fs.FileSelector(below, recursive=True, allow_not_found=True))
+        everything = fs.FileSelector(below, recursive=True, allow_not_found=True)
+        found = patiently(lambda: filesystem.get_file_info(everything), self.at(name))
         return {i.path.removeprefix(f"{below}/"): i for i in found if i.type == fs.FileType.File}
 
 

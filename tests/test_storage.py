@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from posegen import files, storage
 from posegen.storage import Store, is_uri
 
 
@@ -67,6 +68,36 @@ def test_fetching_replaces_what_changed_and_removes_what_is_gone(s3_server, two_
     assert {path.name: path.read_text() for path in store.folder.iterdir()} == {"a": "old", ".of_this_node": "y"}
     store.fetch()
     assert (store.folder / "a").read_text() == "newer"
+
+
+def test_storage_that_is_away_for_a_while_is_waited_for(s3_server, two_nodes, monkeypatch):
+    store, tries = Store.of("s3://runs/away"), []
+    write(store.folder / "a", "text")
+    upload = storage._upload
+
+    def fails_twice(*given: object) -> None:
+        tries.append(given)
+        if len(tries) < 3:
+            raise OSError("When uploading: AWS Error NETWORK_CONNECTION")
+        upload(*given)
+
+    monkeypatch.setattr(storage, "_upload", fails_twice)
+    monkeypatch.setattr(files, "FIRST_PAUSE", 0.01)
+    store.publish("a")
+    assert len(tries) == 3
+    assert store.sizes() == {"a": 4}
+
+
+def test_storage_that_stays_away_is_told_by_its_place(s3_server, two_nodes, monkeypatch):
+    def fails(*given: object) -> None:
+        raise OSError("When uploading: AWS Error NETWORK_CONNECTION")
+
+    store = Store.of("s3://runs/gone")
+    write(store.folder / "a", "text")
+    monkeypatch.setattr(storage, "_upload", fails)
+    monkeypatch.setenv("POSEGEN_PATIENCE", "0.05")
+    with pytest.raises(files.StorageFailed, match=r"s3://runs/gone/a cannot be reached: When uploading: AWS Error"):
+        store.publish("a")
 
 
 def test_what_is_the_same_is_not_copied_again(s3_server, two_nodes):
