@@ -25,7 +25,7 @@ SMALL = [
 METRICS = {"ssim", "mask_ssim", "psnr", "l1", "mask_l1"}
 
 
-def command(run: Path, *more: str) -> list[str]:
+def command(run: Path | str, *more: str) -> list[str]:
     flow = str(ROOT / "flows" / "full_pipeline.py")
     return [
         sys.executable,
@@ -42,7 +42,7 @@ def command(run: Path, *more: str) -> list[str]:
     ]
 
 
-def start(run: Path, *more: str) -> subprocess.Popen[str]:
+def start(run: Path | str, *more: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     pipe = subprocess.PIPE
