@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -133,8 +134,8 @@ def test_every_node_gets_versions_that_posegen_takes():
     pinned = [
         line for line in (ROOT / "clusters" / "versions.txt").read_text().splitlines() if not line.startswith("#")
     ]
-    text = (ROOT / "pyproject.toml").read_text()
-    needed = [Requirement(found) for found in re.findall(r'^  "([^"]+)",', text, re.MULTILINE)]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [Requirement(found) for found in project["dependencies"]]
     ranges = {requirement.name: requirement.specifier for requirement in needed}
     versions = dict(line.split("==") for line in pinned)
     assert {"ray", "torch", "numpy", "pyarrow", "opencv-python", "mlflow"} == set(versions)
