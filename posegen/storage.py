@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 from pyarrow import fs
 
-from posegen.files import patiently, remove_whole, write_whole
+from posegen.files import StorageFailed, patiently, remove_whole, write_whole
 
 CHUNK = 8 * 2**20  # bytes copied at once
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -192,6 +192,11 @@ def _opened(place: str) -> tuple[fs.FileSystem, str]:
             f"--run {place} was given; expected a path, or a URI that pyarrow can open, such as s3://bucket/runs/mine "
             f"or gs://bucket/runs/mine. It says: {error}"
         ) from None
+    except OSError as error:  # S3 asks where the bucket is
+        raise StorageFailed(
+            f"{place} cannot be reached: {error}. See that the bucket is there, that the keys open it, and that the "
+            "server is named where it is one of your own (AWS_ENDPOINT_URL)."
+        ) from error
     return filesystem, root.rstrip("/")
 
 
