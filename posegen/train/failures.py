@@ -21,6 +21,7 @@ SAME = 3  # failures of one kind at one step that end a stage
 FRUITLESS = 10  # failures without a checkpoint between them that end a stage
 CAREFUL = 50  # steps past a failure's in which every step is announced before it is carried out
 
+ADVICE = (" Some common causes include", " This is typically caused by")  # Ray's and gloo's, whatever happened
 VARYING = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+")  # addresses, process and node ids, times
 
 
@@ -41,9 +42,12 @@ class Failure:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says at last: of several lines the last one holds the cause."""
+    """What an error says at last: of several lines the last one holds the cause. Without advice that always follows."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
+    said = lines[-1] if lines else repr(error)
+    for advice in ADVICE:
+        said = said.partition(advice)[0]
+    return said
 
 
 def verdict(failures: Sequence[Failure]) -> str:

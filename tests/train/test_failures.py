@@ -12,6 +12,7 @@ from posegen.train.failures import (
     Failure,
     joined,
     lost_steps,
+    one_line,
     read_failures,
     verdict,
     write_failures,
@@ -96,6 +97,12 @@ def test_an_attempt_that_just_begins_anew_was_ended_by_ray():
     (changed,) = attempts.failures
     assert (changed.step, changed.what, changed.preempted) == (33, "the number of workers changed from 2 to 1", True)
     assert attempts.record()["lost_steps"] == 2
+
+
+def test_what_an_error_says_is_its_last_line_without_advice():
+    died = "RayActorError\n\nWorker unexpectedly exits. End of file. Some common causes include: (1) the process was killed"
+    assert one_line(Exception(died)) == "Worker unexpectedly exits. End of file."
+    assert one_line(Exception("")) == "Exception('')"
 
 
 def test_records_add_up_over_commands(tmp_path: Path):
