@@ -100,7 +100,7 @@ def test_an_attempt_that_just_begins_anew_was_ended_by_ray():
 
 
 def test_what_an_error_says_is_its_last_line_without_advice():
-    died = "RayActorError\n\nWorker unexpectedly exits. End of file. Some common causes include: (1) the process was killed"
+    died = "RayActorError\n\nWorker unexpectedly exits. End of file. Some common causes include: (1) it was killed"
     assert one_line(Exception(died)) == "Worker unexpectedly exits. End of file."
     assert one_line(Exception("")) == "Exception('')"
 
