@@ -61,7 +61,7 @@ def evaluate(
     chosen = chosen_pairs(data.pair_count(split), pairs, split=split)
     load(system, store.folder / STAGES, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
     store.remove(f"{SCORES}/metrics.json")
-    store.fetch(f"{SCORES}/{PARTS}")
+    store.fetch(f"{SCORES}/{PARTS}").mkdir(parents=True, exist_ok=True)
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
     parts = {f"{SCORES}/{PARTS}/part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
     scorer = _Scorer(system, store, cache_bytes, fingerprint, "cuda" if use_gpu else "cpu", split)

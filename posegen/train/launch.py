@@ -12,7 +12,7 @@ from ray.train.torch import TorchTrainer
 
 from posegen.amounts import Workers
 from posegen.cluster import on_this_node, threads_per_worker
-from posegen.files import StorageFailed
+from posegen.files import StorageFailed, reason_of
 from posegen.train.board import Board
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import one_line
@@ -91,15 +91,19 @@ def launch_stage(
             callbacks=callbacks,
         ),
     )
+    listener = Listener(board, task, log_rows, show, warn, say, decide)
     try:
-        with Listener(board, task, log_rows, show, warn, say, decide) as listener:
+        with listener:
             _fit(trainer, task)
+    except ValueError:
+        if not listener.why_ended:  # else Ray failed where it was about to end
+            raise
     finally:
         task.store.remove(f"{task.place}/{RAY_STATE}")
     if listener.stopped:
         raise Diverged(listener.stopped)
-    if listener.hopeless:
-        why = listener.hopeless.rstrip(".")
+    if listener.why_ended:
+        why = listener.why_ended.rstrip(".")
         raise (StorageFailed if listener.storage_failed else ValueError)(
             f"stage '{task.stage.name}' stopped: {why}. Its checkpoints in {task.store.at(task.place)} are good, and "
             "the same command goes on from the last one."
@@ -118,6 +122,11 @@ def _share(threads: int, use_gpu: bool) -> dict[str, float]:
 def _fit(trainer: TorchTrainer, task: Task) -> None:
     try:
         trainer.fit()
+    except OSError as error:  # what Ray keeps of itself lies in the run too
+        raise StorageFailed(
+            f"{task.store.at(task.place)} cannot be written: {reason_of(error)}. Free space there, see that it can be "
+            "written to, or write elsewhere (--run). What was written before is whole, and the same command goes on."
+        ) from error
     except ray.train.TrainingFailedError as error:
         raise ValueError(
             f"stage '{task.stage.name}' could not be trained; its checkpoints in {task.store.at(task.place)} are good, "

@@ -38,6 +38,11 @@ class Listener:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
+    @property
+    def why_ended(self) -> str:
+        """Why the stage ended before its last step, in words; "" where it did not."""
+        return self.stopped or self.storage_failed or self.hopeless
+
     def __enter__(self) -> "Listener":
         self._thread.start()
         return self
