@@ -41,7 +41,23 @@ def what_is_missing() -> str | None:
     if sys.platform != "linux" or os.geteuid() != 0:
         return "hosts are network namespaces, which need Linux and root"
     absent = [package for program, package in NEEDED.items() if not shutil.which(program, path=SBIN)]
-    return f"hosts need {' '.join(absent)}: apt-get install -y {' '.join(absent)}" if absent else None
+    if absent:
+        return f"hosts need {' '.join(absent)}: apt-get install -y {' '.join(absent)}"
+    return None if _may_make_hosts() else "hosts are network namespaces with mounts, which this machine does not allow"
+
+
+def _may_make_hosts() -> bool:
+    """Makes a namespace with mounts of its own, and removes it."""
+    name = f"posegentry{os.getpid()}"
+    script = "unshare --mount --uts --pid --fork --mount-proc mount -t tmpfs tmpfs /dev/shm"
+    try:
+        _do("ip", "netns", "add", name)
+        _do("ip", "netns", "exec", name, "bash", "-c", script)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    finally:
+        subprocess.run(["ip", "netns", "del", name], capture_output=True, env={**os.environ, "PATH": SBIN})
+    return True
 
 
 class Hosts:
