@@ -7,6 +7,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from posegen.files import StorageFailed
 from posegen.train.checkpoint import Curve
 from posegen.train.failures import FILE, Failure, Record, joined, read_failures, write_failures
 from posegen.train.task import Task
@@ -99,6 +100,7 @@ class Listener:
 
     def _on_failed(self, content: tuple[Failure, Record]) -> None:
         failure, record = content
+        self._hosts = {}  # of those that had joined, not all live
         self._keep(record)
         at = f"at step {failure.step} of {self._task.stage.steps}"
         self._warn(
@@ -116,4 +118,8 @@ class Listener:
             )
 
     def _keep(self, record: Record) -> None:
-        write_failures(self._task.store, self._task.place, joined(self._before, record))
+        """Storage that fails here must not end the listening: trials wait for answers."""
+        try:
+            write_failures(self._task.store, self._task.place, joined(self._before, record))
+        except StorageFailed as error:
+            self._warn(f"the interruption is not kept: {error}")
