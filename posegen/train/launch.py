@@ -72,25 +72,7 @@ def launch_stage(
     long, ValueError where the same failure came back as often as `failures.verdict` allows.
     """
     board = _board()
-    threads = threads_per_worker(workers.most * side_by_side, use_gpu=use_gpu)
-    callbacks: list[UserCallback] = [Reports(board)]
-    trainer = TorchTrainer(
-        run_worker,
-        train_loop_config={"task": task, "board": board, "threads": threads},
-        torch_config=OverNodesNetwork(),
-        scaling_config=ScalingConfig(
-            num_workers=(workers.fewest, workers.most) if workers.elastic else workers.most,
-            use_gpu=use_gpu,
-            resources_per_worker=_share(threads, use_gpu),
-            elastic_resize_monitor_interval_s=RESIZE_EVERY,
-        ),
-        run_config=RunConfig(
-            name=uuid.uuid4().hex[:12],  # the loop resumes, not Ray by a name
-            storage_path=task.store.at(f"{task.place}/{RAY_STATE}"),
-            failure_config=FailureConfig(max_failures=-1, controller_failure_limit=CONTROLLER_FAILURES),
-            callbacks=callbacks,
-        ),
-    )
+    trainer = _trainer(task, board, workers, threads_per_worker(workers.most * side_by_side, use_gpu=use_gpu), use_gpu)
     listener = Listener(board, task, log_rows, show, warn, say, decide)
     try:
         with listener:
@@ -108,6 +90,27 @@ def launch_stage(
             f"stage '{task.stage.name}' stopped: {why}. Its checkpoints in {task.store.at(task.place)} are good, and "
             "the same command goes on from the last one."
         )
+
+
+def _trainer(task: Task, board: Any, workers: Workers, threads: int, use_gpu: bool) -> TorchTrainer:
+    callbacks: list[UserCallback] = [Reports(board)]
+    return TorchTrainer(
+        run_worker,
+        train_loop_config={"task": task, "board": board, "threads": threads},
+        torch_config=OverNodesNetwork(),
+        scaling_config=ScalingConfig(
+            num_workers=(workers.fewest, workers.most) if workers.elastic else workers.most,
+            use_gpu=use_gpu,
+            resources_per_worker=_share(threads, use_gpu),
+            elastic_resize_monitor_interval_s=RESIZE_EVERY,
+        ),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex[:12],  # the loop resumes, not Ray by a name
+            storage_path=task.store.at(f"{task.place}/{RAY_STATE}"),
+            failure_config=FailureConfig(max_failures=-1, controller_failure_limit=CONTROLLER_FAILURES),
+            callbacks=callbacks,
+        ),
+    )
 
 
 def _board() -> Any:
