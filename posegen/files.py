@@ -124,7 +124,7 @@ def reason_of(failure: OSError) -> str:
 def _told(path: Path | str, failure: OSError) -> str:
     if isinstance(path, str):
         return f"{path} cannot be reached: {reason_of(failure)}"
-    room = "" if failure.errno in LOCKED else _room(path)
+    room = _room(path) if failure.errno in (*FULL, None) else ""
     return f"{path} cannot be written: {reason_of(failure)}{room}"
 
 

@@ -49,15 +49,14 @@ class Machine:
     def processes(self, driver: int | None = None) -> list[psutil.Process]:
         """All that live of those started here: by the mark, and the driver's descendants, for Ray's workers write
         their titles over their environment."""
-        found = {process.pid: process for process in psutil.process_iter() if self._is_marked(process.pid)}
-        if driver is not None and psutil.pid_exists(driver):
-            found[driver] = psutil.Process(driver)
-        for process in list(found.values()):
-            try:
-                found |= {child.pid: child for child in process.children(recursive=True)}
-            except psutil.Error:
-                continue
-        return [process for process in found.values() if _lives(process)]
+        every = {process.pid: process for process in psutil.process_iter(["ppid"])}
+        children: dict[int, list[int]] = {}
+        for process in every.values():
+            children.setdefault(process.info["ppid"], []).append(process.pid)
+        found = [pid for pid in every if pid == driver or self._is_marked(pid)]
+        for pid in found:  # grows
+            found += children.pop(pid, [])
+        return [every[pid] for pid in dict.fromkeys(found) if _lives(every[pid])]
 
     def _is_marked(self, pid: int) -> bool:
         try:

@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -87,9 +88,20 @@ def place() -> Iterator[Machine]:
 def hit(moment: Moment, whole: Signs, place: Machine, run: Path) -> str:
     """Starts the run and kills everything at a moment, or where its phase is over before: gives the phase by the log.
 
-    A run that came to its end before is no kill: without its report it is tried again, with less time.
+    A run that came to its end before is no kill: without its report it is tried again, at last as the phase begins.
     """
-    seen = len(log_lines(run))
+    for attempt in (moment, moment._replace(share=moment.share / 2), moment._replace(share=0.0, writing=False)):
+        seen = len(log_lines(run))
+        ended, output = kill_at(attempt, whole, place, run, seen)
+        if ended == -signal.SIGKILL:
+            return list(signs(log_lines(run)[seen:]).at or ["nothing"])[-1]
+        assert ended == 0, f"it ended before it was killed in {attempt}: {output}"
+        shutil.rmtree(run / "report")
+    raise AssertionError(f"it always ended before it was killed in {moment}")
+
+
+def kill_at(moment: Moment, whole: Signs, place: Machine, run: Path, seen: int) -> tuple[int, str]:
+    """Starts the run, whose log has `seen` lines, and kills everything at a moment: its exit status and output."""
     process = place.start(run)
     after = moment.share * whole.duration(moment.phase)
     known, found = [], 0.0
@@ -98,21 +110,17 @@ def hit(moment: Moment, whole: Signs, place: Machine, run: Path) -> str:
         if time.monotonic() - found > 1.0:
             known, found = place.processes(process.pid), time.monotonic()
     if moment.writing:
-        _wait_for_a_write(run / FOLDERS[moment.phase])
+        _wait_for_a_write(run / FOLDERS[moment.phase], process)
     place.kill_all(process.pid, known)
     output, _ = process.communicate()
-    if process.returncode == 0:
-        shutil.rmtree(run / "report")
-        return hit(moment._replace(share=moment.share / 2), whole, place, run)
-    assert process.returncode == -signal.SIGKILL, f"it ended before it was killed in {moment}: {output}"
-    return list(signs(log_lines(run)[seen:]).at or ["nothing"])[-1]
+    return process.returncode, output
 
 
-def _wait_for_a_write(folder: Path) -> None:
+def _wait_for_a_write(folder: Path, process: subprocess.Popen[str]) -> None:
     """Waits until a new temporary file is there, but not for long: the phase may have nothing left to write."""
     deadline = time.monotonic() + WAIT_FOR_WRITING
     before = set(folder.glob(TEMPORARY))
-    while time.monotonic() < deadline and before.issuperset(folder.glob(TEMPORARY)):
+    while time.monotonic() < deadline and before.issuperset(folder.glob(TEMPORARY)) and process.poll() is None:
         time.sleep(0.0002)
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from posegen.files import read_json, write_json
+from posegen.files import read_json, write_json, write_whole
 from posegen.train.checkpoint import Curve
 
 EXPERIMENT = "posegen"
+DATABASE = "mlflow.db"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class StageLog:
         client = MlflowClient(self.uri)
         for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
             client.log_batch(self.run, metrics=metrics[start : start + 1000])
+
+
+def _make_database(database: Path) -> None:
+    """Makes MLflow's database with all its tables, at once: one that was left with some of them it refuses for ever."""
+    if not database.exists():
+        write_whole(
+            database, lambda temporary: MlflowClient(f"sqlite:///{temporary}").search_experiments(), patience=0.0
+        )
 
 
 def no_log(rows: Curve) -> None:
@@ -59,13 +68,16 @@ class Tracking:
         """
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / DATABASE}"
         self._guarded(lambda: self._start(parameters, anew))
 
     def _start(self, parameters: Mapping[str, object], anew: bool) -> None:
+        own = None
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            own = (self.folder.resolve() / "mlartifacts").as_uri()
+            _make_database(self.folder.resolve() / DATABASE)
         client = MlflowClient(self.uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        own = None if "MLFLOW_TRACKING_URI" in os.environ else (self.folder.resolve() / "mlartifacts").as_uri()
         identifier = (
             experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=own)
         )

@@ -2,6 +2,11 @@
 
 import json
 import pickle
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,6 +51,29 @@ def test_a_pipeline_that_goes_on_goes_on_in_its_runs(folder: Path):
     redone.stage("coarse", {"coarse.lr": 0.2}, anew=True)
     assert not set(redone.runs.values()) & set(second.runs.values())
     assert json.loads((folder / "mlflow.json").read_text())["runs"] == redone.runs
+
+
+def test_the_database_is_seen_with_all_its_tables_or_not_at_all(folder: Path):
+    """One that a killed process left half-made would be refused for ever."""
+    code = "import sys; from pathlib import Path; from posegen.train.tracking import Tracking; "
+    code += "Tracking(Path(sys.argv[1]), print).start({})"
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)])
+    making, seen = set(), set()
+    while process.poll() is None:
+        making |= {tables(hidden) for hidden in folder.glob(".mlflow.db.*.tmp")}
+        seen |= {tables(database) for database in folder.glob("mlflow.db")}
+        time.sleep(0.005)
+    assert len(making - {None}) > 1, "it was made in steps"
+    assert seen - {None} == {tables(folder / "mlflow.db")}
+
+
+def tables(database: Path) -> int | None:
+    """How many tables an SQLite file holds by now; None where it cannot be read, being written."""
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as opened:
+            return opened.execute("select count(*) from sqlite_master where type = 'table'").fetchone()[0]
+    except sqlite3.Error:
+        return None
 
 
 def test_a_store_that_cannot_be_opened_warns_and_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch):
