@@ -1,5 +1,7 @@
 """The command `posegen`, and what the flows call: options in, exit codes and clear messages out."""
 
+import atexit
+import gc
 import logging
 import os
 import shlex
@@ -380,6 +382,7 @@ def run_command(command: Callable[..., None] | App) -> None:
         examples = TUNE_EXAMPLES if command is tune_vdg else EXAMPLES
         told = {"help_format": "plaintext", "help_epilogue": examples, "version": app.version}
         command = App(name=Path(sys.argv[0]).name, default_command=command, **told)
+    atexit.register(gc.freeze)  # what is left at the end is not collected: with torch and Ray that took seconds
     try:
         command(sys.argv[1:])
     except ValueError as error:

@@ -13,7 +13,7 @@ from posegen.plan import Plan, Step
 from posegen.side_by_side import carry_out, most_at_once
 from posegen.stage import Perceptive
 from posegen.storage import Store
-from posegen.train.checkpoint import fetch_newest, latest_checkpoint
+from posegen.train.checkpoint import RAY_STATE, fetch_newest, latest_checkpoint
 from posegen.train.failures import read_failures
 
 STEPS = ("shards", "train", "evaluate", "report")
@@ -38,6 +38,7 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
         for step in steps:
             if step not in pending:
                 display.say(f"{step.name}: done already")
+                plan.store.remove(f"{place_of(step.name)}/{RAY_STATE}")  # of one that was killed as it ended
         if pending:
             _carry_out(plan, [step.name for step in pending], display, command, anew=bool(redone))
         _conclude(plan, display)

@@ -5,6 +5,7 @@ The hosts are those of `hosts.py`, the cluster is brought up by `ray up clusters
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,14 @@ def whole(cluster: Cluster) -> Path:
     return run
 
 
+def begun(whole: Path, name: str) -> Path:
+    """A run of the same settings whose shards and first stage are those of the whole one."""
+    run = whole.parent / name
+    for done in ("shards", "stages/coarse"):
+        shutil.copytree(whole / done, run / done)
+    return run
+
+
 def test_two_workers_train_on_two_hosts_as_on_one(cluster: Cluster, whole: Path):
     assert len(set(workers(whole))) == 2, workers(whole)
     assert (whole / "report" / "index.html").is_file()
@@ -118,7 +127,7 @@ def test_two_workers_train_on_two_hosts_as_on_one(cluster: Cluster, whole: Path)
 
 
 def test_a_host_that_loses_its_power_costs_an_interval_at_most(cluster: Cluster, whole: Path):
-    run = cluster.folder / "runs" / "killed"
+    run = begun(whole, "killed")
     running = Running(cluster, run)
     running.wait_until(lambda: reached(run) >= INTERVAL)
     lost = worker_beside_the_head(run)
@@ -135,7 +144,7 @@ def test_a_host_that_loses_its_power_costs_an_interval_at_most(cluster: Cluster,
 
 
 def test_a_host_that_is_cut_off_and_comes_back_breaks_nothing(cluster: Cluster, whole: Path):
-    run = cluster.folder / "runs" / "cut"
+    run = begun(whole, "cut")
     running = Running(cluster, run)
     running.wait_until(lambda: reached(run) >= INTERVAL)
     lost = worker_beside_the_head(run)
@@ -150,7 +159,7 @@ def test_a_host_that_is_cut_off_and_comes_back_breaks_nothing(cluster: Cluster, 
 
 
 def test_a_head_that_loses_its_power_goes_on_from_the_last_checkpoint(cluster: Cluster, whole: Path):
-    run = cluster.folder / "runs" / "head"
+    run = begun(whole, "head")
     running = Running(cluster, run)
     running.wait_until(lambda: reached(run) >= INTERVAL)
     cluster.hosts.kill(1)

@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as parquet
 import pytest
 
-from posegen.train.checkpoint import latest_checkpoint, read_curve
+from posegen.train.checkpoint import RAY_STATE, latest_checkpoint, read_curve
 
 ROOT = Path(__file__).parent.parent
 STEPS = 240  # of the second stage: enough that it can be hit while it runs
@@ -169,8 +169,10 @@ def test_killed_driver_and_killed_worker_end_with_the_uninterrupted_networks(
 
 
 def test_steps_one_by_one_on_the_same_folder(uninterrupted: tuple[Path, str], tmp_path: Path):
-    """`posegen report` takes its options from the run, and finds everything done."""
+    """`posegen report` takes its options from the run, finds everything done, and clears up after a killed driver."""
     run, _ = uninterrupted
+    left = run / "stages" / "coarse" / RAY_STATE
+    left.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     posegen = [sys.executable, "-m", "posegen.cli"]
     done = subprocess.run(
@@ -178,4 +180,5 @@ def test_steps_one_by_one_on_the_same_folder(uninterrupted: tuple[Path, str], tm
     )
     assert done.returncode == 0, done.stderr
     assert "report: done already" in done.stdout
+    assert not left.exists()
     assert "starting Ray" not in done.stdout

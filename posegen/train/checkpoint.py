@@ -25,6 +25,7 @@ from posegen.train.step import Game, place
 
 Curve = list[dict[str, float]]
 
+RAY_STATE = ".ray"  # in a stage's folder: what Ray Train keeps of itself while it trains, which nothing reads
 KEEP = 2  # newest checkpoints of a stage that stay, where nothing else is said
 
 

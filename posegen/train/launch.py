@@ -14,7 +14,7 @@ from posegen.amounts import Workers
 from posegen.cluster import on_this_node, threads_per_worker
 from posegen.files import StorageFailed, reason_of
 from posegen.train.board import Board
-from posegen.train.checkpoint import Curve
+from posegen.train.checkpoint import RAY_STATE, Curve
 from posegen.train.failures import one_line
 from posegen.train.listener import Decide, Listener, Show
 from posegen.train.network import OverNodesNetwork
@@ -25,7 +25,6 @@ __all__ = ["Decide", "Diverged", "launch_stage"]
 
 RESIZE_EVERY = 60.0  # seconds between two looks whether there is room for more workers
 CONTROLLER_FAILURES = 3  # failures of Ray's own controller, such as workers that do not start
-RAY_STATE = ".ray"  # in a stage's folder: what Ray Train keeps of itself, which nothing reads
 
 
 class Diverged(ValueError):
