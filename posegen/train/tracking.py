@@ -68,6 +68,7 @@ class Tracking:
         """
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # what fails there is raised, and told in one line
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / DATABASE}"
         self._guarded(lambda: self._start(parameters, anew))
 
@@ -94,8 +95,9 @@ class Tracking:
         return StageLog(self.uri, self.runs[name]) if name in self.runs else no_log
 
     def nested(self, name: str, parameters: Mapping[str, object]) -> None:
-        """A run within the pipeline's: a new one where there is none of this name yet."""
-        self._guarded(lambda: self._nested(name, parameters))
+        """A run within the pipeline's, where that could be made: a new one where there is none of this name yet."""
+        if "pipeline" in self.runs:
+            self._guarded(lambda: self._nested(name, parameters))
 
     def _nested(self, name: str, parameters: Mapping[str, object]) -> None:
         parent = MlflowClient(self.uri).get_run(self.runs["pipeline"])
