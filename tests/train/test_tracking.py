@@ -142,3 +142,16 @@ def test_a_run_that_could_not_be_started_takes_no_rows_tags_and_files(folder: Pa
     assert warnings == []
     tracking.files("pipeline", [folder / "nowhere.png"])
     assert ["goes on without it" in warning for warning in warnings] == [True]
+
+
+@pytest.mark.long
+def test_what_mlflow_cannot_write_is_told_in_one_line(folder: Path, capfd: pytest.CaptureFixture[str]):
+    warnings: list[str] = []
+    tracking = Tracking(folder, warnings.append)
+    tracking.start({"seed": 0})
+    with closing(sqlite3.connect(folder / "mlflow.db")) as other:
+        other.execute("begin exclusive")
+        tracking.tag("pipeline", "posegen.folder", "here")
+    assert len(warnings) == 1
+    assert "locked" in warnings[0]
+    assert "Traceback" not in capfd.readouterr().err
