@@ -8,6 +8,7 @@ A failure of tracking warns loudly and never ends a training.
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from posegen.files import read_json, write_json, write_whole
+from posegen.files import read_json, temporary_beside, to_disk, write_json
 from posegen.train.checkpoint import Curve
 
 EXPERIMENT = "posegen"
@@ -42,10 +43,17 @@ class StageLog:
 
 def _make_database(database: Path) -> None:
     """Makes MLflow's database with all its tables, at once: one that was left with some of them it refuses for ever."""
-    if not database.exists():
-        write_whole(
-            database, lambda temporary: MlflowClient(f"sqlite:///{temporary}").search_experiments(), patience=0.0
-        )
+    if database.exists():
+        return
+    hidden = temporary_beside(database)  # a folder, for SQLite writes a journal beside what it makes
+    hidden.mkdir(parents=True)
+    try:
+        made = hidden / DATABASE
+        MlflowClient(f"sqlite:///{made}").search_experiments()
+        to_disk(made)
+        os.replace(made, database)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def no_log(rows: Curve) -> None:

@@ -60,7 +60,7 @@ def test_the_database_is_seen_with_all_its_tables_or_not_at_all(folder: Path):
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)])
     making, seen = set(), set()
     while process.poll() is None:
-        making |= {tables(hidden) for hidden in folder.glob(".mlflow.db.*.tmp")}
+        making |= {tables(hidden) for hidden in folder.glob(".mlflow.db.*.tmp/mlflow.db")}
         seen |= {tables(database) for database in folder.glob("mlflow.db")}
         time.sleep(0.005)
     assert len(making - {None}) > 1, "it was made in steps"
