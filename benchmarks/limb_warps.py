@@ -19,7 +19,7 @@ import torch
 from skimage.measure import grid_points_in_poly
 from skimage.transform import estimate_transform
 
-from posegen.data.limb_warps import limb_warps
+from posegen.data.geometry.limb_warps import limb_warps
 
 BATCHES = (4, 16)
 SIZES = ((128, 64), (256, 256))

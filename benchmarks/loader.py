@@ -16,11 +16,10 @@ import cyclopts
 import ray
 from photos import Photos
 
-from posegen.data.loader import Shards, training_batches
-from posegen.data.shard_cache import ShardCache
-from posegen.data.shards import ShardSettings, write_shards
-from posegen.data.windows import window_bytes
-from posegen.storage import Store
+from posegen.data.loading.dataset import Shards, training_batches
+from posegen.data.shards.out_of_core import ShardCache, window_bytes
+from posegen.data.shards.preparing import ShardSettings, write_shards
+from posegen.storage.store import Store
 
 COLUMNS = ("source_image", "target_image", "source_joints", "target_joints", "target_pose_mask")
 SHARDS = 24  # at least: groups are kept together

@@ -18,13 +18,13 @@ import torch
 from posegen import cluster
 from posegen.amounts import Interval, Workers
 from posegen.catalog import override, system
-from posegen.data.shards import ShardSettings, write_shards
-from posegen.data.synthetic import SyntheticPeople
-from posegen.storage import Store
-from posegen.train.checkpoint import checkpoints
-from posegen.train.launch import launch_stage
-from posegen.train.loop import train_stage
-from posegen.train.task import Alone, Task
+from posegen.data.shards.preparing import ShardSettings, write_shards
+from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.storage.store import Store
+from posegen.training.checkpoints import checkpoints
+from posegen.training.launch import launch_stage
+from posegen.training.loop import train_stage
+from posegen.training.task import Alone, Task
 
 
 def seconds_between_checkpoints(folder: Path) -> float:

@@ -15,9 +15,9 @@ import cv2
 import cyclopts
 import numpy as np
 
-from posegen.data.image_bytes import open_image
-from posegen.data.person_masks import CUTS, limb_seeds, person_mask
-from posegen.data.synthetic import SyntheticPeople
+from posegen.data.formats.images import open_image
+from posegen.data.masks.person_masks import CUTS, limb_seeds, person_mask
+from posegen.data.sources.synthetic.source import SyntheticPeople
 
 
 class Drawn(NamedTuple):

@@ -8,7 +8,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from posegen.data.rows import Entry, Listing, Picture
+from posegen.data.listing import Entry, Listing, Picture
 
 DISTINCT = 500  # files; larger data sets name them again and again, which reads and decodes as often
 

@@ -14,8 +14,8 @@ import cyclopts
 import ray
 from photos import DISTINCT, Photos
 
-from posegen.data.shards import ShardSettings, write_shards
-from posegen.storage import Store
+from posegen.data.shards.preparing import ShardSettings, write_shards
+from posegen.storage.store import Store
 
 
 def main(pictures: int = 20_000, height: int = 128, width: int = 64, cpus: int = 2, per_shard: int = 2000) -> None:

@@ -10,22 +10,20 @@ import numpy as np
 from measuring import Cost, measured
 
 from posegen.catalog import system
-from posegen.data import shards as making
-from posegen.data.draws import epoch_order, epoch_pairs
-from posegen.data.folder import Folder
-from posegen.data.opened_shards import Shards
-from posegen.data.picture_files import fingerprint
-from posegen.data.rows import Entry, Listing, Reject
-from posegen.data.shard_cache import ShardCache
-from posegen.data.shard_files import MANIFEST, SCHEMA_VERSION, file_sizes, read_manifest, shard_stem
-from posegen.data.shard_making import ShardSettings, Work
-from posegen.data.shard_planning import plan_works
-from posegen.data.splits import with_validation
-from posegen.data.synthetic import SyntheticPeople
-from posegen.data.windows import WindowedOrder, shard_bytes
-from posegen.files import read_json, write_json
-from posegen.plan import Plan
-from posegen.storage import Store
+from posegen.data.formats.images import fingerprint
+from posegen.data.listing import Entry, Listing, Reject
+from posegen.data.random_streams import epoch_order, epoch_pairs
+from posegen.data.shards import preparing as making
+from posegen.data.shards.making import ShardSettings, Work, plan_works
+from posegen.data.shards.manifest import MANIFEST, SCHEMA_VERSION, file_sizes, read_manifest, shard_stem
+from posegen.data.shards.mapping import Shards
+from posegen.data.shards.out_of_core import ShardCache, WindowedOrder, shard_bytes
+from posegen.data.sources.folder import Folder
+from posegen.data.sources.splits import with_validation
+from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.runs.plan import Plan
+from posegen.storage.files import read_json, write_json
+from posegen.storage.store import Store
 
 GROUP = 20  # pictures of a person
 SETTINGS = ShardSettings(size=(128, 64))

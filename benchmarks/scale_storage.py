@@ -19,16 +19,14 @@ from measuring import Cost, bytes_in, in_child, mapped, measured, print_growth, 
 from photos import Photos
 from scale_metadata import made_up_listing
 
-from posegen.data import shards as making
-from posegen.data.loader import Shards, training_batches
-from posegen.data.rows import Source
-from posegen.data.shard_cache import ShardCache
-from posegen.data.shard_files import PAIRS, SCHEMA_VERSION, read_arrow, write_arrow
-from posegen.data.shard_making import Work, make_shard
-from posegen.data.shard_planning import plan_works
-from posegen.data.shards import Progress, ShardSettings, write_shards
-from posegen.data.windows import window_bytes
-from posegen.storage import Store, cache_folder
+from posegen.data.listing import Source
+from posegen.data.loading.dataset import Shards, training_batches
+from posegen.data.shards import preparing as making
+from posegen.data.shards.making import Work, make_shard, plan_works
+from posegen.data.shards.manifest import PAIRS, SCHEMA_VERSION, read_arrow, write_arrow
+from posegen.data.shards.out_of_core import ShardCache, window_bytes
+from posegen.data.shards.preparing import Progress, ShardSettings, write_shards
+from posegen.storage.store import Store, cache_folder
 
 SIZE = (128, 64)
 SHARDS = 24  # at least, of a small data set; a larger one has the usual 2,000 pictures in each

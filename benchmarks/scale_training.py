@@ -18,11 +18,11 @@ from scale_storage import made_here
 
 from posegen.amounts import Interval
 from posegen.catalog import override, system
-from posegen.data.shard_making import ShardSettings
-from posegen.data.synthetic import SyntheticPeople
-from posegen.train.checkpoint import checkpoints as written
-from posegen.train.loop import train_stage
-from posegen.train.task import Alone, Task
+from posegen.data.shards.making import ShardSettings
+from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.training.checkpoints import checkpoints as written
+from posegen.training.loop import train_stage
+from posegen.training.task import Alone, Task
 
 WARM = 10  # steps that are not counted
 ALL_REDUCES = 20

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from posegen.catalog import override, system
-from posegen.data.columns import to_columns
-from posegen.data.pose_masks import pose_mask
-from posegen.data.synthetic import SyntheticPeople
-from posegen.options import parse_settings, with_pretrained
+from posegen.data.loading.to_device import to_columns
+from posegen.data.masks.pose_masks import pose_mask
+from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.runs.options import parse_settings, with_pretrained
 from posegen.stage import System
-from posegen.train.step import autocast, new_game, place
+from posegen.training.step import autocast, new_game, place
 
 GIB = 2**30
 

@@ -16,11 +16,11 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from posegen.display import Display
-from posegen.files import check_writable, write_json
-from posegen.options import Options, from_run, keep, parse_size, plan_for
-from posegen.pipeline import run
-from posegen.plan import Plan
+from posegen.runs.options import Options, from_run, keep, parse_size, plan_for
+from posegen.runs.pipeline import run
+from posegen.runs.plan import Plan
+from posegen.runs.progress import Display
+from posegen.storage.files import check_writable, write_json
 from posegen.sweep_options import SweepOptions, sweep_for
 
 Update = Annotated[bool, Parameter(negative=(), help="Redo what was made with other settings in this run folder.")]
@@ -62,7 +62,7 @@ def full_pipeline(options: Options | None = None, *, update: Update = False, dry
     options = options or Options()
     plan = plan_for(options)
     if dry_run:
-        from posegen.outlook import outlook
+        from posegen.runs.dry_run import outlook
 
         _print_lines(outlook(plan))
         return
@@ -160,7 +160,7 @@ def tune_system(
 
 def _tune(options: Options, how: SweepOptions | None, update: bool, dry_run: bool) -> None:
     sweep = sweep_for(options, how or SweepOptions())
-    from posegen.outlook import about_data, about_stages
+    from posegen.runs.dry_run import about_data, about_stages
     from posegen.sweep.run import outlook, run_sweep
 
     if dry_run:
@@ -182,8 +182,8 @@ def compare(*runs: str, output: Path | None = None) -> None:
     output
         A page (.html) or a table (.csv) to write.
     """
-    from posegen.compare import check_output, tables, write_comparison
-    from posegen.report.comparison import compare_runs
+    from posegen.evaluation.comparison import compare_runs
+    from posegen.report.comparison_page import check_output, tables, write_comparison
 
     check_output(output)
     comparison = compare_runs(runs)
@@ -217,7 +217,7 @@ def weights(*, weights_dir: Path | None = None) -> None:
     weights_dir
         The folder to look in; POSEGEN_WEIGHTS, or `weights`, where not given.
     """
-    from posegen.weights import PRETRAINED, state_of, weights_folder
+    from posegen.nets.pretrained import PRETRAINED, state_of, weights_folder
 
     folder = weights_folder(weights_dir)
     for name, each in PRETRAINED.items():
@@ -255,7 +255,7 @@ def doctor(
     """
     from posegen.doctor import Finding, findings
     from posegen.examination import examine
-    from posegen.weights import VARIABLE, weights_folder
+    from posegen.nets.pretrained import VARIABLE, weights_folder
 
     weights = [weights_folder(weights_dir)] if weights_dir or os.environ.get(VARIABLE) else []
     try:
@@ -298,7 +298,7 @@ def export(*, run: str, output: Path) -> None:
     output
         The safetensors file to write.
     """
-    from posegen.estimator import export as export_run
+    from posegen.inference import export as export_run
 
     stage = export_run(run, output)
     height, width = stage.size
@@ -339,7 +339,7 @@ def joints(
     """
     import torch
 
-    from posegen.estimator import annotate, check_free, open_estimator, write_annotation
+    from posegen.inference import annotate, check_free, open_estimator, write_annotation
 
     check_free(output)
     if device == "cuda" and not torch.cuda.is_available():

@@ -16,8 +16,8 @@ from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from posegen.amounts import Workers
-from posegen.files import read_json, write_json
-from posegen.storage import Store
+from posegen.storage.files import read_json, write_json
+from posegen.storage.store import Store
 
 GROUP = "ray.io/node-group"  # the label that an autoscaler gives to its nodes
 OBJECT_STORE = 512 * 2**20  # bytes, on a cluster of our own: only small rows go through the object store

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Scalar
-from posegen.data.pose_maps import Discs, Gaussians
+from posegen.data.geometry.pose_maps import Discs, Gaussians
 
 Networks = Mapping[str, nn.Module]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from posegen.catalog import override
-from posegen.options import SEVERAL, Options, chosen, parse_settings, plan_for
+from posegen.runs.options import SEVERAL, Options, chosen, parse_settings, plan_for
 
 if TYPE_CHECKING:  # Ray Tune takes seconds to import: only where it is used
     from posegen.sweep.plan import SweepPlan
@@ -44,9 +44,9 @@ class SweepOptions:
 
 def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
     """The sweep that the options describe. Raises ValueError, worded for the user, where they do not fit together."""
-    from posegen.metrics.choice import check_metrics_of, searched_by
+    from posegen.evaluation.metrics import check_metrics_of, searched_by
     from posegen.sweep.plan import SweepPlan
-    from posegen.train.spaces import check_space, first_touched, load_space
+    from posegen.training.spaces import check_space, first_touched, load_space
 
     _check_sweep_numbers(how)
     search, scheduler = _search_and_scheduler(how)

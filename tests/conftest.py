@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.data.rows import Entry, Listing, Picture, Source
-from posegen.data.shard_files import SCHEMA_VERSION
-from posegen.data.shard_making import ShardSettings, make_shard
-from posegen.data.shard_planning import plan_works
-from posegen.data.synthetic_views import SyntheticViews
-from posegen.storage import Store
+from posegen.data.listing import Entry, Listing, Picture, Source
+from posegen.data.shards.making import ShardSettings, make_shard, plan_works
+from posegen.data.shards.manifest import SCHEMA_VERSION
+from posegen.data.sources.synthetic.source import SyntheticViews
+from posegen.storage.store import Store
+
+SHARED_DATA = Path(__file__).parents[1].parent / "shared/data"  # real files; tests skip where they are absent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def view_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shards_of(source: Source, folder: Path, *, pictures_per_shard: int = 2000) -> Path:
     """Complete 64x32 shards of a source, made without Ray."""
-    from posegen.data.shards import _conclude
+    from posegen.data.shards.preparing import _conclude
 
     folder.mkdir(parents=True)
     listing = source.listing()

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch
-from posegen.data.pose_maps import Discs
+from posegen.data.geometry.pose_maps import Discs
+from posegen.inference import Trained
 from posegen.stage import Networks, Player, System, Term
-from posegen.synthesize import Trained
 
 SHIFT = (3.0, 4.0)  # pixels by which every joint is predicted wrongly: 5 pixels away
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from posegen.train.checkpoint import latest_checkpoint, read_progress
+from posegen.training.checkpoints import latest_checkpoint, read_progress
 
 ROOT = Path(__file__).parent.parent
 MARK = "POSEGEN_TEST_MARK"

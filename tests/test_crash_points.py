@@ -9,16 +9,14 @@ from pathlib import Path
 
 import torch
 
-from posegen.data.shard_files import SCHEMA_VERSION, read_arrow
-from posegen.data.shard_making import ShardSettings, make_shard
-from posegen.data.shard_planning import plan_works
-from posegen.data.shards import _finished
-from posegen.files import read_json, remove_leftovers, remove_whole, write_json
-from posegen.train.checkpoint import Progress, checkpoints, latest_checkpoint, restore, snapshot, write_snapshot
-from posegen.train.step import new_game
-
-from .conftest import Blocks
-from .train.toy import Tug
+from posegen.data.shards.making import ShardSettings, make_shard, plan_works
+from posegen.data.shards.manifest import SCHEMA_VERSION, read_arrow
+from posegen.data.shards.preparing import _finished
+from posegen.storage.files import read_json, remove_leftovers, remove_whole, write_json
+from posegen.training.checkpoints import Progress, checkpoints, latest_checkpoint, restore, snapshot, write_snapshot
+from posegen.training.step import new_game
+from tests.conftest import Blocks
+from tests.training.toy import Tug
 
 CPU = torch.device("cpu")
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")  # audited by Python

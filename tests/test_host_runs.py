@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from posegen.train.checkpoint import latest_checkpoint, read_progress
+from posegen.training.checkpoints import latest_checkpoint, read_progress
 from tests.hosts import ONPREM, Cluster, Hosts, what_is_missing
 
 MISSING = what_is_missing()

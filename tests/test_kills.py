@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from posegen.files import TEMPORARY, remove_leftovers
-from posegen.train.checkpoint import checkpoints, read_curve
+from posegen.storage.files import TEMPORARY, remove_leftovers
+from posegen.training.checkpoints import checkpoints, read_curve
 from tests.small_runs import Machine, finished, machine, result
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]

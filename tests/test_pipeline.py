@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as parquet
 import pytest
 
-from posegen.train.checkpoint import RAY_STATE, latest_checkpoint, read_curve
+from posegen.training.checkpoints import RAY_STATE, latest_checkpoint, read_curve
 
 ROOT = Path(__file__).parent.parent
 STEPS = 240  # of the second stage: enough that it can be hit while it runs

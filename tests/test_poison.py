@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from posegen.data.shard_files import read_arrow
-from posegen.train.failures import SAME, read_failures
-
-from .test_pipeline import SMALL, start
+from posegen.data.shards.manifest import read_arrow
+from posegen.training.events import SAME, read_failures
+from tests.test_pipeline import SMALL, start
 
 pytestmark = pytest.mark.long
 
@@ -27,8 +26,9 @@ def spoil(shard: Path) -> None:
 
 def test_the_same_failure_at_the_same_step_thrice_ends_the_stage_with_what_it_saw(tmp_path: Path):
     run = tmp_path / "run"
-    from posegen import cluster, pipeline
-    from posegen.options import Options, plan_for
+    from posegen import cluster
+    from posegen.runs import pipeline
+    from posegen.runs.options import Options, plan_for
 
     pipeline.run(plan_for(Options(run=run, set=list(SMALL), pairs=10)), until="shards")
     assert not cluster.ray.is_initialized()

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from posegen.storage import Store
-from posegen.train.checkpoint import newest_name
-
-from .test_pipeline import STEPS, finish, start, wait_for
+from posegen.storage.store import Store
+from posegen.training.checkpoints import newest_name
+from tests.test_pipeline import STEPS, finish, start, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 

@@ -8,16 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from posegen.data import shards as making
-from posegen.data.loader import Shards, training_batches
-from posegen.data.rows import Entry, Listing
-from posegen.data.shard_cache import ShardCache
-from posegen.data.shard_making import ShardSettings
-from posegen.data.shard_planning import plan_works
-from posegen.data.shards import write_shards
-from posegen.data.windows import WindowedOrder, shard_bytes
-from posegen.options import opened
-from posegen.storage import Store, cache_folder
+from posegen.data.listing import Entry, Listing
+from posegen.data.loading.dataset import Shards, training_batches
+from posegen.data.shards import preparing as making
+from posegen.data.shards.making import ShardSettings, plan_works
+from posegen.data.shards.out_of_core import ShardCache, WindowedOrder, shard_bytes
+from posegen.data.shards.preparing import write_shards
+from posegen.runs.options import opened
+from posegen.storage.store import Store, cache_folder
 from tests.conftest import Blocks, shards_of
 
 SMALL = ShardSettings(size=(64, 32), mask_radius=2, pictures_per_shard=4)

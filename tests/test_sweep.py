@@ -14,13 +14,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from posegen.metrics.measures import METRICS
-from posegen.storage import Store
+from posegen.evaluation.metrics import METRICS
+from posegen.storage.store import Store
 from posegen.sweep.page import final_comparison
-from posegen.train.checkpoint import latest_checkpoint, read_curve
-from posegen.train.trials import Trial, TrialFolder
-
-from .test_pipeline import wait_for
+from posegen.training.checkpoints import latest_checkpoint, read_curve
+from posegen.training.trials import Trial, TrialFolder
+from tests.test_pipeline import wait_for
 
 ROOT = Path(__file__).parent.parent
 BUDGET = 40
@@ -204,7 +203,7 @@ def test_mlflow_has_a_nested_run_for_every_trial_and_the_best_is_tagged(swept: S
 
 
 def test_the_best_trial_is_compared_with_the_papers_on_the_test_people(swept: Swept):
-    from posegen.options import Options
+    from posegen.runs.options import Options
     from posegen.sweep_options import SweepOptions, sweep_for
 
     best = json.loads((swept.run / "best.json").read_text())

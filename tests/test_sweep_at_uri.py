@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from posegen.storage import Store
-from posegen.train.checkpoint import fetch_newest, newest_progress, read_curve
-from posegen.train.trials import Trial, TrialFolder
-
-from .test_pipeline import wait_for
-from .test_sweep import JOINING, ROOT, Cluster
+from posegen.storage.store import Store
+from posegen.training.checkpoints import fetch_newest, newest_progress, read_curve
+from posegen.training.trials import Trial, TrialFolder
+from tests.test_pipeline import wait_for
+from tests.test_sweep import JOINING, ROOT, Cluster
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 

@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from posegen.storage import Store
-from posegen.train.trials import ENDED, TrialFolder
-
-from .test_sweep import Cluster, cluster, finish, start, trials  # noqa: F401
-from .test_trouble import AMPLE, Disk, assert_told, disk, fill_when  # noqa: F401
+from posegen.storage.store import Store
+from posegen.training.trials import ENDED, TrialFolder
+from tests.test_sweep import Cluster, cluster, finish, start, trials  # noqa: F401
+from tests.test_trouble import AMPLE, Disk, assert_told, disk, fill_when  # noqa: F401
 
 pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from posegen.data.shard_files import read_manifest
-from posegen.files import TEMPORARY
-from posegen.train.checkpoint import checkpoints, latest_checkpoint, load_networks
+from posegen.data.shards.manifest import read_manifest
+from posegen.storage.files import TEMPORARY
+from posegen.training.checkpoints import checkpoints, latest_checkpoint, load_networks
 from tests.small_runs import Machine, finished, machine, result
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]

@@ -1,0 +1,1 @@
+"""Data sets: from image files and annotations to batches on a device."""

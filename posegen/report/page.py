@@ -3,34 +3,32 @@
 report/index.html         pictures and styles inside; nothing is fetched
 report/sample_sheet.png   the fixed draw of pairs as one picture
 report/fingerprint.json   written last: it is there when, and only when, the report is complete
+
+The pages' templates: everything is escaped, and what is not given is an error.
 """
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import cv2
+import jinja2
 import numpy as np
 import pyarrow.parquet as pq
 
-from posegen.data.loader import Shards
-from posegen.files import write_json, write_whole
-from posegen.metrics.baselines import BASELINES
-from posegen.metrics.choice import EVERY, deciding
-from posegen.metrics.measures import METRICS
-from posegen.metrics.pose import POSE_BASELINES, POSE_METRICS
-from posegen.report.cases import SEED, Case, chosen_rows, make_cases
-from posegen.report.curves import HEIGHT, WIDTH, charts
-from posegen.report.drawing import HEAT_FULL, SMALL, data_uri, sheet
+from posegen.data.loading.dataset import Shards
+from posegen.evaluation.baselines import BASELINES
+from posegen.evaluation.metrics import EVERY, METRICS, POSE_BASELINES, POSE_METRICS, deciding
+from posegen.inference import Trained
+from posegen.report.drawing import HEAT_FULL, HEIGHT, SMALL, WIDTH, charts, data_uri, sheet
+from posegen.report.panels import SEED, Case, chosen_rows, every_view, make_cases
 from posegen.report.score_table import headline, score_row, score_text, stage_rows, wins
-from posegen.report.template import template
-from posegen.report.views import every_view
-from posegen.synthesize import Trained
-from posegen.train.checkpoint import latest_checkpoint, read_curve
+from posegen.storage.files import write_json, write_whole
+from posegen.training.checkpoints import latest_checkpoint, read_curve
 
 HEADLINES = ("mask_l1", "ssim", "mask_ssim", "psnr", "pose_error")
 CASE_SCORES = ("mask_l1", "ssim", "mask_ssim", "psnr", "l1", "pose_error")
@@ -180,3 +178,16 @@ def _render(about: Mapping[str, Any]) -> str:
         versions=_versions(),
         written=datetime.now(UTC),
     )
+
+
+def template(name: str, filters: Mapping[str, Callable[..., str]]) -> jinja2.Template:
+    """A page's template of this folder, with filters of its own."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)

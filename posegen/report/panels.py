@@ -2,6 +2,12 @@
 
 A system that predicts joints and makes no picture has the target picture as its canvas: with the predicted skeleton as
 the result, with the true one as the target, and with both on it as the difference.
+
+The pairs that a report shows: the best, the worst and a fixed draw, with their scores and panels.
+
+One source picture to every other view of its group: what the system makes of it above the true pictures.
+
+Where the shards know the azimuths of cameras. Multistage's figure 9 shows its system so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posegen.data.loader import Shards, listed_batches
-from posegen.metrics.baselines import Picture, Pose
-from posegen.metrics.measures import as_pictures
-from posegen.metrics.scoring import stage_pictures
+from posegen.data.loading.dataset import Shards, listed_batches
+from posegen.evaluation.baselines import Picture, Pose
+from posegen.evaluation.metrics import as_pictures, deciding
+from posegen.evaluation.scoring import stage_pictures, synthesized
+from posegen.inference import Trained
 from posegen.report.drawing import both_skeletons, difference, enlargement, silhouette, skeleton, skeleton_over
 from posegen.stage import System
 
@@ -128,3 +135,131 @@ def _arrays(raw: Raw) -> dict[str, np.ndarray]:
 
 def _pictures(image: Tensor) -> np.ndarray:
     return as_pictures(torch.nan_to_num(image.float()))
+
+
+FIXED = 12  # pairs of the fixed draw
+EXTREME = 8  # of the best and of the worst
+SEED = 0
+
+Table = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test pair with everything that is shown of it."""
+
+    pair: int
+    source: str
+    target: str
+    scores: dict[str, float]
+    panels: list[Panel]
+
+
+def ranked(table: Table) -> list[int]:
+    """Rows of the scores, best first by what decides and then by number; those without that score are left out.
+
+    That is mask-L1, and the pose error of a system that makes no picture.
+    """
+    values = table[deciding(table.keys())]
+    order = np.lexsort((table["pair"], values))
+    return order[np.isfinite(values[order])].tolist()
+
+
+def chosen_rows(table: Table) -> dict[str, list[int]]:
+    """Rows of the scores to show: "best" first, "worst" (the worst one first), and a "fixed" draw by seed 0.
+
+    The fixed draw depends on the number of scored pairs alone, so it is the same pairs in every run on the same data.
+    """
+    order = ranked(table)
+    fixed = np.sort(np.random.default_rng(SEED).permutation(len(table["pair"]))[:FIXED])
+    return {"best": _varied(table, order), "worst": _varied(table, order[::-1]), "fixed": fixed.tolist()}
+
+
+def _varied(table: Table, order: Sequence[int]) -> list[int]:
+    """The first `EXTREME` rows of an order, one a person where there are so many persons, still in that order."""
+    first_of = {table["person"][row]: place for place, row in reversed(list(enumerate(order)))}
+    places = sorted(first_of.values())
+    rest = [place for place in range(len(order)) if place not in set(places)]
+    return [order[place] for place in sorted([*places, *rest][:EXTREME])]
+
+
+def make_cases(
+    trained: Trained, shards: Shards, table: Table, rows: Sequence[int], metrics: Sequence[str]
+) -> list[Case]:
+    """The cases of some rows of the scores, in their order, synthesized again."""
+    cases, left = [], iter(rows)
+    for raw, columns in synthesized(trained, shards, [int(table["pair"][row]) for row in rows]):
+        for shown in panels(trained.system, raw, columns):
+            row = next(left)
+            cases.append(
+                Case(
+                    pair=int(table["pair"][row]),
+                    source=str(table["source"][row]),
+                    target=str(table["target"][row]),
+                    scores={name: float(table[name][row]) for name in metrics},
+                    panels=shown,
+                )
+            )
+    return cases
+
+
+GROUPS = 4
+
+
+@dataclass(frozen=True)
+class View:
+    """Another view of a group: how far its camera is from the source's in degrees, what was made, and the truth."""
+
+    rotation: float  # in (-180, 180], counter-clockwise seen from above
+    made: Picture
+    true: Picture
+
+
+@dataclass(frozen=True)
+class ViewRow:
+    """A source and every other view of its group, by rotation."""
+
+    name: str
+    source: Picture
+    views: list[View]
+
+
+def every_view(trained: Trained, shards: Shards) -> list[ViewRow]:
+    """`GROUPS` groups of test views drawn by `SEED`; empty where the shards do not know the azimuths.
+
+    The source of the n-th row is the n-th view of its group by azimuth (counted round and round), so that sources are
+    seen from several sides. The draw depends on the test pairs alone: it is the same in every run on the same data.
+    """
+    if "rotation" not in shards.columns:
+        return []
+    groups = pairs_by_group(shards)
+    drawn = np.sort(np.random.default_rng(SEED).permutation(len(groups))[:GROUPS])
+    sources = [list(groups.values())[place] for place in drawn.tolist()]
+    return [_row(trained, shards, each[number % len(each)]) for number, each in enumerate(sources)]
+
+
+def pairs_by_group(shards: Shards) -> dict[str, list[list[int]]]:
+    """Places of the test pairs of each source, by group; the sources of a group in the order of their azimuths.
+
+    A group lies in one shard, so shards are looked at one after the other.
+    """
+    groups: dict[str, list[list[int]]] = {}
+    for test, _, places in shards.pieces("test"):
+        by_source: dict[int, list[int]] = {}
+        sources, _ = test.pair_rows(np.arange(test.pair_count))
+        for place, source in zip(places.tolist(), sources.tolist(), strict=True):
+            by_source.setdefault(source, []).append(place)
+        for source in sorted(by_source, key=lambda row: (test.azimuths[row], row)):
+            groups.setdefault(test.group(source), []).append(by_source[source])
+    return dict(sorted(groups.items()))
+
+
+def _row(trained: Trained, shards: Shards, pairs: list[int]) -> ViewRow:
+    """The pairs of one source, synthesized."""
+    views, sources = [], []
+    for raw, columns in synthesized(trained, shards, pairs):
+        shown = (raw["rotation"].tolist(), result_pictures(trained.system, raw, columns), raw["target_image"].numpy())
+        views += [View(*each) for each in zip(*shown, strict=True)]
+        sources += list(raw["source_image"].numpy())
+    name = shards.pair_names("test", pairs[:1])[0][0]
+    return ViewRow(name, sources[0], sorted(views, key=lambda view: view.rotation))

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from posegen.metrics.baselines import BASELINES
-from posegen.metrics.choice import EVERY, STAGE_METRIC, deciding
+from posegen.evaluation.baselines import BASELINES
+from posegen.evaluation.metrics import EVERY, STAGE_METRIC, deciding
 
 
 def best_baseline(metric: str, metrics: Mapping[str, Any]) -> tuple[str, float] | None:

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posegen.files import write_whole
-from posegen.metrics.choice import EVERY
+from posegen.evaluation.metrics import EVERY
 from posegen.report.drawing import SMALL, data_uri
+from posegen.report.page import template
 from posegen.report.sweep_charts import (
     CURVES,
     SCATTER,
@@ -26,8 +26,8 @@ from posegen.report.sweep_charts import (
     uprights,
 )
 from posegen.report.sweep_content import Row, Sweep, is_finite, score_of, value_text
-from posegen.report.template import template
-from posegen.train.trials import Trial
+from posegen.storage.files import write_whole
+from posegen.training.trials import Trial
 
 STATES = ("finished", "running", "stopped", "diverged", "failed", "waiting")  # as the trials are listed
 SEARCHES = {"optuna": "Optuna's search", "random": "random search", "grid": "grid search"}

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from posegen.report.curves import Tick, round_ticks
+from posegen.report.drawing import Tick, round_ticks
 from posegen.report.sweep_content import Sweep, is_finite, score_of, value_text
-from posegen.train.trials import Trial, Value
+from posegen.training.trials import Trial, Value
 
 SCATTER, CURVES = (320, 190), (800, 300)  # width and height of the plots, in the drawings' units
 NEAR, APART, TALL = 150, 280, 270  # of the parallel coordinates: least and most from axis to axis, and their height

@@ -5,11 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posegen.metrics.baselines import Picture
-from posegen.metrics.choice import EVERY
-from posegen.metrics.measures import Metric
+from posegen.evaluation.baselines import Picture
+from posegen.evaluation.metrics import EVERY, Metric
 from posegen.report.panels import Panel
-from posegen.train.trials import Trial, Value
+from posegen.training.trials import Trial, Value
 
 
 @dataclass(frozen=True, kw_only=True)

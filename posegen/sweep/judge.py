@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from posegen.data.loader import Shards
-from posegen.files import write_whole
-from posegen.metrics.baselines import Picture
-from posegen.metrics.choice import EVERY, metrics_of
-from posegen.metrics.scoring import result_scores, synthesized
+from posegen.data.loading.dataset import Shards
+from posegen.evaluation.baselines import Picture
+from posegen.evaluation.metrics import EVERY, metrics_of
+from posegen.evaluation.scoring import result_scores, synthesized
+from posegen.inference import Trained
 from posegen.report.panels import result_pictures
 from posegen.stage import Networks, System
-from posegen.storage import Store
-from posegen.synthesize import Trained
+from posegen.storage.files import write_whole
+from posegen.storage.store import Store
 
 SAMPLES = 8  # fixed pairs whose pictures every trial keeps
 

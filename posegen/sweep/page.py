@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from posegen.data.loader import Shards
-from posegen.evaluate import chosen_pairs
-from posegen.files import write_json
-from posegen.pipeline import open_tracking
+from posegen.data.loading.dataset import Shards
+from posegen.evaluation.evaluate import chosen_pairs
 from posegen.report import sweep as report
 from posegen.report.panels import given_panels
 from posegen.report.sweep import Row
+from posegen.runs.pipeline import open_tracking
+from posegen.storage.files import write_json
 from posegen.sweep.judge import read_samples, sample_pairs
 from posegen.sweep.plan import SweepPlan
 from posegen.sweep.result import Comparison, compare, pareto_front, ranked
-from posegen.train.trials import Trial
-from posegen.train.tune import rungs
+from posegen.training.trials import Trial
+from posegen.training.tune import rungs
 
 
 def write_page(sweep: SweepPlan, best: Trial, command: Sequence[str], fingerprint: str) -> Path:

@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posegen.catalog import override
-from posegen.data.rows import Listing
-from posegen.data.shard_files import MANIFEST
-from posegen.files import read_json, write_json
-from posegen.metrics.choice import EVERY
-from posegen.plan import Plan, Step
-from posegen.storage import Store
+from posegen.data.listing import Listing
+from posegen.data.shards.manifest import MANIFEST
+from posegen.evaluation.metrics import EVERY
+from posegen.runs.plan import Plan, Step
+from posegen.storage.files import read_json, write_json
+from posegen.storage.store import Store
 from posegen.sweep.judge import PairsJudge
-from posegen.train.choosers import Chooser, Listed, Tpe, random_points
-from posegen.train.spaces import Space, current, first_touched
-from posegen.train.task import Task
-from posegen.train.trials import Settings, Trial, TrialFolder, Value
-from posegen.train.tune import Kind, Search, judged_steps
+from posegen.training.choosers import Chooser, Listed, Tpe, random_points
+from posegen.training.spaces import Space, current, first_touched
+from posegen.training.task import Task
+from posegen.training.trials import Settings, Trial, TrialFolder, Value
+from posegen.training.tune import Kind, Search, judged_steps
 
 SearchKind = Literal["optuna", "random", "grid"]
 

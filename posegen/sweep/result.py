@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import t as student
 
-from posegen.metrics.choice import EVERY
-from posegen.train.trials import Trial
+from posegen.evaluation.metrics import EVERY
+from posegen.training.trials import Trial
 
 FEWEST_SEEDS = 3
 Comparison = dict[str, Any]

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from posegen.alone import alone
-from posegen.display import Display
-from posegen.files import read_json, write_json
-from posegen.metrics.choice import EVERY
-from posegen.pipeline import logged, open_tracking, place_of, prepare, read_everywhere, tracked, train
-from posegen.plan import digest
+from posegen.evaluation.metrics import EVERY
+from posegen.runs.pipeline import logged, open_tracking, place_of, prepare, read_everywhere, tracked, train
+from posegen.runs.progress import Display
+from posegen.storage.files import digest, read_json, write_json
+from posegen.storage.run_lock import alone
 from posegen.sweep.page import final_comparison, write_page
 from posegen.sweep.plan import SweepPlan
 from posegen.sweep.result import best_trial
-from posegen.train.trials import Trial
+from posegen.training.trials import Trial
 
 POLL = "0.5"  # seconds between two looks of Ray Train's controller: trials are short
 

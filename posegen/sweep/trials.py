@@ -8,21 +8,21 @@ from typing import Any
 
 import cv2
 
-from posegen.display import Display
-from posegen.evaluate import chosen_pairs
-from posegen.metrics.choice import EVERY
+from posegen.evaluation.evaluate import chosen_pairs
+from posegen.evaluation.metrics import EVERY
 from posegen.report.drawing import SMALL, sheet
 from posegen.report.sweep import Row
+from posegen.runs.progress import Display
 from posegen.sweep.judge import read_samples, sample_pairs
 from posegen.sweep.page import given_rows
 from posegen.sweep.plan import SweepPlan
 from posegen.sweep.result import best_trial
-from posegen.train.checkpoint import Curve, newest_name, read_curve
-from posegen.train.choosers import Listed
-from posegen.train.journal import JUDGED
-from posegen.train.trial_run import Job
-from posegen.train.trials import Trial, TrialFolder
-from posegen.train.tune import run_trials
+from posegen.training.checkpoints import Curve, newest_name, read_curve
+from posegen.training.choosers import Listed
+from posegen.training.loss_log import JUDGED
+from posegen.training.trial_run import Job
+from posegen.training.trials import Trial, TrialFolder
+from posegen.training.tune import run_trials
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""One paper a module or folder: networks, losses and published settings."""

@@ -48,7 +48,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Images
-from posegen.data.pose_maps import Discs
+from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1
 from posegen.stage import Halving, Networks, Player, System, Term
 from posegen.systems.settings import check_fields, check_known, settings_for

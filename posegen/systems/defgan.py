@@ -39,16 +39,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Images
-from posegen.data.limb_warps import LimbWarps, limb_warps
-from posegen.data.pose_maps import Gaussians
+from posegen.data.geometry.limb_warps import LimbWarps, limb_warps
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import judged_fake, judged_real
 from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
-from posegen.nets.vgg import vgg19_features
+from posegen.nets.pretrained import path_of, vgg19_features
 from posegen.nets.warping import Aggregate, Interpolation, deformable_skip
 from posegen.stage import Networks, Player, System, Term
 from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
-from posegen.weights import path_of
 
 PAPER = "Siarohin et al.: Deformable GANs for Pose-based Human Image Generation, CVPR 2018"
 JOINTS = 18

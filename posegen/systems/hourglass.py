@@ -48,8 +48,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from posegen.batch import Batch, Images, Joints, PoseMaps, Visible
-from posegen.data.joints import JOINTS, MIRROR
-from posegen.data.pose_maps import Gaussians
+from posegen.data.geometry.joints import JOINTS, MIRROR
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.stage import Networks, Player, StepDecay, System, Term
 from posegen.systems.settings import check_fields, check_known, settings_for
 

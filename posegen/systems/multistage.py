@@ -52,7 +52,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Degrees, Images, Joints, Masks, PoseMaps
-from posegen.data.pose_maps import Discs, Gaussians
+from posegen.data.geometry.pose_maps import Discs, Gaussians
 from posegen.losses.adversarial import Logits, judged_fake, judged_real, score_together
 from posegen.losses.reconstruction import area_l1, l1
 from posegen.nets.critics import DcganCritic

@@ -36,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, Joints, PoseMaps, Visible
-from posegen.data.pose_maps import Discs
+from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1, masked_l1
 from posegen.nets.unet import (
     PlainDecoder,

@@ -48,7 +48,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Images
-from posegen.data.pose_maps import Discs
+from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import judged_fake, judged_real
 from posegen.losses.reconstruction import l1
 from posegen.stage import Networks, Player, System, Term

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Scalar
-from posegen.data.pose_maps import Discs
+from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import Logits
 from posegen.nets.critics import DcganCritic
 from posegen.stage import Networks, Player, System, Term

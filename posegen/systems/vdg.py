@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, PoseMaps
-from posegen.data.pose_maps import Discs
+from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1, masked_l1, masked_ssim_loss
 from posegen.nets.unet import (
     PlainDecoder,

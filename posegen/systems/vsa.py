@@ -48,13 +48,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, PoseMaps, Scalar
-from posegen.data.pose_maps import Gaussians
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import Logits, judged_fake, judged_real
+from posegen.nets.pretrained import Layer, path_of, vgg19_features
 from posegen.nets.unet import convolution, halving_convolution
-from posegen.nets.vgg import Layer, vgg19_features
 from posegen.stage import Networks, Player, System, Term
 from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
-from posegen.weights import path_of
 
 PAPER = "Villegas et al.: Learning to Generate Long-term Future via Hierarchical Prediction, ICML 2017"
 JOINTS = 18

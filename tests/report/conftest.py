@@ -3,8 +3,7 @@
 import pytest
 
 from posegen.report.sweep import Sweep
-
-from .made_up_sweep import a_sweep, trial
+from tests.report.made_up_sweep import a_sweep, trial
 
 
 @pytest.fixture

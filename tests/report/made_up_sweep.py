@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from posegen.report.sweep import Sweep
-from posegen.train.trials import Trial
+from posegen.training.trials import Trial
 
 
 def trial(number: int, settings: dict, state: str = "finished", **scores: Any) -> Trial:

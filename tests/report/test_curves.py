@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from posegen.report.curves import HEIGHT, POINTS, WIDTH, charts, round_ticks, running_mean
+from posegen.report.drawing import HEIGHT, POINTS, WIDTH, charts, round_ticks, running_mean
 
 
 def points(polyline: str) -> list[tuple[float, float]]:

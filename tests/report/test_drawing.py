@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.metrics.baselines import Pose
+from posegen.evaluation.baselines import Pose
 from posegen.report.drawing import BACKGROUND, JOINT_COLOURS, LIMB_COLOURS, data_uri, difference, sheet, skeleton
 
 

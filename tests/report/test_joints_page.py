@@ -10,17 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from posegen.data.loader import Shards
-from posegen.metrics.scoring import score_chunk, synthesized, training_means
-from posegen.metrics.summary import summary
-from posegen.report.cases import FIXED, make_cases, ranked
+from posegen.data.loading.dataset import Shards
+from posegen.evaluation.scoring import score_chunk, summary, synthesized, training_means
 from posegen.report.drawing import cut_sheet
 from posegen.report.page import write_report
-from posegen.report.panels import result_pictures
-from posegen.report.views import GROUPS, every_view, pairs_by_group
+from posegen.report.panels import FIXED, GROUPS, every_view, make_cases, pairs_by_group, ranked, result_pictures
 from posegen.stage import System
-
-from .. import posing_systems
+from tests import posing_systems
 
 LAST_OF_POSES = ["estimated pose", "true pose", "overlay"]
 

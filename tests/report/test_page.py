@@ -14,15 +14,14 @@ import pytest
 import torch
 
 from posegen import catalog
-from posegen.data.loader import Shards
-from posegen.metrics.baselines import BASELINES
-from posegen.metrics.measures import METRICS
-from posegen.metrics.scoring import score_chunk, training_means
-from posegen.metrics.summary import summary
-from posegen.report.cases import EXTREME, FIXED, chosen_rows, make_cases, ranked
+from posegen.data.loading.dataset import Shards
+from posegen.evaluation.baselines import BASELINES
+from posegen.evaluation.metrics import METRICS
+from posegen.evaluation.scoring import score_chunk, summary, training_means
+from posegen.inference import Trained
 from posegen.report.page import flattened, write_report
+from posegen.report.panels import EXTREME, FIXED, chosen_rows, make_cases, ranked
 from posegen.report.score_table import best_baseline, comparison, headline, score_row, wins
-from posegen.synthesize import Trained
 
 VOID = {"meta", "img", "input", "line", "polyline", "br", "link"}
 HOSTILE = "<script>alert('&')</script>"

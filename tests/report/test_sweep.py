@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posegen.metrics.measures import METRICS
+from posegen.evaluation.metrics import METRICS
 from posegen.report.panels import Panel
 from posegen.report.sweep import (
     Row,
@@ -29,9 +29,8 @@ from posegen.report.sweep import (
     write_sweep_report,
 )
 from posegen.report.sweep_content import value_text
-from posegen.train.trials import Trial
-
-from .made_up_sweep import a_sweep, trial
+from posegen.training.trials import Trial
+from tests.report.made_up_sweep import a_sweep, trial
 
 VOID = {"meta", "img", "input", "br", "wbr"}
 HOSTILE = "<script>alert('&\"')</script>"

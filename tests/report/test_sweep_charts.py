@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from posegen.report.curves import Tick
+from posegen.report.drawing import Tick
 from posegen.report.sweep_charts import (
     APART,
     CURVES,
@@ -23,9 +23,8 @@ from posegen.report.sweep_charts import (
     setting_axis,
     uprights,
 )
-from posegen.train.trials import Trial
-
-from .made_up_sweep import a_sweep, trial
+from posegen.training.trials import Trial
+from tests.report.made_up_sweep import a_sweep, trial
 
 
 def points(polyline: str) -> list[tuple[float, float]]:

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from posegen import catalog
-from posegen.data.loader import Shards
-from posegen.metrics.measures import METRICS
-from posegen.metrics.scoring import result_scores
-from posegen.storage import Store
+from posegen.data.loading.dataset import Shards
+from posegen.evaluation.metrics import METRICS
+from posegen.evaluation.scoring import result_scores
+from posegen.inference import Trained
+from posegen.storage.store import Store
 from posegen.sweep.judge import PairsJudge, read_samples, sample_pairs
-from posegen.synthesize import Trained
-
-from .. import posing_systems
+from tests import posing_systems
 
 CPU = torch.device("cpu")
 PAIRS = tuple(range(0, 20, 2))
@@ -54,8 +53,8 @@ def test_scores_are_the_means_of_the_pairs_scores(system, networks, block_shards
 
 
 def test_samples_are_the_results_of_the_fixed_pairs(system, networks, block_shards: Path, tmp_path: Path):
-    from posegen.metrics.measures import as_pictures
-    from posegen.metrics.scoring import synthesized
+    from posegen.evaluation.metrics import as_pictures
+    from posegen.evaluation.scoring import synthesized
 
     judge(system, block_shards, tmp_path)(networks, 4, CPU)
     trained, fixed = Trained(system, networks, CPU), sample_pairs(PAIRS)

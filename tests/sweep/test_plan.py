@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from posegen.files import write_json
-from posegen.options import Options
+from posegen.runs.options import Options
+from posegen.storage.files import write_json
 from posegen.sweep.plan import SweepPlan
 from posegen.sweep.run import outlook, run_sweep, trials_at_once
 from posegen.sweep_options import SweepOptions, sweep_for
-from posegen.train.choosers import Listed, Tpe
-from posegen.train.trials import Trial
-
-from ..conftest import Blocks, shards_of
+from posegen.training.choosers import Listed, Tpe
+from posegen.training.trials import Trial
+from tests.conftest import Blocks, shards_of
 
 SMALL = [
     "data.train_people=10", "data.test_people=2", "coarse.steps=30", "coarse.width=4", "refinement.width=4",
@@ -211,7 +210,7 @@ def test_other_settings_are_refused_with_what_differs_before_ray_starts(tmp_path
 
 
 def test_best_settings_are_taken_by_other_commands(tmp_path: Path):
-    from posegen.options import plan_for
+    from posegen.runs.options import plan_for
     from posegen.sweep.run import write_best
 
     plan = sweep(tmp_path, "coarse.width=8", options={"system": "vdg", "variant": "w"})
@@ -231,7 +230,7 @@ def test_best_settings_are_taken_by_other_commands(tmp_path: Path):
 
 @pytest.mark.parametrize("content", [None, "[]", '{"alpha": 1}', "not json"])
 def test_a_settings_file_that_is_none_is_told(tmp_path: Path, content: str | None):
-    from posegen.options import plan_for
+    from posegen.runs.options import plan_for
 
     path = tmp_path / "best.json"
     if content is not None:
@@ -241,7 +240,7 @@ def test_a_settings_file_that_is_none_is_told(tmp_path: Path, content: str | Non
 
 
 def test_a_settings_file_is_kept_with_the_run(tmp_path: Path):
-    from posegen.options import from_run, keep, plan_for
+    from posegen.runs.options import from_run, keep, plan_for
 
     path = tmp_path / "best.json"
     write_json(path, {"system": "pg2", "settings": {"refinement.l1_weight": 7.5}})

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from posegen.metrics.measures import METRICS
+from posegen.evaluation.metrics import METRICS
 from posegen.sweep.result import best_trial, compare, interval, pareto_front, ranked
-from posegen.train.trials import State, Trial
+from posegen.training.trials import State, Trial
 
 
 def trial(number: int, state: State = "finished", **scores: float) -> Trial:

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from posegen.data.pose_maps import Discs
-from posegen.train.step import new_game
+from posegen.data.geometry.pose_maps import Discs
+from posegen.training.step import new_game
 
 SIZE = (32, 16)
 

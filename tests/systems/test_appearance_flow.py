@@ -22,9 +22,8 @@ from posegen.systems.appearance_flow import (
     sampled,
     view_code,
 )
-from posegen.train.step import new_game
-
-from .conftest import SIZE, waves
+from posegen.training.step import new_game
+from tests.systems.conftest import SIZE, waves
 
 CPU = torch.device("cpu")
 

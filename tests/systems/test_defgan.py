@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from posegen.batch import COLUMNS
-from posegen.data.limb_warps import limb_warps
-from posegen.data.pose_maps import Gaussians
+from posegen.data.geometry.limb_warps import limb_warps
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
 from posegen.stage import Perceptive
 from posegen.systems.defgan import SETTINGS, VARIANTS, Generation, SampleNorm, defgan, halvings
-from posegen.train.step import new_game
+from posegen.training.step import new_game
 
 SIZE = (32, 16)
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from torch import nn
 
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
-from posegen.data.joints import MIRROR
-from posegen.data.pose_maps import Gaussians
+from posegen.data.geometry.joints import MIRROR
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.stage import StepDecay
 from posegen.systems.hourglass import (
     SETTINGS,
@@ -21,8 +21,7 @@ from posegen.systems.hourglass import (
     hourglass,
     turned,
 )
-
-from .conftest import SIZE, waves
+from tests.systems.conftest import SIZE, waves
 
 READ = ("target_image", "target_joints", "target_visible")
 

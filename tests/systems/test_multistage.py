@@ -7,7 +7,7 @@ from torch import nn
 
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
-from posegen.data.pose_maps import Discs, Gaussians
+from posegen.data.geometry.pose_maps import Discs, Gaussians
 from posegen.losses.reconstruction import area_l1, l1
 from posegen.systems.multistage import (
     SETTINGS,
@@ -21,10 +21,9 @@ from posegen.systems.multistage import (
     networks_of,
     view_code,
 )
-from posegen.train.loop import _start_from, _with_outputs
-from posegen.train.step import new_game
-
-from .conftest import waves
+from posegen.training.loop import _start_from, _with_outputs
+from posegen.training.step import new_game
+from tests.systems.conftest import waves
 
 SIZE = (32, 16)
 SMALL = {"width": 4, "depth": 2, "critic_width": 4}

@@ -9,12 +9,11 @@ from torch import nn
 
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
-from posegen.data.pose_maps import Discs
+from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1
 from posegen.systems.pix2pix import CONDITION, SETTINGS, VARIANTS, PatchCritic, UNet, halvings, normalisation, pix2pix
-from posegen.train.step import new_game
-
-from .conftest import waves
+from posegen.training.step import new_game
+from tests.systems.conftest import waves
 
 SIZE = (64, 32)
 DEEP = (64, 64)  # six halvings: the fewest with dropout

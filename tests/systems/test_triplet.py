@@ -9,7 +9,7 @@ from torch import nn
 from posegen.batch import COLUMNS
 from posegen.systems import pg2
 from posegen.systems.triplet import SETTINGS, VARIANTS, Refinement, mean_score, triplet, wasserstein_critic_terms
-from posegen.train.step import new_game
+from posegen.training.step import new_game
 
 SIZE = (32, 16)
 TWO_STAGES = ("full", "g1+g2+d", "triplet", "wgan-triplet")

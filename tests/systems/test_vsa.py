@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
-from posegen.data.pose_maps import Gaussians
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.stage import Perceptive
 from posegen.systems.vsa import (
     SETTINGS,
@@ -23,9 +23,8 @@ from posegen.systems.vsa import (
     unpooling_convolution,
     vsa,
 )
-from posegen.train.step import new_game
-
-from .conftest import SIZE, waves
+from posegen.training.step import new_game
+from tests.systems.conftest import SIZE, waves
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,280 @@
+"""Pickles of plain data, read without running anything that they name.
+
+A pickle is a small program, and Python's own reader calls whatever it asks for. This reader gives lists, dicts, tuples,
+numbers, text, bytes and numpy arrays of numbers, in every protocol from Python 2's text to 5; anything else that a file
+asks for is refused by name, before it is imported. numpy's functions are not called either: an array's state is checked
+and its numbers are taken from its bytes, for numpy's own reader trusts the flags in the file, and a file can lie.
+
+numpy's npz files, read without running anything that they name.
+
+An npz file is a zip archive of npy files. One that holds a dict holds a pickle, which numpy opens only with
+`allow_pickle=True`: then it may call any function of Python. Here it is read by `plain_pickles`.
+"""
+
+import io
+import math
+import pickle
+import reprlib
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib import format as npy
+
+OBJECTS = "O8"  # numpy's name of arrays of objects; npz files hold dicts so
+KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")  # numpy's names of plain numbers
+
+# What Python and numpy raise for a file that is cut off, damaged or no pickle.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RecursionError,
+)
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """What a pickle holds. Text of Python 2 comes as bytes (`text` reads it), arrays come as `PickledArray`.
+
+    Raises ValueError naming the file and what it asked for, where that is more than plain data, and for a file that is
+    cut off or no pickle. Nothing that a file names is imported or called.
+    """
+    return unpickled(path.read_bytes(), str(path))
+
+
+def unpickled(content: bytes, place: str, *, objects: bool = False) -> Any:
+    """As `read_plain_pickle`, of bytes that stand at `place`. `objects` allows arrays of plain objects as well."""
+    try:
+        return _PlainUnpickler(content, place, _ALLOWED | _OBJECTS_TOO if objects else _ALLOWED).load()
+    except _RefusedPickle as error:
+        raise ValueError(str(error)) from None
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{place}: not a pickle of plain data that can be read (cut off, damaged or another kind of file): "
+            f"{type(error).__name__}: {error}"
+        ) from None
+
+
+def text(value: object) -> str | None:
+    """A text of Python 3 or of Python 2, whose bytes are taken for UTF-8; None where it is neither."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    return value if isinstance(value, str) else None
+
+
+class PickledArray:
+    """An array as it stands in a pickle; `array` is it. Its state is checked, whatever the file says."""
+
+    def __init__(self) -> None:
+        self.array: np.ndarray = np.empty(0)
+
+    def __setstate__(self, state: object) -> None:
+        """(version, shape, kind, Fortran order, bytes), as numpy writes it."""
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise ValueError(f"expected an array's state of five parts, found {reprlib.repr(state)}")
+        _, shape, kind, fortran, content = state
+        make = _objects if isinstance(kind, _Kind) and kind.name == OBJECTS else _numbers
+        self.array = make(content, kind, shape, order="F" if fortran else "C")
+
+
+class _RefusedPickle(ValueError):
+    """A file asks for what is no plain data."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def __init__(self, content: bytes, place: str, allowed: Mapping[tuple[str, str], object]) -> None:
+        super().__init__(io.BytesIO(content), fix_imports=False, encoding="bytes")
+        self._place = place
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) not in self._allowed:
+            raise _RefusedPickle(
+                f"{self._place}: the pickle asks for '{module}.{name}', which is no plain data. Nothing of it was run. "
+                "Understood are lists, dicts, tuples, numbers, text and numpy's arrays of numbers. Do not open this "
+                "file with Python's own pickle: what it asks for would be executed."
+            )
+        return self._allowed[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _RefusedPickle(f"{self._place}: the pickle refers to {reprlib.repr(pid)} outside of it: no plain data.")
+
+
+class _Kind:
+    """A dtype: which of `KINDS`, or objects where these are allowed, and its byte order."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.order: Literal["<", ">", "|"] = "<"
+
+    def __setstate__(self, state: object) -> None:
+        """(version, byte order, sub-array, names, fields, ...): only the byte order may say something."""
+        if not isinstance(state, tuple) or len(state) < 5 or any(state[2:5]):
+            raise ValueError(f"expected the kind of plain numbers, found {reprlib.repr(state)}")
+        order = text(state[1])
+        if order not in ("<", ">", "|"):
+            raise ValueError(f"expected a byte order, found {reprlib.repr(state[1])}")
+        self.order = order
+
+
+@dataclass(frozen=True)
+class _Permitted:
+    """Stands for a function or class of numpy's in the file. It can be called by it, and nothing else."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("the pickle changes a function")
+
+
+def _empty_array(*_: object) -> PickledArray:
+    """numpy's `_reconstruct(ndarray, (0,), b"b")`; the state that follows says what the array is."""
+    return PickledArray()
+
+
+def _kind(name: object, *_: object) -> _Kind:
+    known = text(name)
+    if known not in KINDS:
+        raise ValueError(f"expected numbers of a kind among {', '.join(KINDS)}, found {reprlib.repr(name)}")
+    return _Kind(known)
+
+
+def _kind_or_objects(name: object, *_: object) -> _Kind:
+    return _Kind(OBJECTS) if text(name) == OBJECTS else _kind(name)
+
+
+def _scalar(kind: object, content: object) -> int | float | bool:
+    return _numbers(content, kind, (), order="C").item()
+
+
+def _from_buffer(content: object, kind: object, shape: object, order: object) -> PickledArray:
+    made = PickledArray()
+    made.array = _numbers(content, kind, shape, order="F" if text(order) == "F" else "C")
+    return made
+
+
+def _numbers(content: object, kind: object, shape: object, *, order: str) -> np.ndarray:
+    """The numbers in an array's bytes, in native order. Raises ValueError where the parts do not fit together."""
+    if not isinstance(kind, _Kind) or kind.name == OBJECTS or not isinstance(content, bytes | bytearray):
+        raise ValueError("expected an array of plain numbers")
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"expected the shape of an array, found {reprlib.repr(shape)}")
+    stored = np.dtype(kind.name).newbyteorder(kind.order)
+    if math.prod(shape) * stored.itemsize != len(content):
+        raise ValueError(f"expected an array of shape {shape} and kind {kind.name}, found {len(content)} bytes")
+    flat = np.frombuffer(content, stored).astype(stored.newbyteorder("="))
+    return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
+
+
+def _objects(content: object, kind: object, shape: object, *, order: str) -> np.ndarray:
+    """An array of what the pickle has made already. Raises ValueError where it is no list, or not as long."""
+    if not isinstance(content, list) or not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
+        raise ValueError(f"expected an array of objects, found {reprlib.repr(content)}")
+    if any(side < 0 for side in shape) or math.prod(shape) != len(content):
+        raise ValueError(f"expected an array of shape {shape}, found {len(content)} objects")
+    flat = np.empty(len(content), dtype=object)
+    for number, item in enumerate(content):
+        flat[number] = item
+    return flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
+
+
+def _encoded(content: object, encoding: object) -> bytes:
+    """Python 3 writes bytes in protocol 2 as a text to be encoded; other encodings have no place in data."""
+    if not isinstance(content, str) or text(encoding) != "latin1":
+        raise ValueError("expected bytes, written as Latin-1")
+    return content.encode("latin1")
+
+
+def _no_bytes(*arguments: object) -> bytes:
+    if arguments:
+        raise ValueError("expected empty bytes")
+    return b""
+
+
+def _not_called(*_: object) -> None:
+    raise ValueError("the pickle makes an array of its own")
+
+
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # numpy 1 and 2
+_NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_ALLOWED = {
+    ("numpy", "ndarray"): _Permitted(_not_called),
+    ("numpy", "dtype"): _Permitted(_kind),
+    **{(module, "_reconstruct"): _Permitted(_empty_array) for module in _MULTIARRAY},
+    **{(module, "scalar"): _Permitted(_scalar) for module in _MULTIARRAY},
+    **{(module, "_frombuffer"): _Permitted(_from_buffer) for module in _NUMERIC},
+    ("_codecs", "encode"): _Permitted(_encoded),
+    ("__builtin__", "bytes"): _Permitted(_no_bytes),
+    ("builtins", "bytes"): _Permitted(_no_bytes),
+}
+_OBJECTS_TOO = {("numpy", "dtype"): _Permitted(_kind_or_objects)}
+
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_NPZ_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+
+
+def read_plain_npz(path: Path) -> dict[str, Any]:
+    """The arrays of a file by name; what an array of objects without a shape holds stands for it, such as a dict.
+
+    Arrays inside are numpy's, text of Python 2 is text. Raises ValueError, naming the file, where it is no npz file, is
+    damaged, or asks for more than plain data: nothing of that is imported or called.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                name.removesuffix(".npy"): _array(archive.read(name), f"{path}, '{name.removesuffix('.npy')}'")
+                for name in archive.namelist()
+            }
+    except _NPZ_DAMAGE as error:
+        raise ValueError(f"{path}: not an npz file of numpy that can be read ({error})") from None
+
+
+def _array(content: bytes, place: str) -> Any:
+    member = io.BytesIO(content)
+    try:
+        version = npy.read_magic(member)
+        if version not in _HEADERS:
+            raise ValueError(f"version {version} of the npy format is not understood")
+        shape, fortran, kind = _HEADERS[version](member)
+    except ValueError as error:
+        raise ValueError(f"{place}: not an npy file that can be read ({error})") from None
+    if kind.hasobject:
+        array = _plain(unpickled(member.read(), place, objects=True))
+        return array.item() if isinstance(array, np.ndarray) and array.shape == () else array
+    content = member.read()
+    if kind.itemsize * math.prod(shape) != len(content):
+        raise ValueError(f"{place}: expected an array of shape {shape} and kind {kind}, found {len(content)} bytes")
+    flat = np.frombuffer(content, kind)
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+
+
+def _plain(value: Any) -> Any:
+    """The value with arrays for `PickledArray`, and with text for bytes where these are text."""
+    if isinstance(value, PickledArray):
+        value = value.array
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        made = np.empty(value.shape, dtype=object)
+        for place in np.ndindex(value.shape):
+            made[place] = _plain(value[place])
+        return made
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return (text(value) or value) if isinstance(value, bytes) else value

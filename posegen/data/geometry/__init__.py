@@ -1,0 +1,1 @@
+"""Joints, pose maps and limb warps."""

@@ -1,0 +1,1 @@
+"""Shards to batches of columns on a device."""

@@ -1,0 +1,1 @@
+"""Pose masks and person masks."""

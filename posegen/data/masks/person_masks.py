@@ -1,0 +1,314 @@
+"""The person's mask from joints and picture alone: f_CRF of the multistage paper, without a trained network.
+
+The multistage paper takes its masks from CRF-RNN, whose first half is a trained network. In its place (our choice): the
+limbs, as thick as people are, say where the person surely is, may be, and cannot be; GrabCut (Rother, Kolmogorov,
+Blake, SIGGRAPH 2004) learns the colours of both and cuts between them; CRF-RNN's second half, the mean field of a fully
+connected random field (`mean_field`), puts the edge where the picture has one.
+
+The person's mask by a segmentation network, where the user has its file: the first half of CRF-RNN, replaced.
+
+The network is U^2-Net for people (Qin et al., Pattern Recognition 2020) in the ONNX file that rembg publishes, run by
+OpenCV. What goes in and what comes out follows rembg (sessions/base.py, u2net_human_seg.py). Our choice: the mean field
+that follows, which is CRF-RNN's second half, and dropping pieces in which no joint lies, who are other people.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
+
+from posegen.data.geometry.joints import TORSO
+from posegen.data.masks.mean_field import mean_field
+from posegen.data.reasons import NOBODY, TOO_FEW_JOINTS
+from posegen.nets.pretrained import PRETRAINED, path_of
+
+# Seeds and confidence, our choice: of what was tried on the embedded people and a photograph, near the best for both.
+SURELY_INSIDE = 0.6  # of a part's radius, from its middle line
+PERHAPS_WITHIN = 0.15  # torso lengths from a part's surface; beyond it is surely background
+CUTS = 2  # GrabCut's turns
+CUT_LOG_ODDS = 1.0  # how far a pixel believes GrabCut before the mean field
+SURE_LOG_ODDS = 20.0
+COLOURS = 5  # of GrabCut's model of either side: each side needs as many pixels
+
+
+class Part(NamedTuple):
+    """A limb as a round bar of changing thickness; lengths in torso lengths (shoulder to hip)."""
+
+    start: int
+    end: int
+    start_radius: float
+    end_radius: float
+    beyond: float  # how far it goes on behind `end`, in its own length: hands, feet
+    length: float = 0.0  # a grown person's, unforeshortened; 0 where it says nothing
+
+
+# Lengths: Drillis and Contini's body segments (1966; torso 0.288 of the height). Radii, with clothes: our choice.
+PARTS = (
+    Part(2, 3, 0.13, 0.10, 0.0, 0.65),
+    Part(5, 6, 0.13, 0.10, 0.0, 0.65),
+    Part(3, 4, 0.10, 0.07, 0.45, 0.51),
+    Part(6, 7, 0.10, 0.07, 0.45, 0.51),
+    Part(8, 9, 0.20, 0.13, 0.0, 0.85),
+    Part(11, 12, 0.20, 0.13, 0.0, 0.85),
+    Part(9, 10, 0.14, 0.09, 0.12, 0.85),
+    Part(12, 13, 0.14, 0.09, 0.12, 0.85),
+    Part(2, 8, 0.14, 0.17, 0.0, 1.0),
+    Part(5, 11, 0.14, 0.17, 0.0, 1.0),
+    Part(2, 5, 0.14, 0.14, 0.0),
+    Part(8, 11, 0.19, 0.19, 0.0),
+)
+SIDES = (8, 9)  # of PARTS: shoulder to hip, which say the scale wherever one is there
+_NOSE, _SHOULDERS, _HIPS, _EYES, _EARS = 0, (2, 5), (8, 11), (14, 15), (16, 17)
+NECK_RADIUS, HEAD_RADIUS, HEAD_ABOVE_NECK = 0.12, 0.20, 0.42
+
+
+class Bar(NamedTuple):
+    """A part in a picture: pixels."""
+
+    start: Float[ndarray, "2"]
+    end: Float[ndarray, "2"]
+    start_radius: float
+    end_radius: float
+
+
+def person_mask(
+    picture: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
+) -> UInt8[ndarray, "height width"]:
+    """1 on the person whose joints these are and 0 elsewhere; the same for the same picture, which is RGB.
+
+    Pieces that no bone runs through are dropped. Joints that are not visible are not read.
+
+    Raises ValueError(reason, detail) where the joints are too few to say where the person is.
+    """
+    seeds = limb_seeds(joints, visible, height=picture.shape[0], width=picture.shape[1])
+    surely = seeds == cv2.GC_FGD
+    if surely.sum() < COLOURS:
+        raise ValueError(TOO_FEW_JOINTS, "no limb lies in the picture")
+    if np.isin(seeds, (cv2.GC_BGD, cv2.GC_PR_BGD)).sum() < COLOURS:
+        return np.ones_like(seeds)
+    log_odds = np.where(_cut(picture, seeds), CUT_LOG_ODDS, -CUT_LOG_ODDS)
+    log_odds[surely] = SURE_LOG_ODDS
+    log_odds[seeds == cv2.GC_BGD] = -SURE_LOG_ODDS
+    return pieces_with(surely, mean_field(picture, log_odds) > 0.5)
+
+
+def limb_seeds(
+    joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"], *, height: int, width: int
+) -> UInt8[ndarray, "height width"]:
+    """What the limbs alone say of each pixel: cv2.GC_FGD, GC_PR_FGD (inside a limb), GC_PR_BGD (near one) or GC_BGD.
+
+    Where legs are hidden, they are guessed: perhaps person, never surely.
+
+    Raises ValueError(reason, detail) where no limb has both its joints, or all such limbs are points.
+    """
+    places = np.where(visible[:, None], joints, 0).astype(np.float64)
+    torso = torso_length(places, visible)
+    if torso == 0:
+        raise ValueError(TOO_FEW_JOINTS, "no limb has a length: both its joints, in two places")
+    depth, distance = np.full((height, width), np.inf), np.full((height, width), np.inf)
+    for bar in _bars(places, visible, torso):
+        from_middle, radius = _from_middle(bar, height, width)
+        depth = np.minimum(depth, from_middle / radius)
+        distance = np.minimum(distance, from_middle - radius)
+    for bar in _hidden_legs(places, visible, torso):
+        from_middle, radius = _from_middle(bar, height, width)
+        distance = np.minimum(distance, from_middle - radius)
+    if visible[list(TORSO)].all():
+        inside = _filled(places[[2, 5, 11, 8]], height, width)
+        depth[inside] = distance[inside] = 0
+    seeds = np.full((height, width), cv2.GC_BGD, np.uint8)
+    seeds[distance <= PERHAPS_WITHIN * torso] = cv2.GC_PR_BGD
+    seeds[distance <= 0] = cv2.GC_PR_FGD
+    seeds[depth <= SURELY_INSIDE] = cv2.GC_FGD
+    return seeds
+
+
+def torso_length(joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]) -> float:
+    """Pixels from shoulder to hip, the unit of all thicknesses; 0 where nothing tells it.
+
+    The longer of the two sides, since what is seen at an angle looks shorter; without both, what the longest of the
+    limbs says of it.
+    """
+    told = {
+        number: float(np.linalg.norm(joints[part.end] - joints[part.start])) / part.length
+        for number, part in enumerate(PARTS)
+        if part.length and visible[[part.start, part.end]].all()
+    }
+    sides = [told[number] for number in SIDES if number in told]
+    return max(sides or told.values(), default=0.0)
+
+
+def _bars(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Bar]:
+    for part in PARTS:
+        if visible[[part.start, part.end]].all():
+            start, end = joints[part.start], joints[part.end]
+            yield Bar(start, end + part.beyond * (end - start), part.start_radius * torso, part.end_radius * torso)
+    if visible[list(_SHOULDERS)].all():
+        yield from _middle_bars(joints, visible, torso)
+
+
+def _middle_bars(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Bar]:
+    """Spine, neck and head, from the middle of the shoulders."""
+    neck, up = joints[list(_SHOULDERS)].mean(axis=0), _up(joints, visible)
+    if visible[list(_HIPS)].all():
+        yield Bar(neck, joints[list(_HIPS)].mean(axis=0), 0.14 * torso, 0.19 * torso)
+    head = _head(joints, visible)
+    if head is None:
+        head = neck + HEAD_ABOVE_NECK * torso * up
+    yield Bar(neck, head, 0.09 * torso, NECK_RADIUS * torso)
+    yield Bar(head, head + 0.07 * torso * up, HEAD_RADIUS * torso, HEAD_RADIUS * torso)
+
+
+def _hidden_legs(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Bar]:
+    """Where a leg may be whose knee or ankle is hidden: skirts and coats hide them, bicycles and the border too.
+
+    From the hip to the ankle, or as long as legs are in the direction of the torso; from the knee straight on.
+    """
+    for hip, knee, ankle in ((8, 9, 10), (11, 12, 13)):
+        if visible[hip] and not visible[knee]:
+            end = joints[ankle] if visible[ankle] else joints[hip] - 1.7 * torso * _up(joints, visible)
+            yield Bar(joints[hip], end, 0.20 * torso, 0.12 * torso)
+        elif visible[hip] and not visible[ankle]:
+            on = 0.95 * torso * _direction(joints[knee] - joints[hip])
+            yield Bar(joints[knee], joints[knee] + on, 0.13 * torso, 0.10 * torso)
+
+
+def _up(joints: ndarray, visible: ndarray) -> ndarray:
+    """The direction from the hips to the shoulders; the picture's where one of the four is hidden."""
+    if not visible[list(TORSO)].all():
+        return np.array((0.0, -1.0))
+    return _direction(joints[list(_SHOULDERS)].mean(axis=0) - joints[list(_HIPS)].mean(axis=0))
+
+
+def _direction(span: ndarray) -> ndarray:
+    return span / max(float(np.linalg.norm(span)), 1e-6)
+
+
+def _head(joints: ndarray, visible: ndarray) -> ndarray | None:
+    """The head's middle: between both ears, else the mean of what is seen of the face; None of a head from behind."""
+    if visible[list(_EARS)].all():
+        return joints[list(_EARS)].mean(axis=0)
+    face = [joint for joint in (_NOSE, *_EYES, *_EARS) if visible[joint]]
+    return joints[face].mean(axis=0) if face else None
+
+
+def _from_middle(bar: Bar, height: int, width: int) -> tuple[ndarray, ndarray]:
+    """Of each pixel: its distance from the bar's middle line, and the bar's radius at the nearest point of it."""
+    rows, columns = np.ogrid[:height, :width]
+    x, y = columns - bar.start[0], rows - bar.start[1]
+    along_x, along_y = bar.end - bar.start
+    along = np.clip((x * along_x + y * along_y) / max(along_x**2 + along_y**2, 1e-6), 0, 1)
+    radius = bar.start_radius + along * (bar.end_radius - bar.start_radius)
+    return np.hypot(x - along * along_x, y - along * along_y), radius
+
+
+def _filled(corners: Float[ndarray, "4 2"], height: int, width: int) -> Bool[ndarray, "height width"]:
+    """Whether a pixel lies between the shoulders and the hips; a twisted torso is two triangles."""
+    inside = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(inside, [np.rint(corners).astype(np.int32)], 1)
+    return inside > 0
+
+
+def _cut(
+    picture: UInt8[ndarray, "height width 3"], seeds: UInt8[ndarray, "height width"]
+) -> Bool[ndarray, "height width"]:
+    """GrabCut from the seeds. It draws its first colours by OpenCV's random numbers, so these begin anew."""
+    cv2.setRNGSeed(0)
+    labels, models = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
+    cv2.grabCut(picture, labels, None, *models, CUTS, cv2.GC_INIT_WITH_MASK)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
+
+
+def pieces_with(
+    surely: Bool[ndarray, "height width"], mask: Bool[ndarray, "height width"]
+) -> UInt8[ndarray, "height width"]:
+    """The connected pieces of a mask that have a sure pixel: what else looks like the person is not the person."""
+    _, pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    return np.isin(pieces, np.unique(pieces[surely & mask])).astype(np.uint8)
+
+
+PERSON_NETWORK = "u2net_human_seg"  # in weights.PRETRAINED
+SIDE = 320  # pixels of the square that the network sees
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]
+DOUBT = 0.01  # no pixel is surer than this: it may still follow its neighbours
+
+Estimate = Callable[[ndarray, ndarray, ndarray], ndarray]  # picture, joints, visible -> mask, as `person_mask`
+
+
+@dataclass(frozen=True)
+class PersonNetwork:
+    """Masks by the network in an ONNX file; called as `person_mask` is."""
+
+    path: Path
+
+    def __call__(
+        self, picture: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
+    ) -> UInt8[ndarray, "height width"]:
+        """1 on the person whose joints these are. Raises ValueError(reason) where the network sees nobody there."""
+        probability = np.clip(self.probability(picture), DOUBT, 1 - DOUBT)
+        mask = mean_field(picture, np.log(probability / (1 - probability))) > 0.5
+        mask = pieces_with(_joint_pixels(joints[visible], mask.shape), mask)
+        if not mask.any():
+            raise ValueError(NOBODY)
+        return mask
+
+    def probability(self, picture: UInt8[ndarray, "height width 3"]) -> Float[ndarray, "height width"]:
+        """What the network makes of a picture: its first output, stretched to [0, 1] as rembg does."""
+        height, width = picture.shape[:2]
+        net = open_network(self.path)
+        square = _resized(picture, SIDE, SIDE).astype(np.float32)
+        normal = (square / max(float(square.max()), 1e-6) - MEAN) / DEVIATION
+        net.setInput(normal.transpose(2, 0, 1)[None].astype(np.float32))
+        seen = net.forward(net.getUnconnectedOutLayersNames()[0]).reshape(SIDE, SIDE)
+        low, high = float(seen.min()), float(seen.max())
+        return _resized((seen - low) / max(high - low, 1e-6), height, width)
+
+
+@lru_cache(maxsize=1)
+def open_network(path: Path) -> cv2.dnn.Net:
+    """The network in a file, once a process. Raises ValueError where OpenCV cannot read it."""
+    try:
+        return cv2.dnn.readNetFromONNX(str(path))
+    except cv2.error as error:
+        raise ValueError(
+            f"{path} is there, but OpenCV {cv2.__version__} cannot read it ({error.err}). Take another version of "
+            "OpenCV, or remove the file to have masks without a network."
+        ) from None
+
+
+def network_digits(weights: Path) -> str:
+    """The first digits of the sha256 of the network in a folder of weights; "" where it has none.
+
+    Raises ValueError where the file is another one, or OpenCV cannot read it.
+    """
+    path = path_of(PERSON_NETWORK, weights)
+    if path is None:
+        return ""
+    open_network(path)
+    return PRETRAINED[PERSON_NETWORK].sha256
+
+
+def mask_estimate(digits: str, weights: Path) -> Estimate:
+    """Who makes the masks: the network with those digits, or GrabCut where there are none."""
+    return PersonNetwork(weights / PRETRAINED[PERSON_NETWORK].file) if digits else person_mask
+
+
+def _resized(values: ndarray, height: int, width: int) -> ndarray:
+    """Averaged over areas where it shrinks both ways, linear else, so that no value leaves its range."""
+    shrinks = height <= values.shape[0] and width <= values.shape[1]
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _joint_pixels(joints: Float[ndarray, "n 2"], size: tuple[int, ...]) -> Bool[ndarray, "height width"]:
+    """Which pixels have a joint in them; joints outside the picture are left out."""
+    columns, rows = np.rint(joints).astype(np.int64).T
+    inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+    pixels = np.zeros(size, bool)
+    pixels[rows[inside], columns[inside]] = True
+    return pixels

@@ -1,0 +1,1 @@
+"""Prepared data on disk: Arrow files with a manifest."""

@@ -1,0 +1,1 @@
+"""DeepFashion In-shop."""

@@ -1,0 +1,195 @@
+"""Human3.6M (Ionescu et al. 2014): four calibrated cameras around one person, for the systems that turn people.
+
+The videos lie as they are distributed (`S1/Videos/Directions 1.54138969.mp4`, 50 frames a second, 1000x1000 or
+1000x1002); the joints are VideoPose3D's files, which are not part of posegen either. A group is one instant: a subject,
+an action, a frame. Its views are the cameras, at azimuths of about 69.6, -70.9, 109.5 and -115.7 degrees (S1; each
+subject has its own). So rotations between them are about 40, 45, 135 to 140 and 175 degrees, never multiples of 90.
+
+The split is the usual one by subject, and the square crop that of Villegas et al. 2017, one a video, around all joints.
+Which frames are taken is our choice.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from posegen.data import reasons
+from posegen.data.formats.calibration import Camera, azimuth
+from posegen.data.formats.images import fingerprint
+from posegen.data.formats.keypoint_files import MISSING
+from posegen.data.formats.video import LARGEST, Part, Square, parse_part, part_sizes, read_part, square_around
+from posegen.data.geometry.joints import HUMAN36M_17, from_layout
+from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.sources.human36m.files import (
+    EXPECTED,
+    Action,
+    Cameras,
+    JointsFile,
+    VideoName,
+    find_videos,
+    read_cameras,
+    read_joints,
+)
+from posegen.data.sources.splits import SPLITS
+
+SUBJECTS = {"S1": "train", "S5": "train", "S6": "train", "S7": "train", "S8": "train", "S9": "test", "S11": "test"}
+
+
+class _Views(NamedTuple):
+    """What joints are there of an action: by video, the entries of each that can be used, and what cannot be."""
+
+    posed: list[VideoName]
+    entries: list[list[Entry]]
+    rejects: list[Reject]
+
+
+@dataclass(frozen=True)
+class Human36M:
+    """The official videos below `root`, and VideoPose3D's joints.
+
+    `joints` is the file of joints, in pixels or in metres; None takes `data_2d_h36m_gt.npz` or `data_3d_h36m.npz` in
+    the root. `cameras` is a JSON file of cameras, as `human36m_cameras.read_cameras` reads it; None takes
+    `cameras.json` in the root, and where there is none the published numbers.
+
+    Every `stride`-th frame is taken (our choice: 25, two instants a second). `pad` is Villegas' 20 pixels of the video
+    on each side of the joints; what of the square lies outside of the video is black.
+    """
+
+    root: Path
+    joints: Path | None = None
+    cameras: Path | None = None
+    stride: int = 25
+    pad: int = 20
+    name: ClassVar[str] = "human36m"
+    size: ClassVar[tuple[int, int]] = (256, 256)  # of the pictures in the shards, where no other is asked for
+
+    def listing(self) -> Listing:
+        """All instants of both splits. Raises ValueError where a folder or file is missing or does not parse."""
+        self._check_settings()
+        videos = find_videos(self.root)
+        joints = read_joints(self.root, self.joints)
+        cameras, cameras_note = self._cameras()
+        actions = joints.actions(cameras)
+        found = [self._views(action, videos, cameras[action.subject], joints.layout) for action in actions]
+        instants = chain.from_iterable(zip_longest(*views.entries) for views in found)
+        entries = [entry for instant in instants for entry in instant if entry is not None]
+        posed = set(chain.from_iterable(views.posed for views in found))
+        unused = _unused([video for video in videos if video not in posed], joints, cameras)
+        listing = Listing(entries, "", [*chain.from_iterable(views.rejects for views in found), *unused])
+        _check_splits(self.root, listing)
+        notes = (f"Joints: {joints.path.name} ({joints.layout}).", cameras_note, _crop_note(entries))
+        sizes = part_sizes([entry.path for entry in entries])
+        return replace(listing, fingerprint=fingerprint(self.name, listing, sizes), notes=notes)
+
+    def load(self, entry: Entry) -> Picture:
+        """The crop of the frame, in the video's own pixels, as BMP. Raises ValueError(reason, detail)."""
+        assert entry.joints is not None
+        assert entry.visible is not None
+        return Picture(read_part(parse_part(entry.path)), entry.joints, entry.visible)
+
+    def _check_settings(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1 (every frame), not {self.stride}.")
+        if self.pad < 0:
+            raise ValueError(f"pad must be at least 0 (pixels of the video), not {self.pad}.")
+
+    def _cameras(self) -> tuple[Cameras, str]:
+        path = self.cameras
+        if path is not None:
+            path = path if path.is_file() else self.root / path
+        elif (self.root / "cameras.json").is_file():
+            path = self.root / "cameras.json"
+        source = "the published ones" if path is None else f"those of {path.name}"
+        return {s: cameras for s, cameras in read_cameras(path).items() if s in SUBJECTS}, f"Cameras: {source}."
+
+    def _views(
+        self, action: Action, videos: Mapping[VideoName, Path], cameras: Mapping[str, Camera], layout: str
+    ) -> _Views:
+        """An action's entries, every `stride`-th frame of each of its videos."""
+        entries: list[list[Entry]] = []
+        rejects: list[Reject] = []
+        for camera, points in action.views.items():
+            video = VideoName(action.subject, action.action, camera)
+            square = _square(points, layout, self.pad)
+            if video not in videos or square is None:
+                reason = reasons.NO_CROP if video in videos else reasons.NO_VIDEO
+                rejects.append(_reject(video, reason, f"joints of {len(points):,} frames"))
+                continue
+            frames = {frame: points[frame] for frame in range(0, len(points), self.stride)}
+            turned = azimuth(cameras[camera].place, np.zeros(3))
+            entries.append(_entries(video, frames, Part(videos[video], 0, square), layout=layout, turned=turned))
+        return _Views([VideoName(*action[:2], camera) for camera in action.views], entries, rejects)
+
+
+def _entries(
+    video: VideoName, frames: Mapping[int, np.ndarray], whole: Part, *, layout: str, turned: float
+) -> list[Entry]:
+    """A video's entries, joints in pixels of the crop. All points are known: they come from motion capture."""
+    points = np.stack(list(frames.values()))
+    joints, confidence = from_layout(np.concatenate([points, np.ones_like(points[..., :1])], axis=-1), layout)
+    visible = confidence > 0
+    joints = np.where(visible[..., None], joints - whole.square[:2], MISSING).astype(np.float32)
+    instants = {frame: f"{video.subject}/{video.action}/{frame:06d}" for frame in frames}
+    return [
+        Entry(
+            name=f"{instant}.{video.camera}",
+            split=SUBJECTS[video.subject],
+            group=instant,
+            identity=video.subject,
+            view=video.camera,
+            path=str(whole._replace(frame=frame)),
+            joints=joints[row],
+            visible=visible[row],
+            azimuth=turned,
+        )
+        for row, (frame, instant) in enumerate(instants.items())
+    ]
+
+
+def _square(points: Float[np.ndarray, "frames points 2"], layout: str, pad: int) -> Square | None:
+    """Around all joints of a video: the 17 of Human3.6M, so that files of 17 and of 32 have the same crop."""
+    body = points[:, list(HUMAN36M_17)] if layout == "human36m_32" else points
+    finite = body[np.isfinite(body).all(axis=-1)]
+    square = square_around(finite.min(axis=0), finite.max(axis=0), pad) if len(finite) else None
+    return square if square is not None and square.side <= LARGEST else None
+
+
+def _reject(video: VideoName, reason: str, detail: str) -> Reject:
+    return Reject(
+        f"{video.subject}/{video.action}.{video.camera}", SUBJECTS.get(video.subject, "train"), reason, detail
+    )
+
+
+def _unused(unposed: Sequence[VideoName], joints: JointsFile, cameras: Cameras) -> list[Reject]:
+    """Videos without joints, subjects without joints or cameras, and subjects that are in neither split."""
+    file = joints.path.name
+    missing = [subject for subject in SUBJECTS if subject not in joints.recordings or subject not in cameras]
+    others = [subject for subject in joints.recordings if subject not in SUBJECTS]
+    return [
+        *(_reject(video, reasons.VIDEO_NOT_ANNOTATED, f"not in {file}") for video in unposed),
+        *(Reject(s, SUBJECTS[s], reasons.NO_SUBJECT, f"not in {file}, or without cameras") for s in missing),
+        *(Reject(subject, "train", reasons.UNKNOWN_SUBJECT, f"in {file}") for subject in others),
+    ]
+
+
+def _check_splits(root: Path, listing: Listing) -> None:
+    for split in SPLITS:
+        if not any(entry.split == split for entry in listing.entries):
+            counts = Counter(reject.reason for reject in listing.rejects if reject.split == split)
+            why = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "nothing"
+            subjects = ", ".join(subject for subject, of in SUBJECTS.items() if of == split)
+            raise ValueError(
+                f"'{root}' has no video with joints for the split '{split}', which is the subjects {subjects}; left "
+                f"out: {why}. Expected {EXPECTED}."
+            )
+
+
+def _crop_note(entries: Sequence[Entry]) -> str:
+    sides = [parse_part(entry.path).square.side for entry in entries]
+    return f"Crops: a square a video around all joints, {min(sides)} to {max(sides)} pixels a side."

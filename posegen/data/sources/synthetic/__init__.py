@@ -1,0 +1,1 @@
+"""The embedded data set: clothed people drawn from a seed."""

@@ -1,0 +1,1 @@
+"""Scores by published protocols, baselines, and the comparison of runs."""

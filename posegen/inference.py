@@ -1,0 +1,275 @@
+"""A trained system and a batch of columns to pictures: the only inference path.
+
+Joints for pictures that have none: a trained hourglass in one file, and a folder of pictures to an annotation file.
+
+The file is safetensors: the weights, and as metadata the settings in JSON. Nothing in it is run when it is read.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from posegen.batch import Batch
+from posegen.data import reasons
+from posegen.data.formats.images import (
+    READABLE,
+    UNREADABLE,
+    decode_into,
+    fit,
+    picture_sizes,
+    read_picture,
+    scaled_joints,
+)
+from posegen.data.formats.keypoint_files import HEADER, MISSING, Pose
+from posegen.data.listing import Reject
+from posegen.data.shards.making import ShardSettings
+from posegen.fields import replace_fields
+from posegen.stage import Networks, System
+from posegen.storage.files import read_json, write_whole
+from posegen.storage.run_lock import refresh
+from posegen.storage.store import Store, is_uri
+from posegen.systems.hourglass import Estimation
+from posegen.training.checkpoints import newest_name, trained_networks
+from posegen.training.step import autocast, place
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A system with its stages' networks, in evaluation mode, on a device."""
+
+    system: System
+    networks: Mapping[str, Networks]  # by stage
+    device: torch.device
+
+
+def load(system: System, stages: Path, device: torch.device) -> Trained:
+    """Networks of every stage from `stages/<stage>/checkpoint_*`, the newest one; averages where there are any.
+
+    Raises ValueError where a stage has no checkpoint or is not trained to its last step.
+    """
+    networks = {stage.name: trained_networks(stage, stages / stage.name, device) for stage in system.stages}
+    return Trained(system, networks, device)
+
+
+@torch.no_grad()
+def synthesize(trained: Trained, columns: Batch) -> dict[str, Tensor]:
+    """The columns with every stage's outputs added; `columns[trained.system.image]` is the result, in [-1, 1]."""
+    result = dict(columns)
+    for stage in trained.system.stages:
+        with autocast(trained.device):
+            result |= stage.outputs(trained.networks[stage.name], result)
+    return result
+
+
+Progress = Callable[[str, int, int], object]  # of what, done, of how many
+
+KIND = "posegen hourglass 1"  # in the metadata: what the file is
+AT_ONCE = 32  # pictures in one batch
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A trained hourglass, in evaluation mode, on a device."""
+
+    stage: Estimation
+    networks: Networks
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(
+        self, pictures: UInt8[ndarray, "batch height width 3"]
+    ) -> tuple[Float[ndarray, "batch 18 2"], Float[ndarray, "batch 18"]]:
+        """Joints in pixels of RGB pictures of the stage's size, and in [0, 1] how sure each is."""
+        images = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        with autocast(self.device):
+            outputs = self.stage.outputs(self.networks, {"target_image": images})
+        joints, confidence = (outputs[name].cpu().numpy() for name in self.stage.writes)
+        return joints, confidence
+
+
+def open_estimator(given: str | Path, device: torch.device, *, size: tuple[int, int] | None = None) -> Estimator:
+    """The hourglass of a run, by its folder or URI, or of an exported file; `size` is what pictures are brought to, as
+    (height, width).
+
+    Where no size is given it is the one of training. Raises ValueError, worded for the user, where there is neither, it
+    is not trained to its end, or the size does not fit.
+    """
+    path, is_run = Path(given), is_uri(str(given)) or Path(given).is_dir()
+    if not is_run and not path.exists():
+        raise ValueError(
+            f"'{path}' does not exist. Expected the run folder of a trained hourglass (flows/full_pipeline.py --system "
+            "hourglass), or a file made of one (posegen export)."
+        )
+    trained = _from_run(_fetched(given), device) if is_run else _from_file(path, device)
+    return trained if size is None else replace(trained, stage=replace(trained.stage, size=size))
+
+
+def _fetched(given: str | Path) -> Store:
+    """A run with its plan and the newest networks of the hourglass on this node."""
+    store, place = Store.of(given), f"stages/{Estimation.name}"
+    refresh(store, wanted=lambda inside: inside == "plan.json")
+    if name := newest_name(store, place):  # alone: another process of this node may be training
+        store.fetch(f"{place}/{name}", wanted=lambda inside: inside != "optimizers.pt")
+    return store
+
+
+def _from_run(store: Store, device: torch.device) -> Estimator:
+    run, plan = store.place, read_json(store.folder / "plan.json")
+    if plan is None:
+        raise ValueError(f"'{run}' is no run folder: it has no plan.json. Expected that of a trained hourglass.")
+    settings = plan["settings"]
+    if settings["system"] != "hourglass":
+        raise ValueError(f"'{run}' is a run of {settings['system']}; expected one of hourglass.")
+    head = f"{Estimation.name}."
+    stage = _stage({path.removeprefix(head): value for path, value in settings.items() if path.startswith(head)}, run)
+    return Estimator(stage, trained_networks(stage, store.folder / "stages" / stage.name, device), device)
+
+
+def _from_file(path: Path, device: torch.device) -> Estimator:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is no safetensors file ({error}). Expected one of `posegen export`.") from None
+    if metadata.get("kind") != KIND:
+        found = metadata.get("kind", "nothing")
+        raise ValueError(f"'{path}' is not an exported hourglass: it says {found!r}, expected {KIND!r} as its kind.")
+    stage = _stage(json.loads(metadata["settings"]), path)
+    networks, tensors = stage.networks(), load_file(path)
+    try:
+        for name, network in networks.items():
+            mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            network.load_state_dict(mine)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in '{path}' do not fit the settings in it: {error}") from None
+    placed = {name: place(network.eval().requires_grad_(False), device) for name, network in networks.items()}
+    return Estimator(stage, placed, device)
+
+
+def _stage(settings: Mapping[str, Any], where: str | Path) -> Estimation:
+    try:
+        return replace_fields(Estimation(), settings, Estimation.name)
+    except ValueError as error:
+        raise ValueError(f"'{where}' has settings that this version does not have: {error}") from None
+
+
+def export(run: str | Path, output: Path) -> Estimation:
+    """Writes the trained hourglass of a run, named by its folder or URI, to one file, its averaged weights where it has
+    any. Returns its stage.
+
+    Raises ValueError as `open_estimator` does, and where the file is there already.
+    """
+    check_free(output)
+    if not is_uri(str(run)) and not Path(run).is_dir():
+        raise ValueError(f"there is no run folder '{run}'. Expected that of a trained hourglass.")
+    trained = open_estimator(run, torch.device("cpu"))
+    tensors = {
+        f"{name}.{key}": tensor.contiguous()
+        for name, network in trained.networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+    metadata = {"kind": KIND, "settings": json.dumps(asdict(trained.stage))}
+    write_whole(output, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    return trained.stage
+
+
+def check_free(output: Path) -> None:
+    """Raise ValueError where a file is there already: it may have been made by hand."""
+    if output.exists():
+        raise ValueError(f"'{output}' is there already. Give another --output, or remove it.")
+
+
+class Annotated(NamedTuple):
+    """What came of a folder of pictures."""
+
+    poses: dict[str, Pose]  # by path inside the folder of pictures
+    rejects: list[Reject]
+
+
+def annotate(estimator: Estimator, pictures: Path, *, threshold: float, progress: Progress) -> Annotated:
+    """The joints of every picture in `pictures/images`, or else anywhere below `pictures`, as `Folder` looks for them.
+
+    A picture is one person's box: it is brought to the estimator's size as shards are, and the joints back to its own
+    pixels. Joints of a confidence below `threshold` are unknown. Pictures that cannot be read are rejected with the
+    reason. Raises ValueError where there is no picture, and where none can be read.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold {threshold} was given; it must lie between 0 and 1.")
+    folder = pictures / "images" if (pictures / "images").is_dir() else pictures
+    names = list(picture_sizes(folder, READABLE)) if folder.is_dir() else []
+    if not names:
+        raise ValueError(f"'{folder}' holds no picture. Expected files that end with {', '.join(READABLE)}.")
+    rejects = [Reject(name, "", reasons.UNSUPPORTED) for name in picture_sizes(folder, UNREADABLE)]
+    poses: dict[str, Pose] = {}
+    for start in range(0, len(names), AT_ONCE):
+        batch = names[start : start + AT_ONCE]
+        poses |= _estimated(estimator, folder, batch, threshold, rejects)
+        progress("joints", start + len(batch), len(names))
+    if not poses:
+        raise ValueError(f"none of the {len(names):,} pictures in '{folder}' can be used: {', '.join(rejects[0][2:])}")
+    return Annotated(poses, rejects)
+
+
+def _estimated(
+    estimator: Estimator, folder: Path, names: Sequence[str], threshold: float, rejects: list[Reject]
+) -> dict[str, Pose]:
+    """Poses of a batch of pictures by name; what cannot be read is added to the rejects."""
+    height, width = estimator.stage.size
+    images, scales = np.empty((len(names), height, width, 3), np.uint8), {}
+    for name in names:
+        try:
+            fitted = fit(
+                read_picture(folder / name), height=height, width=width, jpeg_quality=ShardSettings.jpeg_quality
+            )
+        except ValueError as error:
+            rejects.append(Reject(name, "", *error.args))
+            continue
+        decode_into(fitted.image, images[len(scales)])
+        scales[name] = fitted.scale
+    if not scales:
+        return {}
+    found = zip(scales.items(), *estimator(images[: len(scales)]), strict=True)
+    return {
+        name: Pose(scaled_joints(joints, (1 / scale[0], 1 / scale[1])), confidence >= threshold)
+        for (name, scale), joints, confidence in found
+    }
+
+
+def write_annotation(path: Path, annotated: Annotated) -> Path | None:
+    """Writes the poses as a pose-gan CSV, and the rejects, where there are any, beside it; returns the latter's path.
+
+    Pixels have two decimals; an unknown joint is -1, -1. `annotation.csv` has its rejects in `annotation.rejects.csv`,
+    with the columns name, reason and detail.
+    """
+    lines = [HEADER, *(_line(name, pose) for name, pose in annotated.poses.items())]
+    write_whole(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    rejected = path.with_name(f"{path.stem}.rejects.csv")
+    rejected.unlink(missing_ok=True)
+    if not annotated.rejects:
+        return None
+    write_whole(rejected, lambda temporary: _write_rejects(temporary, annotated.rejects))
+    return rejected
+
+
+def _line(name: str, pose: Pose) -> str:
+    known = np.where(pose.visible[:, None], pose.joints, MISSING).astype(float)
+    x, y = ([int(value) if value == MISSING else round(value, 2) for value in axis] for axis in known.T.tolist())
+    return f"{name}: {y}: {x}"
+
+
+def _write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "reason", "detail"])
+        writer.writerows([reject.name, reject.reason, reject.detail] for reject in rejects)

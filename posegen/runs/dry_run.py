@@ -1,0 +1,153 @@
+"""What a plan would do and need, as lines to read: stages, columns, parameters, pairs, disk, memory. Starts nothing."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from posegen.batch import Batch
+from posegen.catalog import FIXED
+from posegen.data.sources.pairs import ordered_pairs, usable_rows
+from posegen.data.listing import Entry
+from posegen.runs.plan import Plan
+from posegen.stage import Perceptive, Stage, System
+
+MIB = 2**20
+PICTURE_BYTES = {
+    (64, 32): 1_300,
+    (128, 64): 2_700,
+    (256, 256): 12_000,
+}  # typical JPEG of a size, with its mask and joints
+
+
+def outlook(plan: Plan) -> list[str]:
+    """The plan as lines of text."""
+    system = plan.system
+    height, width = system.size
+    lines = [f"run      {plan.store.place}"]
+    lines += [f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
+    steps = [f"  {step.name:<12} {step.state:<8} {step.detail}" for step in plan.steps()]
+    return [*lines, *about_data(plan), "", "steps", *steps, *about_stages(plan)]
+
+
+def about_data(plan: Plan) -> list[str]:
+    """The data in numbers, and what is to be known: the reader's notes, and what stands in for a pretrained network."""
+    notes = [*plan.listing.notes, *_mask_notes(plan), *plan.system.stand_ins()]
+    return [f"data     {line}" for line in data_lines(plan)] + [f"note     {note}" for note in notes]
+
+
+def _mask_notes(plan: Plan) -> list[str]:
+    settings = plan.shard_settings
+    if settings.person_masks == "own":
+        return []
+    way = "the network of --weights-dir" if settings.person_network else "GrabCut from the joints"
+    return [f"person masks that the data set does not have are estimated, by {way} and a mean field"]
+
+
+def about_stages(plan: Plan) -> list[str]:
+    """Every stage, and every setting."""
+    stages = [line for index in range(len(plan.system.stages)) for line in ("", *stage_lines(plan, index))]
+    return [*stages, "", *_settings_lines(plan)]
+
+
+def data_lines(plan: Plan) -> list[str]:
+    """Pictures, usable ones and pairs by split, and the disk that the shards take."""
+    entries = plan.listing.entries
+    lines = []
+    for split in dict.fromkeys(("train", "test", *(entry.split for entry in entries))):
+        mine = [entry for entry in entries if entry.split == split]
+        lines.append(f"{split}: {len(mine):,} pictures, {_pairs_text(plan, split, mine)}")
+    rejects = Counter(reject.reason for reject in plan.listing.rejects)
+    if rejects:
+        lines.append("not usable: " + ", ".join(f"{n:,} {reason}" for reason, n in rejects.items()))
+    nearest = min(PICTURE_BYTES, key=lambda size: abs(np.log(np.prod(size) / np.prod(plan.system.size))))
+    each = PICTURE_BYTES[nearest] * np.prod(plan.system.size) / np.prod(nearest)
+    return [*lines, f"shards: about {len(entries) * each / MIB:,.0f} MiB on disk"]
+
+
+def _pairs_text(plan: Plan, split: str, entries: Sequence[Entry]) -> str:
+    if split in plan.listing.pairs:
+        return f"{len(plan.listing.pairs[split]):,} given pairs"
+    if entries and entries[0].joints is None:
+        largest = Counter(entry.group for entry in entries).values()
+        return f"at most {sum(n * (n - 1) for n in largest):,} pairs (as many as have their torso visible)"
+    groups = [entries[row].group for row in usable_rows(entries)]
+    return f"{len(groups):,} usable, {len(ordered_pairs(groups)):,} pairs"
+
+
+def stage_lines(plan: Plan, index: int) -> list[str]:
+    """A stage's columns, networks, players, and the memory and disk that it needs."""
+    stage = plan.system.stages[index]
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in _fake_networks(stage).items()}
+    total = sum(counts.values())
+    per_worker = -(-stage.batch_size // plan.workers.fewest)
+    activations = _saved_bytes(plan.system, index, plan.weights) * per_worker
+    networks = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    checkpoint = total * 12 / MIB  # weights and Adam's two moments, 4 bytes each
+    return [
+        f"stage    {stage.name}: {stage.steps:,} steps of {stage.batch_size} pairs on {plan.workers} worker(s)",
+        f"  reads  {', '.join(stage.reads)}",
+        f"  writes {', '.join(stage.writes)}",
+        f"  parameters {networks}",
+        f"  players {', '.join(f'{p.name} ({p.optimizer} {p.lr:g}, {p.repeats}x)' for p in stage.players)}",
+        f"  memory about {(total * 16 + activations) / MIB:,.0f} MiB a worker at {per_worker} pairs, plus the process",
+        f"  disk   about {3 * checkpoint:,.0f} MiB for checkpoints, every {plan.checkpoint_interval(stage)}",
+    ]
+
+
+def _fake_networks(stage: Stage) -> dict[str, nn.Module]:
+    with FakeTensorMode():
+        return stage.networks()
+
+
+def _saved_bytes(system: System, index: int, weights: Path) -> int:
+    """Bytes that a loss keeps for its backward, for one pair, of the player who needs most: only shapes are run."""
+    stage, pairs = system.stages[index], 2  # batch norm wants more than one
+    with FakeTensorMode():
+        networks = stage.networks()
+        if isinstance(stage, Perceptive):
+            networks |= stage.fixed_networks(weights)
+        batch = _fake_batch(system, pairs)
+        for earlier in (system.stages[number] for number in system.stages_before(index)):
+            with torch.no_grad():
+                batch |= earlier.outputs(earlier.networks(), batch)
+        return max(_saved_by(stage, player.name, networks, batch) for player in stage.players) // pairs
+
+
+def _saved_by(stage: Stage, player: str, networks: Mapping[str, nn.Module], batch: Batch) -> int:
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        stage.loss(player, networks, batch)
+    return sum(saved.values())
+
+
+def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
+    height, width = system.size
+    batch: dict[str, torch.Tensor] = {"rotation": torch.zeros(pairs)}
+    for role in ("source", "target"):
+        batch[f"{role}_image"] = torch.zeros(pairs, 3, height, width)
+        batch[f"{role}_pose"] = torch.zeros(pairs, 18, height, width)
+        batch[f"{role}_joints"] = torch.zeros(pairs, 18, 2)
+        batch[f"{role}_visible"] = torch.ones(pairs, 18, dtype=torch.bool)
+        batch[f"{role}_pose_mask"] = torch.zeros(pairs, 1, height, width)
+        batch[f"{role}_person_mask"] = torch.zeros(pairs, 1, height, width)
+    return batch
+
+
+def _settings_lines(plan: Plan) -> list[str]:
+    lines = ["settings (change any with --set path=value)"]
+    return lines + [
+        f"  {path} = {value}"
+        for path, value in plan.settings.items()
+        if "." in path and path.partition(".")[2] not in FIXED
+    ]

@@ -1,0 +1,117 @@
+"""Two processes never work on one run: a lock of the kernel in its folder, and a lease beside what lies at a URI."""
+
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from posegen.storage.files import StorageFailed, check_writable, read_json, write_json
+from posegen.storage.store import Store
+
+LEASE = "lease.json"  # {"owner": ..., "who": "host, process n", "until": seconds since 1970}
+LASTS = 60.0  # seconds: a machine that went away leaves a run alone after so long
+RENEWED_EVERY = 15.0  # seconds
+SETTLES = 1.0  # seconds after which one's own lease is read again: of two that came at once, one finds the other's
+
+
+@contextmanager
+def alone(store: Store, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Holds a run. What it holds is free again when the process dies, at a URI at most `LASTS` seconds later.
+
+    Raises ValueError, worded for the user, where another process holds it.
+    """
+    with _locked(store.folder, store.place):
+        if not store.remote:
+            yield
+            return
+        with _leased(store, say):
+            yield
+
+
+def refresh(store: Store, wanted: Callable[[str], bool]) -> None:
+    """Brings the `wanted` files of a run to this node, unless a process of this node works on it: it has them."""
+    if not store.remote:
+        return
+    try:
+        with _locked(store.folder, store.place):
+            store.fetch(wanted=wanted)
+    except StorageFailed:
+        raise
+    except ValueError:  # held
+        return
+
+
+@contextmanager
+def _locked(folder: Path, place: str) -> Iterator[None]:
+    check_writable(folder)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is at work on {place}. Wait for it, or give another --run.") from None
+        except OSError as error:  # some network storage has no locks
+            raise ValueError(f"{folder} cannot be locked: {error.strerror}. Give a --run on other storage.") from error
+        yield
+
+
+@contextmanager
+def _leased(store: Store, say: Callable[[str], None]) -> Iterator[None]:
+    owner = uuid.uuid4().hex
+    _wait_for_lease(store, say)
+    _write(store, owner)
+    time.sleep(SETTLES)
+    if (_read(store) or {}).get("owner") != owner:
+        raise _taken(store, _read(store) or {})
+    ended = threading.Event()
+    thread = threading.Thread(target=_renew, args=(store, owner, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        store.remove(LEASE)
+
+
+def _renew(store: Store, owner: str, ended: threading.Event) -> None:
+    while not ended.wait(RENEWED_EVERY):
+        try:
+            _write(store, owner)
+        except (OSError, ValueError):  # the storage is away; what the run itself writes says so
+            continue
+
+
+def _wait_for_lease(store: Store, say: Callable[[str], None]) -> None:
+    """Returns when the last holder's lease has run out without being renewed."""
+    held = _read(store)
+    if held is None or held["until"] <= time.time():
+        return
+    say(f"{held['who']} was at work on {store.place}; waiting to see whether it still is (at most {LASTS:.0f} s)")
+    while time.time() < held["until"]:
+        time.sleep(SETTLES)
+        now = _read(store)
+        if now is None:
+            return
+        if now["until"] != held["until"]:
+            raise _taken(store, now)
+
+
+def _taken(store: Store, held: dict[str, Any]) -> ValueError:
+    who = held.get("who", "another process")
+    return ValueError(f"{who} is at work on {store.place}. Wait for it, or give another --run.")
+
+
+def _read(store: Store) -> dict[str, Any] | None:
+    return read_json(store.fetch(LEASE)) if store.has(LEASE) else None
+
+
+def _write(store: Store, owner: str) -> None:
+    who = f"process {os.getpid()} on {socket.gethostname()}"
+    write_json(store.folder / LEASE, {"owner": owner, "who": who, "until": time.time() + LASTS})
+    store.publish(LEASE)

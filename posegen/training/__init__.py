@@ -1,0 +1,1 @@
+"""One stage trained: step, loop, checkpoints, workers on Ray Train."""

@@ -1,0 +1,75 @@
+"""Two processes never work on one run."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from posegen.storage import run_lock as module
+from posegen.storage.files import read_json, write_json
+from posegen.storage.run_lock import LEASE, alone, refresh
+from posegen.storage.store import Store
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path):
+    store = Store.of(tmp_path / "run")
+    with (
+        alone(store),
+        pytest.raises(ValueError, match=r"another process is at work on .*run\. Wait for it, or give another --run"),
+        alone(store),
+    ):
+        pass
+    with alone(store):
+        pass
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch):
+    """Leases of a second, renewed often."""
+    monkeypatch.setattr(module, "LASTS", 1.0)
+    monkeypatch.setattr(module, "RENEWED_EVERY", 0.1)
+    monkeypatch.setattr(module, "SETTLES", 0.2)
+
+
+def test_a_uri_is_held_by_one_over_all_nodes(s3_server, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
+    store, said = Store.of("s3://runs/held"), []
+    with alone(store):
+        monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "second"))
+        with (
+            pytest.raises(ValueError, match=r"process \d+ on .* is at work on s3://runs/held"),
+            alone(store, said.append),
+        ):
+            pass
+        monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
+    assert "was at work on s3://runs/held" in said[0]
+    assert not store.has(LEASE)
+    with alone(store, said.append):
+        assert len(said) == 1, "nobody holds it, so nothing is waited for"
+
+
+def test_the_lease_of_a_machine_that_went_away_runs_out(s3_server, quick, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "cache"))
+    store, said = Store.of("s3://runs/lost"), []
+    write_json(store.folder / LEASE, {"owner": "gone", "who": "process 7 on spot-3", "until": module.time.time() + 0.5})
+    store.publish(LEASE)
+    with alone(store, said.append):
+        held = read_json(store.folder / LEASE)
+        assert held is not None
+        assert held["owner"] != "gone"
+    assert said == [
+        "process 7 on spot-3 was at work on s3://runs/lost; waiting to see whether it still is (at most 1 s)"
+    ]
+
+
+def test_refreshing_leaves_a_run_alone_that_is_worked_on_here(s3_server, quick, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "cache"))
+    store = Store.of("s3://runs/worked-on")
+    with alone(store):
+        (store.folder / "not_published_yet").write_text("x")
+        thread = threading.Thread(target=refresh, args=(store, lambda name: True))
+        thread.start()
+        thread.join()
+        assert (store.folder / "not_published_yet").is_file()
+    refresh(store, lambda name: True)
+    assert not (store.folder / "not_published_yet").exists(), "the run does not have it"

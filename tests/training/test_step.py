@@ -1,0 +1,176 @@
+"""One turn of the game: who moves, what changes, and that it is a function of the step."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from posegen.stage import Player, Term
+from posegen.training.step import new_game, random_seed
+from tests.training.toy import Tug
+
+CPU = torch.device("cpu")
+
+
+def batch(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(4, 3, 8, 8, generator=generator) * 2 - 1 for name in ("source_image", "target_image")}
+
+
+def play(game, steps: range) -> list[dict[str, torch.Tensor]]:
+    """Plays steps with batches that are a function of the draw's number."""
+    terms = []
+    for step in steps:
+        draws = iter(range(step * game.turns, (step + 1) * game.turns))
+        terms.append(game.play(step, lambda draws=draws: batch(next(draws))))
+    return terms
+
+
+def weights(network: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_networks_are_a_function_of_the_seed():
+    first, again, other = (new_game(Tug(), seed=s, device=CPU) for s in (1, 1, 2))
+    assert torch.equal(weights(first.bare["generator"]), weights(again.bare["generator"]))
+    assert not torch.equal(weights(first.bare["generator"]), weights(other.bare["generator"]))
+
+
+def test_a_step_draws_a_fresh_batch_for_every_move():
+    game = new_game(Tug(critic_repeats=3), seed=0, device=CPU)
+    drawn = []
+    game.play(0, lambda: drawn.append(len(drawn)) or batch(len(drawn)))
+    assert len(drawn) == game.turns == 4
+
+
+def test_each_player_changes_its_own_networks_only():
+    stage = dataclasses.replace(Tug(), critic_repeats=1)
+    game = new_game(stage, seed=0, device=CPU)
+    generator, critic = weights(game.bare["generator"]), weights(game.bare["critic"])
+    game._move(stage.players[0], 0, batch(0))
+    assert not torch.equal(generator, weights(game.bare["generator"]))
+    assert torch.equal(critic, weights(game.bare["critic"]))
+    generator = weights(game.bare["generator"])
+    game._move(stage.players[1], 0, batch(1))
+    assert torch.equal(generator, weights(game.bare["generator"]))
+    assert not torch.equal(critic, weights(game.bare["critic"]))
+
+
+def test_weights_are_clipped_after_the_players_own_move_only():
+    game = new_game(Tug(clip=0.01), seed=0, device=CPU)
+    play(game, range(1))
+    assert weights(game.bare["critic"]).abs().max() <= 0.01
+    assert weights(game.bare["generator"]).abs().max() > 0.01
+
+
+def test_skipping_goes_by_the_last_steps_terms_and_still_draws():
+    game = new_game(Tug(skip_above=0.0), seed=0, device=CPU)
+    before = weights(game.bare["critic"])
+    first = play(game, range(1))[0]
+    assert not torch.equal(before, weights(game.bare["critic"])), "nothing is known before the first step"
+    game.last_terms = {name: value.item() for name, value in first.items()}
+    before, drawn = weights(game.bare["critic"]), []
+    terms = game.play(1, lambda: drawn.append(0) or batch(9))
+    assert torch.equal(before, weights(game.bare["critic"]))
+    assert len(drawn) == game.turns
+    assert not any(name.startswith("critic/") for name in terms)
+
+
+def test_the_average_follows_by_its_decay():
+    stage = Tug(ema_decay=0.75)
+    game = new_game(stage, seed=0, device=CPU)
+    start = weights(game.bare["generator"])
+    play(game, range(1))
+    expected = 0.75 * start + 0.25 * weights(game.bare["generator"])
+    torch.testing.assert_close(weights(game.averages["generator"]), expected)
+    assert "critic" not in game.averages
+    assert not new_game(Tug(ema_decay=0.0), seed=0, device=CPU).averages
+
+
+def test_a_step_is_a_function_of_its_number_whatever_was_drawn_before():
+    whole = new_game(Tug(), seed=3, device=CPU)
+    play(whole, range(4))
+    parts = new_game(Tug(), seed=3, device=CPU)
+    play(parts, range(2))
+    torch.rand(1000)  # somebody else's use of the random state
+    play(parts, range(2, 4))
+    for name in whole.bare:
+        assert torch.equal(weights(whole.bare[name]), weights(parts.bare[name]))
+
+
+def test_ranks_draw_different_noise():
+    first, second = (new_game(Tug(), seed=0, device=CPU, rank=rank) for rank in (0, 1))
+    terms = [play(game, range(1))[0]["generator/l1"].item() for game in (first, second)]
+    assert terms[0] != terms[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """loss = 3 w for one weight w = 2: everything can be worked out by hand."""
+
+    name: ClassVar[str] = "line"
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
+    steps: int = 1
+    batch_size: int = 1
+    flip: bool = False
+    ema_decay: float = 0.0
+
+    @property
+    def players(self):
+        return (Player(name="generator", nets=("line",), lr=0.5, optimizer="rmsprop", betas=(0.0, 0.99)),)
+
+    def networks(self):
+        network = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(network.weight, 2.0)
+        return {"line": network}
+
+    def outputs(self, nets, batch):
+        return {}
+
+    def loss(self, player, nets, batch):
+        value = nets["line"](torch.ones(1, 1)).squeeze()
+        return {"height": Term(value, 3.0)}
+
+
+def test_a_move_by_hand():
+    game = new_game(Line(), seed=0, device=CPU)
+    terms = game.play(0, dict)
+    assert terms["generator/height"].item() == pytest.approx(2.0)  # raw, not weighted
+    assert terms["generator/total"].item() == pytest.approx(6.0)
+    assert terms["generator/gradient"].item() == pytest.approx(3.0)
+    # RMSProp: v = 0.01 * 3^2, w -= 0.5 * 3 / (sqrt(v) + 1e-8) = 0.5 / 0.1
+    assert game.bare["line"].weight.item() == pytest.approx(2.0 - 0.5 * 3 / 0.3, rel=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen(Line):
+    """The same height seen through a fixed network, which the folder of weights names: loss = 3 * 5 w."""
+
+    features: str = "five"
+    pretrained: str = "five"
+
+    def fixed_networks(self, weights: Path):
+        network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Dropout(0.9))
+        nn.init.constant_(network[0].weight, float(weights.name))
+        return {"features": network}
+
+    def loss(self, player, nets, batch):
+        return {"height": Term(nets["features"](nets["line"](torch.ones(1, 1))).squeeze(), 3.0)}
+
+
+def test_a_fixed_network_is_looked_through_and_not_trained_nor_saved():
+    game = new_game(Seen(ema_decay=0.5), seed=0, device=CPU, weights=Path("of/5"))
+    terms = play(game, range(1))[0]
+    assert (terms["generator/height"].item(), terms["generator/gradient"].item()) == (10.0, 15.0)
+    assert game.networks["features"][0].weight.item() == 5.0
+    assert list(game.bare) == list(game.averages) == ["line"]
+
+
+def test_seeds_of_different_parts_differ():
+    seeds = {random_seed(*parts) for parts in [(1, 2), (12,), ("1", 2), (1, 2, 0), (2, 1)]}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**63 for seed in seeds)

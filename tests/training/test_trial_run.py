@@ -1,0 +1,208 @@
+"""A trial's training, taken judgement by judgement; with a launcher that says what Ray Train would."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from posegen.storage.files import StorageFailed
+from posegen.training import trial_run
+from posegen.training.launch import Decide, Diverged
+from posegen.training.step import new_game
+from posegen.training.task import Task
+from posegen.training.trial_run import Ledger, Training, TrialRun, _finished
+from posegen.training.trials import Trial
+from tests.training.test_checkpoints import save
+from tests.training.test_loop import task as loop_task
+from tests.training.test_step import CPU
+from tests.training.toy import Tug
+
+PATIENCE = 20.0  # seconds after which a thread that should have moved fails its test
+
+
+def tug(steps: int = 8, folder: Path = Path("nowhere")) -> Task:
+    return loop_task(Path("nowhere"), folder, steps=steps)
+
+
+class Judged:
+    """A launcher that is judged at given steps. Keeps what it was answered; `at` is set by the step it waits at."""
+
+    def __init__(self, steps: Sequence[int] = (2, 4, 6, 8), then: Callable[[], None] = lambda: None) -> None:
+        self.steps, self.then = steps, then
+        self.tasks: list[Task] = []
+        self.answers: list[tuple[int, bool]] = []
+        self.ended = threading.Event()
+
+    def __call__(self, task: Task, decide: Decide) -> None:
+        self.tasks.append(task)
+        for step in self.steps:
+            answer = decide(step, {"ssim": step / 10})
+            self.answers.append((step, answer))
+            if not answer:
+                break
+        self.then()
+        self.ended.set()
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Training]]:
+    """Begins trainings, and sees to it that none outlives its test."""
+    monkeypatch.setattr(trial_run, "STOPPING", PATIENCE)
+    trainings: list[Training] = []
+
+    def begin(launch: Callable[[Task, Decide], None], tasks: Sequence[Task] = (tug(),)) -> Training:
+        trainings.append(Training(tasks, launch))
+        return trainings[-1]
+
+    yield begin
+    for training in trainings:
+        training.stop()
+        assert not training._thread.is_alive()
+
+
+def test_results_come_one_by_one_and_the_last_is_done(begun):
+    launch = Judged()
+    training = begun(launch)
+    results = [training.next_result() for _ in range(4)]
+    assert [(r["step"], r["scores"], r["done"]) for r in results] == [
+        (2, {"ssim": 0.2}, False),
+        (4, {"ssim": 0.4}, False),
+        (6, {"ssim": 0.6}, False),
+        (8, {"ssim": 0.8}, True),
+    ]
+
+
+def test_training_waits_at_each_judgement_until_it_is_let_on(begun):
+    launch = Judged()
+    training = begun(launch)
+    for count in range(4):
+        training.next_result()
+        assert launch.answers == [(step, True) for step in launch.steps[:count]]
+        assert not launch.ended.is_set()
+
+
+def test_a_stopped_training_ends_where_it_was_judged_last(begun):
+    launch = Judged()
+    training = begun(launch)
+    training.next_result()
+    training.next_result()
+    training.stop()
+    assert not training._thread.is_alive()
+    assert launch.answers == [(2, True), (4, False)]
+
+
+def test_a_training_stopped_before_it_is_judged_ends_at_its_first_judgement(begun):
+    """The launch gets to its judgement only when the stopping thread has begun to wait for it."""
+    released, launch = threading.Event(), Judged()
+
+    def held(task: Task, decide: Decide) -> None:
+        assert released.wait(PATIENCE)
+        launch(task, decide)
+
+    training = begun(held)
+    thread = training._thread
+    wait = thread.join
+    thread.join = lambda timeout=None: (released.set(), wait(timeout))[1]
+    training.stop()
+    assert not thread.is_alive()
+    assert launch.answers == [(2, False)]
+
+
+def test_a_training_that_was_judged_but_never_asked_for_its_result_is_stopped_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trial_run, "STOPPING", 0.5)
+    launch = Judged()
+    training = Training([tug()], launch)
+    training._outcomes.put(training._outcomes.get(timeout=PATIENCE))  # it has been judged, and waits
+    training.stop()
+    alive = training._thread.is_alive()
+    training._answers.put(False)  # whatever was found, no thread outlives the test
+    assert not alive
+
+
+def test_a_divergence_is_a_result(begun):
+    def diverge() -> None:
+        raise Diverged("stage 'tug' stopped at step 5: generator/l1 is nan")
+
+    training = begun(Judged(steps=(2,), then=diverge))
+    assert training.next_result()["step"] == 2
+    assert training.next_result() == {"done": True, "diverged": "stage 'tug' stopped at step 5: generator/l1 is nan"}
+
+
+def test_a_failure_is_raised_where_the_next_result_is_asked_for(begun):
+    def fail() -> None:
+        raise ValueError("stage 'tug' failed more than 3 times")
+
+    training = begun(Judged(steps=(2,), then=fail))
+    training.next_result()
+    with pytest.raises(ValueError, match="more than 3 times"):
+        training.next_result()
+
+
+def test_stages_are_trained_in_order_and_only_the_last_is_judged(begun):
+    launch = Judged()
+    first, last = tug(steps=3), tug(steps=8)
+
+    def launched(task: Task, decide: Decide) -> None:
+        if task is last:
+            launch(task, decide)
+        else:
+            launch.tasks.append(task)
+
+    training = begun(launched, [first, last])
+    results = [training.next_result() for _ in range(4)]
+    assert [r["done"] for r in results] == [False, False, False, True]
+    assert [id(task) for task in launch.tasks] == [id(first), id(last)]
+
+
+def test_a_failing_stage_keeps_the_next_one_from_being_trained(begun):
+    seen = []
+
+    def fail(task: Task, decide: Decide) -> None:
+        seen.append(task.stage.steps)
+        raise Diverged("nan")
+
+    training = begun(fail, [tug(steps=3), tug(steps=8)])
+    assert training.next_result() == {"done": True, "diverged": "nan"}
+    assert seen == [3]
+
+
+def test_a_training_that_ends_without_a_judgement_is_done(begun):
+    training = begun(Judged(steps=()))
+    assert training.next_result() == {"done": True}
+    training.stop()
+    training.stop()  # Tune may clean up twice
+
+
+def test_a_stage_that_was_trained_is_left_out_but_never_the_last(tmp_path: Path):
+    first, last = tug(steps=3, folder=tmp_path / "first"), tug(steps=3, folder=tmp_path / "last")
+    assert not _finished(first, last)
+    save(first.folder, new_game(Tug(), seed=0, device=CPU), 2)
+    assert not _finished(first, last)
+    for folder in (first.folder, last.folder):
+        save(folder, new_game(Tug(), seed=0, device=CPU), 3)
+    assert _finished(first, last)
+    assert not _finished(last, last), "it is asked for its scores again"
+
+
+def test_the_ledger_keeps_what_it_was_told_last():
+    ledger, trial = Ledger(), Trial(number=4, settings={})
+    ledger.enter("a1", trial)
+    for step in (10, 20):
+        ledger.reached(4, step)
+    ledger.warn("trial 4: worker 0 failed")
+    assert (ledger.trial("a1"), ledger.steps()) == (trial, {4: 20})
+    assert [ledger.take_warnings(), ledger.take_warnings()] == [["trial 4: worker 0 failed"], []]
+
+
+def test_storage_that_fails_is_a_result_and_other_failures_are_raised(begun):
+    def fail(error: ValueError) -> TrialRun:
+        run = TrialRun.__new__(TrialRun)
+        run._taken_from = None
+        run._training = begun(Judged(steps=(2,), then=lambda: (_ for _ in ()).throw(error)))
+        assert run.step()["scores"] == {"ssim": 0.2}
+        return run
+
+    assert fail(StorageFailed("the disk is full")).step() == {"done": True, "storage_failed": "the disk is full"}
+    with pytest.raises(ValueError, match="a batch is broken"):
+        fail(ValueError("a batch is broken")).step()
