@@ -2,7 +2,7 @@
 
     python benchmarks/limb_warps.py --threads 1
 
-For each batch size and picture size: milliseconds a batch by the clock, the median over the repeats, of both ways in
+For each batch size and image size: milliseconds a batch by the clock, the median over the repeats, of both ways in
 turn in one process. Poses are made up: a standing person, each joint moved by some pixels, a quarter of the joints of
 the face and the limbs hidden.
 """
@@ -27,7 +27,7 @@ TORSO = (2, 5, 8, 11)
 FACE = (0, 14, 15, 16, 17)
 LIMBS = ((8, 9), (11, 12), (9, 10), (12, 13), (2, 3), (5, 6), (3, 4), (6, 7))
 OPPOSITE = (1, 0, 3, 2, 5, 4, 7, 6)
-# Fractions of the picture's width and height, in OpenPose's order.
+# Fractions of the image's width and height, in OpenPose's order.
 STANDING = (
     (0.50, 0.13), (0.50, 0.22), (0.36, 0.23), (0.30, 0.36), (0.27, 0.47), (0.64, 0.23), (0.70, 0.36), (0.73, 0.47),
     (0.41, 0.50), (0.39, 0.67), (0.38, 0.84), (0.59, 0.50), (0.61, 0.67), (0.62, 0.84), (0.45, 0.10), (0.55, 0.10),

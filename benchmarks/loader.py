@@ -1,4 +1,4 @@
-"""Speed of the loader: `python benchmarks/loader.py --height 256 --width 256 --pictures 2000`.
+"""Speed of the loader: `python benchmarks/loader.py --height 256 --width 256 --images 2000`.
 
 Makes shards of made-up photographs in a temporary folder, then reads training batches with the columns that VDG trains
 on, and prints pairs/s for numbers of decoding threads: of shards mapped in place, of the same in windows of a quarter
@@ -27,7 +27,7 @@ TURNS = 3
 
 
 def main(
-    pictures: int = 4000,
+    images: int = 4000,
     height: int = 128,
     width: int = 64,
     batch_size: int = 64,
@@ -38,7 +38,7 @@ def main(
     """Read each case for some seconds with each number of threads."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["POSEGEN_CACHE"] = str(Path(folder, "cache"))
-        _make_shards(Path(folder), pictures, (height, width))
+        _make_shards(Path(folder), images, (height, width))
         cases = _cases(Path(folder))
         for count in threads:
             rates = {name: [0.0, 0.0] for name in cases}
@@ -68,13 +68,13 @@ def _cases(folder: Path) -> dict[str, tuple[Shards, int | None]]:
     }
 
 
-def _make_shards(folder: Path, pictures: int, size: tuple[int, int]) -> None:
+def _make_shards(folder: Path, images: int, size: tuple[int, int]) -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    source = Photos(folder / "photos", pictures, size)
+    source = Photos(folder / "photos", images, size)
     write_shards(
         source,
         Store.of(folder),
-        ShardSettings(size=size, pictures_per_shard=pictures // SHARDS),
+        ShardSettings(size=size, images_per_shard=images // SHARDS),
         listing=source.listing(),
         fingerprint="benchmark",
         progress=lambda *_: None,

@@ -1,7 +1,7 @@
 """The nearest-neighbour loss against its definition: `python benchmarks/nearest_neighbour.py --repeats 5`.
 
 The definition stacks all shifted copies of the target's features and leaves the gradient to autograd. Both run forward
-and backward on the same features, those of the generated picture learning, in turns that alternate between the two in
+and backward on the same features, those of the generated image learning, in turns that alternate between the two in
 one process. The least seconds are those without other programs in the way; where more threads than free cores are
 asked for, the many short operations of ours wait for one another, and the medians show it. Memory is each one's own
 fresh process: its highest resident memory (`resource.getrusage`) over a first step, less what was resident once the

@@ -8,38 +8,38 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from posegen.data.listing import Entry, Listing, Picture
+from posegen.data.listing import Entry, Listing, LoadedImage
 
 DISTINCT = 500  # files; larger data sets name them again and again, which reads and decodes as often
 
 
 @dataclass(frozen=True)
 class Photos:
-    """`pictures` photographs of people with 20 pictures each, a tenth of them for testing, from files in `folder`."""
+    """`images` photographs of people with 20 images each, a tenth of them for testing, from files in `folder`."""
 
     folder: Path
-    pictures: int
+    images: int
     size: tuple[int, int]
     name: ClassVar[str] = "photos"
 
     def listing(self) -> Listing:
         files = self._files()
-        return Listing(list(self._entries(files)), fingerprint=f"{self.pictures} {self.size}")
+        return Listing(list(self._entries(files)), fingerprint=f"{self.images} {self.size}")
 
     def _entries(self, files: list[Path]) -> Iterator[Entry]:
         random = np.random.default_rng(0)
         shape = (self.size[1], self.size[0])
-        for number in range(self.pictures):
+        for number in range(self.images):
             person = f"p{number // 20}"
             joints = (random.random((18, 2)) * shape).astype(np.float32)
             split = "test" if number // 20 % 10 == 9 else "train"
             path = str(files[number % DISTINCT])
             yield Entry(f"{number}.jpg", split, person, person, "", path, joints, np.ones(18, bool))
 
-    def load(self, entry: Entry) -> Picture:
+    def load(self, entry: Entry) -> LoadedImage:
         assert entry.joints is not None
         assert entry.visible is not None
-        return Picture(Path(entry.path).read_bytes(), entry.joints, entry.visible)
+        return LoadedImage(Path(entry.path).read_bytes(), entry.joints, entry.visible)
 
     def _files(self) -> list[Path]:
         random = np.random.default_rng(1)

@@ -1,7 +1,7 @@
-"""Speed and memory of making shards: `python benchmarks/preprocessing.py --pictures 40000`.
+"""Speed and memory of making shards: `python benchmarks/preprocessing.py --images 40000`.
 
-Prints pictures/s over everything that follows the first finished shard, bytes a picture, and the highest memory of the
-processes that Ray starts (their proportional set size). Run it at ten times the pictures to see that memory stays.
+Prints images/s over everything that follows the first finished shard, bytes an image, and the highest memory of the
+processes that Ray starts (their proportional set size). Run it at ten times the images to see that memory stays.
 """
 
 import os
@@ -18,14 +18,14 @@ from posegen.data.shards.preparing import ShardSettings, write_shards
 from posegen.storage.store import Store
 
 
-def main(pictures: int = 20_000, height: int = 128, width: int = 64, cpus: int = 2, per_shard: int = 2000) -> None:
+def main(images: int = 20_000, height: int = 128, width: int = 64, cpus: int = 2, per_shard: int = 2000) -> None:
     """Make shards of made-up photographs in a temporary folder."""
     ray.init(
         address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False
     )
     with tempfile.TemporaryDirectory() as folder:
-        source = Photos(Path(folder, "photos"), pictures, (height, width))
-        settings = ShardSettings(size=(height, width), pictures_per_shard=per_shard)
+        source = Photos(Path(folder, "photos"), images, (height, width))
+        settings = ShardSettings(size=(height, width), images_per_shard=per_shard)
         times: list[tuple[float, int]] = []
         with PeakMemory() as memory:
             write_shards(
@@ -37,13 +37,13 @@ def main(pictures: int = 20_000, height: int = 128, width: int = 64, cpus: int =
                 progress=lambda _, done, __: times.append((time.perf_counter(), done)),
             )
         jpegs = sum(path.stat().st_size for path in source.folder.iterdir()) / DISTINCT
-        stored = sum(path.stat().st_size for path in Path(folder, "shards").iterdir()) / pictures
+        stored = sum(path.stat().st_size for path in Path(folder, "shards").iterdir()) / images
     ray.shutdown()
     (begin, _), (first, skipped), (end, done) = times[0], times[1], times[-1]
-    print(f"{pictures:,} pictures of {height}x{width} on {cpus} CPUs: {done / (end - begin):,.0f} pictures/s in all")
+    print(f"{images:,} images of {height}x{width} on {cpus} CPUs: {done / (end - begin):,.0f} images/s in all")
     if done > skipped:
-        print(f"steady, after the first shard: {(done - skipped) / (end - first):,.0f} pictures/s")
-    print(f"JPEG {jpegs:,.0f} bytes, stored {stored:,.0f} bytes a picture: {stored / jpegs:.2f}")
+        print(f"steady, after the first shard: {(done - skipped) / (end - first):,.0f} images/s")
+    print(f"JPEG {jpegs:,.0f} bytes, stored {stored:,.0f} bytes an image: {stored / jpegs:.2f}")
     print(f"highest memory of all of Ray's processes: {memory.highest / 2**20:,.0f} MiB")
 
 

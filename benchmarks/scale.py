@@ -1,4 +1,4 @@
-"""What grows with pictures, pairs, shards and workers, and how: `python benchmarks/scale.py CASE --help`.
+"""What grows with images, pairs, shards and workers, and how: `python benchmarks/scale.py CASE --help`.
 
 Sizes take turns in fresh processes, and medians count. What is printed are amounts for the largest size and the
 exponents of growth (least squares in log-log): 0 does not grow, 1 grows with it, 2 with its square. docs/scale.md is
@@ -17,24 +17,24 @@ app = cyclopts.App(help=__doc__)
 
 
 @app.command
-def metadata(pictures: Sizes = (10**3, 10**4, 10**5, 10**6), repeats: int = 3) -> None:
-    """The driver's part for so many pictures: listing, plan, pickles, summaries, manifest. No picture is opened."""
+def metadata(images: Sizes = (10**3, 10**4, 10**5, 10**6), repeats: int = 3) -> None:
+    """The driver's part for so many images: listing, plan, pickles, summaries, manifest. No image is opened."""
     import scale_metadata
 
-    print_growth("picture", repeated(scale_metadata.metadata, pictures, repeats), smallest=10**4)
+    print_growth("image", repeated(scale_metadata.metadata, images, repeats), smallest=10**4)
 
 
 @app.command
-def reader(pictures: Sizes = (10**3, 10**4, 10**5), repeats: int = 3) -> None:
-    """The listing of a folder of so many pictures, from the disk."""
+def reader(images: Sizes = (10**3, 10**4, 10**5), repeats: int = 3) -> None:
+    """The listing of a folder of so many images, from the disk."""
     import scale_metadata
 
-    print_growth("picture", repeated(scale_metadata.reader, pictures, repeats))
+    print_growth("image", repeated(scale_metadata.reader, images, repeats))
 
 
 @app.command
 def manifest(shards: Sizes = (10**3, 10**4, 10**5, 5 * 10**5), repeats: int = 3) -> None:
-    """Opening a data set of so many shards of 2,000 pictures, its index and windows, from a made-up manifest."""
+    """Opening a data set of so many shards of 2,000 images, its index and windows, from a made-up manifest."""
     import scale_metadata
 
     print_growth("shard", repeated(scale_metadata.manifest, shards, repeats))
@@ -49,30 +49,30 @@ def files(shards: Sizes = (10**3, 10**4, 10**5), repeats: int = 3) -> None:
 
 
 @app.command
-def order(pictures: Sizes = (10**4, 10**5, 10**6, 10**7), repeats: int = 3) -> None:
-    """The permutation of an epoch's pairs, 19 a picture."""
+def order(images: Sizes = (10**4, 10**5, 10**6, 10**7), repeats: int = 3) -> None:
+    """The permutation of an epoch's pairs, 19 an image."""
     import scale_metadata
 
-    print_growth("picture", repeated(scale_metadata.order, pictures, repeats), smallest=10**5)
+    print_growth("image", repeated(scale_metadata.order, images, repeats), smallest=10**5)
 
 
 @app.command
-def tasks(shards: Sizes = (100, 1000, 10_000), pictures: int = 20, cpus: int = 2) -> None:
-    """What Ray Data takes for so many tasks that make no shard, each with the metadata of a few pictures."""
+def tasks(shards: Sizes = (100, 1000, 10_000), images: int = 20, cpus: int = 2) -> None:
+    """What Ray Data takes for so many tasks that make no shard, each with the metadata of a few images."""
     import scale_storage
 
-    scale_storage.tasks(shards, pictures, cpus)
+    scale_storage.tasks(shards, images, cpus)
 
 
 @app.command(name="bytes")
-def stored(pictures: Sizes = (10**3, 10**4, 10**5), cpus: int = 2, seconds: float = 5.0) -> None:
+def stored(images: Sizes = (10**3, 10**4, 10**5), cpus: int = 2, seconds: float = 5.0) -> None:
     """Shards of so many photographs of 128x64, really made, and training batches drawn from them.
 
     By Ray Data on so many CPUs; 0 makes them in one process without Ray.
     """
     import scale_storage
 
-    scale_storage.stored(pictures, cpus, seconds)
+    scale_storage.stored(images, cpus, seconds)
 
 
 @app.command

@@ -25,9 +25,9 @@ from posegen.runs.plan import Plan
 from posegen.storage.files import read_json, write_json
 from posegen.storage.store import Store
 
-GROUP = 20  # pictures of a person
+GROUP = 20  # images of a person
 SETTINGS = ShardSettings(size=(128, 64))
-PICTURE_BYTES, PAIR_BYTES = 3300, 16  # of a made-up shard, about what real ones take
+IMAGE_BYTES, PAIR_BYTES = 3300, 16  # of a made-up shard, about what real ones take
 BATCH = 64
 LIMIT = 10**9  # bytes of the cache that a made-up manifest is opened with
 
@@ -43,31 +43,31 @@ class Parts:
         return result
 
 
-def made_up_listing(pictures: int) -> Listing:
+def made_up_listing(images: int) -> Listing:
     """Entries as a reader makes them: each with joints of its own, names and paths of usual length."""
-    return Listing(list(_entries(pictures)), "made up")
+    return Listing(list(_entries(images)), "made up")
 
 
-def _entries(pictures: int) -> Iterator[Entry]:
+def _entries(images: int) -> Iterator[Entry]:
     joints, visible = np.random.default_rng(0).random((64, 18, 2), np.float32) * 64, np.ones(18, bool)
-    for number in range(pictures):
+    for number in range(images):
         person = f"{number // GROUP:07d}"
         name = f"{person}_c{number % 6}s1_{number:09d}_00.jpg"
         split = "test" if number // GROUP % 10 == 9 else "train"
-        path = f"/data/pictures/bounding_box_{split}/{name}"
+        path = f"/data/images/bounding_box_{split}/{name}"
         yield Entry(name, split, person, person, f"c{number % 6}", path, joints[number % 64].copy(), visible.copy())
 
 
-def metadata(pictures: int) -> dict[str, Cost]:
-    """From entries to the manifest, without a picture."""
+def metadata(images: int) -> dict[str, Cost]:
+    """From entries to the manifest, without an image."""
     part = Parts()
-    listing = part("listing of entries", lambda: made_up_listing(pictures))
+    listing = part("listing of entries", lambda: made_up_listing(images))
     sizes = {entry.path: 2500 for entry in listing.entries}
     part("fingerprint of the listing", lambda: fingerprint("made-up", listing, sizes))
     part("a validation split", lambda: with_validation(listing, 0.1))
-    works, _ = part("plan_works", lambda: plan_works(listing, SETTINGS.pictures_per_shard))
+    works, _ = part("plan_works", lambda: plan_works(listing, SETTINGS.images_per_shard))
     part("pickles of all works", lambda: [pickle.dumps(work) for work in works])
-    print(f"{pictures:,} pictures: the first work takes {len(pickle.dumps(works[0])):,} bytes pickled", flush=True)
+    print(f"{images:,} images: the first work takes {len(pickle.dumps(works[0])):,} bytes pickled", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.of(folder)
         place = store.folder / making.PLACE
@@ -92,18 +92,18 @@ def _made_from() -> dict:
 
 
 def _summary(work: Work) -> dict:
-    """As of a shard whose every hundredth picture was rejected."""
+    """As of a shard whose every hundredth image was rejected."""
     count = len(work.entries)
     return {
         "made_from": _made_from(),
         "split": work.split,
         "number": work.number,
-        "pictures": count,
+        "images": count,
         "rows": count,
         "groups": count // GROUP,
         "pairs": count * (GROUP - 1),
         "order": [0, count * (GROUP - 1) - 1],
-        "bytes": [count * PICTURE_BYTES, count * (GROUP - 1) * PAIR_BYTES],
+        "bytes": [count * IMAGE_BYTES, count * (GROUP - 1) * PAIR_BYTES],
         "person_masks": 0,
         "azimuths": 0,
         "notes": {},
@@ -111,12 +111,12 @@ def _summary(work: Work) -> dict:
     }
 
 
-def reader(pictures: int) -> dict[str, Cost]:
-    """The listing of a folder of one's own pictures (empty files, which are not opened) with pose-gan's annotation."""
+def reader(images: int) -> dict[str, Cost]:
+    """The listing of a folder of one's own images (empty files, which are not opened) with pose-gan's annotation."""
     part = Parts()
     with tempfile.TemporaryDirectory() as folder:
         lines = ["name:keypoints_y:keypoints_x"]
-        for number in range(pictures):
+        for number in range(images):
             name = f"p{number // GROUP}_{number}.jpg"
             Path(folder, name).touch()
             lines.append(f"{name}: {list(range(18))}: {list(range(18))}")
@@ -126,15 +126,15 @@ def reader(pictures: int) -> dict[str, Cost]:
 
 
 def made_up_manifest(shards: int) -> dict:
-    """Of as many training shards of 2,000 pictures, nearly, and one of each other split."""
-    rows = SETTINGS.pictures_per_shard
+    """Of as many training shards of 2,000 images, nearly, and one of each other split."""
+    rows = SETTINGS.images_per_shard
     pairs = rows * (GROUP - 1)
     entries = [
         {
             "split": split,
             "file": f"{shard_stem(split, number)}.arrow",
             "pairs_file": f"{shard_stem(split, number)}.pairs.arrow",
-            "bytes": rows * PICTURE_BYTES + number % 1000,
+            "bytes": rows * IMAGE_BYTES + number % 1000,
             "pairs_bytes": pairs * PAIR_BYTES,
             "rows": rows,
             "pairs": pairs,
@@ -193,9 +193,9 @@ def listed_files(shards: int) -> dict[str, Cost]:
     return part.costs
 
 
-def order(pictures: int) -> dict[str, Cost]:
+def order(images: int) -> dict[str, Cost]:
     """The order of all pairs of an epoch, where no windows bound it."""
-    part, pairs = Parts(), pictures * (GROUP - 1)
+    part, pairs = Parts(), images * (GROUP - 1)
     part("permutation of an epoch's pairs", lambda: epoch_order(pairs, 0, 0))
     places = np.arange(BATCH)
     part(

@@ -29,7 +29,7 @@ from posegen.data.shards.preparing import Progress, ShardSettings, write_shards
 from posegen.storage.store import Store, cache_folder
 
 SIZE = (128, 64)
-SHARDS = 24  # at least, of a small data set; a larger one has the usual 2,000 pictures in each
+SHARDS = 24  # at least, of a small data set; a larger one has the usual 2,000 images in each
 BATCH = 64
 FIRST = 10  # batches that are not counted
 
@@ -41,13 +41,13 @@ def start_ray(cpus: int) -> None:
     )
 
 
-def tasks(shards: Sequence[int], pictures: int, cpus: int) -> None:
+def tasks(shards: Sequence[int], images: int, cpus: int) -> None:
     """Prints the driver's cost of running so many empty works."""
-    print_growth("shard", {count: in_child(_tasks, count, pictures, cpus) for count in shards})
+    print_growth("shard", {count: in_child(_tasks, count, images, cpus) for count in shards})
 
 
-def _tasks(shards: int, pictures: int, cpus: int) -> dict[str, Cost]:
-    entries = tuple(made_up_listing(pictures).entries)
+def _tasks(shards: int, images: int, cpus: int) -> dict[str, Cost]:
+    entries = tuple(made_up_listing(images).entries)
     works = [Work("train", number, entries) for number in range(shards)]
     start_ray(cpus)
     begin = time.perf_counter()
@@ -62,31 +62,31 @@ def _nothing(work: Work) -> dict:
     return {"split": work.split, "number": work.number}
 
 
-def stored(pictures: Sequence[int], cpus: int, seconds: float) -> None:
+def stored(images: Sequence[int], cpus: int, seconds: float) -> None:
     """Makes data sets of these sizes and reads them, and prints a line of amounts for each and the slopes."""
     found = {}
-    for count in pictures:
-        found[count] = in_child(_stored, count, cpus, seconds, count == max(pictures))
-        print(f"{count:,} pictures: " + ", ".join(f"{k} {v:,.4g}" for k, v in found[count].items()), flush=True)
-    shared = [name for name in found[min(pictures)] if all(name in each for each in found.values())]
+    for count in images:
+        found[count] = in_child(_stored, count, cpus, seconds, count == max(images))
+        print(f"{count:,} images: " + ", ".join(f"{k} {v:,.4g}" for k, v in found[count].items()), flush=True)
+    shared = [name for name in found[min(images)] if all(name in each for each in found.values())]
     for name in shared:
-        print(f"slope of {name}: {slope(pictures, [found[count][name] for count in pictures]):.2f}")
+        print(f"slope of {name}: {slope(images, [found[count][name] for count in images]):.2f}")
 
 
-def _stored(pictures: int, cpus: int, seconds: float, through_cache: bool) -> dict[str, float]:
+def _stored(images: int, cpus: int, seconds: float, through_cache: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["POSEGEN_CACHE"] = str(Path(folder, "cache"))
-        found = _made(Path(folder), pictures, cpus) | _opened(Path(folder))
+        found = _made(Path(folder), images, cpus) | _opened(Path(folder))
         found |= _read(Shards(Path(folder, "shards")), None, seconds, "")
         if through_cache:
             found |= _bounded(Path(folder), seconds)
     return found
 
 
-def _made(folder: Path, pictures: int, cpus: int) -> dict[str, float]:
-    source = Photos(folder / "photos", pictures, SIZE)
+def _made(folder: Path, images: int, cpus: int) -> dict[str, float]:
+    source = Photos(folder / "photos", images, SIZE)
     listing = source.listing()
-    settings = ShardSettings(size=SIZE, pictures_per_shard=min(2000, pictures // SHARDS))
+    settings = ShardSettings(size=SIZE, images_per_shard=min(2000, images // SHARDS))
     times: list[tuple[float, int]] = []
 
     def progress(_: str, done: int, __: int) -> None:
@@ -105,12 +105,12 @@ def _made(folder: Path, pictures: int, cpus: int) -> dict[str, float]:
     shards = manifest["shards"]
     return {
         "seconds in all": end - begin,
-        "pictures/s after the first shard": (done - skipped) / (end - first),
+        "images/s after the first shard": (done - skipped) / (end - first),
         "driver's processor time": cost.processor,
         "driver's peak memory": cost.peak,
         "bytes on disk": bytes_in(folder / "shards"),
         "bytes of pairs": sum(shard["pairs_bytes"] for shard in shards),
-        "bytes a picture": bytes_in(folder / "shards") / pictures,
+        "bytes an image": bytes_in(folder / "shards") / images,
         "training pairs": manifest["counts"]["train"]["pairs"],
         "shards": len(shards),
     }
@@ -121,7 +121,7 @@ def made_here(folder: Path, source: Source, settings: ShardSettings, progress: P
     place = folder / making.PLACE
     place.mkdir(parents=True)
     listing = source.listing()
-    works, rejects = plan_works(listing, settings.pictures_per_shard)
+    works, rejects = plan_works(listing, settings.images_per_shard)
     made_from = {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": "benchmark",
@@ -129,11 +129,11 @@ def made_here(folder: Path, source: Source, settings: ShardSettings, progress: P
         "settings": {**asdict(settings), "size": list(settings.size)},
     }
     summaries, done = [], 0
-    progress("pictures", 0, len(listing.entries))
+    progress("images", 0, len(listing.entries))
     for work in works:
         summaries.append(make_shard(work, source, place, settings, made_from))
         done += len(work.entries)
-        progress("pictures", done, len(listing.entries))
+        progress("images", done, len(listing.entries))
     return making._conclude(Store.of(folder), source.name, made_from, rejects, summaries)
 
 
@@ -149,7 +149,7 @@ def _opened(folder: Path) -> dict[str, float]:
 
 
 def _read(shards: Shards, window: int | None, seconds: float, how: str) -> dict[str, float]:
-    """Pairs a second by the clock and of one core; each pair is two pictures."""
+    """Pairs a second by the clock and of one core; each pair is two images."""
     batches = training_batches(
         shards, columns=COLUMNS, batch_size=BATCH, seed=0, draws=range(10**9), flip=True, window=window
     )

@@ -55,18 +55,16 @@ def main(
 
 
 def pairs(described: System, count: int) -> dict[str, Tensor]:
-    """A raw batch, as the loader gives it: pairs of pictures of different drawn people."""
-    people = SyntheticPeople(train_people=count, test_people=1, pictures_per_person=2, size=described.size)
+    """A raw batch, as the loader gives it: pairs of images of different drawn people."""
+    people = SyntheticPeople(train_people=count, test_people=1, images_per_person=2, size=described.size)
     loaded = [people.load(entry) for entry in people.listing().entries if entry.split == "train"]
     height, width = described.size
     raw: dict[str, Tensor] = {}
-    for role, pictures in (("source", loaded[::2]), ("target", loaded[1::2])):
-        raw[f"{role}_image"] = torch.from_numpy(
-            np.stack([simplejpeg.decode_jpeg(picture.image) for picture in pictures])
-        )
-        raw[f"{role}_joints"] = torch.from_numpy(np.stack([picture.joints for picture in pictures]))
-        raw[f"{role}_visible"] = torch.from_numpy(np.stack([picture.visible for picture in pictures]))
-        masks = [pose_mask(p.joints, p.visible, height=height, width=width, radius=4) for p in pictures]
+    for role, images in (("source", loaded[::2]), ("target", loaded[1::2])):
+        raw[f"{role}_image"] = torch.from_numpy(np.stack([simplejpeg.decode_jpeg(image.image) for image in images]))
+        raw[f"{role}_joints"] = torch.from_numpy(np.stack([image.joints for image in images]))
+        raw[f"{role}_visible"] = torch.from_numpy(np.stack([image.visible for image in images]))
+        masks = [pose_mask(p.joints, p.visible, height=height, width=width, radius=4) for p in images]
         raw[f"{role}_pose_mask"] = torch.from_numpy(np.stack(masks))
     return raw
 

@@ -32,7 +32,7 @@ from posegen.nets.warping import deformable_skip
 
 
 class Data(NamedTuple):
-    """A data set as Deformable GAN trains on it; areas are the means of the masks over the picture."""
+    """A data set as Deformable GAN trains on it; areas are the means of the masks over the image."""
 
     batch: int
     size: tuple[int, int]
@@ -45,7 +45,7 @@ DATA = {
         2, (256, 256), {"head": 0.093, "thigh": 0.014, "shin": 0.01, "upper arm": 0.045, "forearm": 0.047}
     ),
 }
-LEVELS = ((64, 1), (128, 2), (256, 4), (512, 8))  # channels, and how many times smaller than the picture
+LEVELS = ((64, 1), (128, 2), (256, 4), (512, 8))  # channels, and how many times smaller than the image
 
 # Where parts usually are, as fractions of width and height; the person's two sides mirror each other.
 PLACES = {"thigh": (0.4, 0.62), "shin": (0.4, 0.83), "upper arm": (0.27, 0.3), "forearm": (0.22, 0.47)}
@@ -235,7 +235,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     data = DATA[given.data]
     coverage = (people(data)["masks"] & people(data)["present"][..., None, None]).float().mean().item() * 10
-    print(f"{given.data}, batch {data.batch}, parts cover {coverage:.2f} of the picture in all; plain over ours")
+    print(f"{given.data}, batch {data.batch}, parts cover {coverage:.2f} of the image in all; plain over ours")
     for level, (channels, factor) in enumerate(LEVELS):
         times = times_text(turns(data, level, options, given.repeats))
         memory = {way: in_fresh_process(way, data, level, options) for way in WAYS}

@@ -1,4 +1,4 @@
-"""Pictures in; trained stages, scores and a report out.
+"""Images in; trained stages, scores and a report out.
 
     python flows/full_pipeline.py                                              # embedded data, a laptop, minutes
     python flows/full_pipeline.py --system pg2 --dataset market1501 --root DIR # published settings, a GPU

@@ -15,7 +15,7 @@ Batch = Mapping[str, Tensor]
 Images = Float[Tensor, "batch 3 height width"]  # RGB in [-1, 1]
 Masks = Float[Tensor, "batch 1 height width"]  # 0 or 1
 PoseMaps = Float[Tensor, "batch 18 height width"]  # one channel a joint; the range is the drawing's
-Joints = Float[Tensor, "batch 18 2"]  # x, y in pixels of the picture; anything where not visible
+Joints = Float[Tensor, "batch 18 2"]  # x, y in pixels of the image; anything where not visible
 Visible = Bool[Tensor, "batch 18"]
 Degrees = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]
@@ -30,13 +30,13 @@ class Column:
     unit: str
 
 
-# What the device step makes of a batch of pictures; stages add their own outputs to these.
+# What the device step makes of a batch of images; stages add their own outputs to these.
 COLUMNS: dict[str, Column] = {
     f"{role}_{name}": column
     for role in ("source", "target")
     for name, column in {
         "image": Column("batch 3 height width", "float32", "RGB in [-1, 1]"),
-        "joints": Column("batch 18 2", "float32", "x, y in pixels; may lie outside the picture"),
+        "joints": Column("batch 18 2", "float32", "x, y in pixels; may lie outside the image"),
         "visible": Column("batch 18", "bool", "whether the joint is known"),
         "pose": Column("batch 18 height width", "float32", "pose maps, as the system's `pose_maps` draws them"),
         "pose_mask": Column("batch 1 height width", "float32", "0 or 1: discs along the limbs, closed"),

@@ -32,7 +32,7 @@ EXAMPLES = """Examples:
   full_pipeline.py --system defgan        one of `posegen systems`
   full_pipeline.py --system pg2 --dataset market1501 --root Market-1501
   full_pipeline.py --system triplet --dataset deepfashion --root DeepFashion
-  full_pipeline.py --dataset folder --root my_pictures --set coarse.width=32
+  full_pipeline.py --dataset folder --root my_images --set coarse.width=32
   full_pipeline.py --set refinement.image_weight=20 --update
 """
 
@@ -55,7 +55,7 @@ app = App(
 
 
 def full_pipeline(options: Options | None = None, *, update: Update = False, dry_run: DryRun = False) -> None:
-    """Pictures in; trained stages, scores and a report out.
+    """Images in; trained stages, scores and a report out.
 
     The same command goes on where it stopped and redoes nothing that is done.
     """
@@ -72,7 +72,7 @@ def full_pipeline(options: Options | None = None, *, update: Update = False, dry
 
 @app.command
 def shards(options: Options | None = None, *, update: Update = False) -> None:
-    """Prepare the pictures: check, resize, draw pose masks, write shards.
+    """Prepare the images: check, resize, draw pose masks, write shards.
 
     Example: posegen shards --dataset market1501 --root Market-1501 --run runs/market
     """
@@ -102,7 +102,7 @@ def evaluate(options: Options | None = None, *, update: Update = False) -> None:
 
 @app.command
 def report(options: Options | None = None, *, update: Update = False) -> None:
-    """Make the page with pictures, curves and scores. What is not given is taken from the run folder.
+    """Make the page with images, curves and scores. What is not given is taken from the run folder.
 
     Example: posegen report --run runs/market
     """
@@ -249,7 +249,7 @@ def doctor(
     mlflow
         The MLflow server; MLFLOW_TRACKING_URI where not given.
     root
-        Folders of pictures that must be on every node.
+        Folders of images that must be on every node.
     weights_dir
         The folder of pretrained networks; POSEGEN_WEIGHTS where not given.
     """
@@ -307,7 +307,7 @@ def export(*, run: str, output: Path) -> None:
 
 @app.command
 def joints(
-    pictures: Path,
+    images: Path,
     /,
     *,
     estimator: str,
@@ -316,22 +316,22 @@ def joints(
     threshold: float = 0.2,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Estimate the joints of every picture in a folder, one person a picture, and write them as an annotation file.
+    """Estimate the joints of every image in a folder, one person an image, and write them as an annotation file.
 
-    Example: posegen joints my_pictures --estimator hourglass.safetensors --output annotation.csv
+    Example: posegen joints my_images --estimator hourglass.safetensors --output annotation.csv
 
-    Then: python flows/full_pipeline.py --dataset folder --root my_pictures --set data.joints=annotation.csv
+    Then: python flows/full_pipeline.py --dataset folder --root my_images --set data.joints=annotation.csv
 
     Parameters
     ----------
-    pictures
+    images
         The folder; its sub-folder `images` where it has one, and all folders below.
     estimator
         The file of `posegen export`, or the folder or URI of a trained hourglass's run.
     output
-        The pose-gan CSV to write. Pictures that cannot be read are listed beside it, in NAME.rejects.csv.
+        The pose-gan CSV to write. Images that cannot be read are listed beside it, in NAME.rejects.csv.
     size
-        Height x width to which pictures are brought for the hourglass, such as 128x64; that of its training otherwise.
+        Height x width to which images are brought for the hourglass, such as 128x64; that of its training otherwise.
     threshold
         Joints of a lower confidence, between 0 and 1, are left unknown.
     device
@@ -347,13 +347,13 @@ def joints(
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     opened = open_estimator(estimator, chosen, size=parse_size(size) if size else None)
     with Display() as display:
-        annotated = annotate(opened, pictures, threshold=threshold, progress=display.advance)
+        annotated = annotate(opened, images, threshold=threshold, progress=display.advance)
         rejected = write_annotation(output, annotated)
         known = sum(int(pose.visible.sum()) for pose in annotated.poses.values())
         share = known / (18 * len(annotated.poses))
-        display.say(f"{output}: {len(annotated.poses):,} pictures, {share:.0%} of their joints known")
+        display.say(f"{output}: {len(annotated.poses):,} images, {share:.0%} of their joints known")
         if rejected:
-            display.warn(f"{len(annotated.rejects):,} pictures cannot be used, see {rejected}")
+            display.warn(f"{len(annotated.rejects):,} images cannot be used, see {rejected}")
 
 
 def _remember(plan: Plan, options: Options) -> None:

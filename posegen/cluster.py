@@ -218,7 +218,7 @@ def check_shared(store: Store, folders: Sequence[Path]) -> None:
         raise ValueError(
             f"the cluster has {len(nodes)} nodes, and not all of them see what they need:\n  {listed}\nGive a run that "
             "every node reaches: --run s3://bucket/runs/mine, or a folder on a disk that all of them mount under the "
-            "same path; and pictures and weights on such a disk too."
+            "same path; and images and weights on such a disk too."
         )
 
 

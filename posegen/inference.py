@@ -1,6 +1,6 @@
-"""A trained system and a batch of columns to pictures: the only inference path.
+"""A trained system and a batch of columns to images: the only inference path.
 
-Joints for pictures that have none: a trained hourglass in one file, and a folder of pictures to an annotation file.
+Joints for images that have none: a trained hourglass in one file, and a folder of images to an annotation file.
 
 The file is safetensors: the weights, and as metadata the settings in JSON. Nothing in it is run when it is read.
 """
@@ -27,8 +27,8 @@ from posegen.data.formats.images import (
     UNREADABLE,
     decode_into,
     fit,
-    picture_sizes,
-    read_picture,
+    image_sizes,
+    read_image,
     scaled_joints,
 )
 from posegen.data.formats.keypoint_files import HEADER, MISSING, Pose
@@ -75,7 +75,7 @@ def synthesize(trained: Trained, columns: Batch) -> dict[str, Tensor]:
 Progress = Callable[[str, int, int], object]  # of what, done, of how many
 
 KIND = "posegen hourglass 1"  # in the metadata: what the file is
-AT_ONCE = 32  # pictures in one batch
+AT_ONCE = 32  # images in one batch
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class Estimator:
 
     @torch.no_grad()
     def __call__(
-        self, pictures: UInt8[ndarray, "batch height width 3"]
+        self, images: UInt8[ndarray, "batch height width 3"]
     ) -> tuple[Float[ndarray, "batch 18 2"], Float[ndarray, "batch 18"]]:
-        """Joints in pixels of RGB pictures of the stage's size, and in [0, 1] how sure each is."""
-        images = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
+        """Joints in pixels of RGB images of the stage's size, and in [0, 1] how sure each is."""
+        batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
         with autocast(self.device):
-            outputs = self.stage.outputs(self.networks, {"target_image": images})
+            outputs = self.stage.outputs(self.networks, {"target_image": batch})
         joints, confidence = (outputs[name].cpu().numpy() for name in self.stage.writes)
         return joints, confidence
 
 
 def open_estimator(given: str | Path, device: torch.device, *, size: tuple[int, int] | None = None) -> Estimator:
-    """The hourglass of a run, by its folder or URI, or of an exported file; `size` is what pictures are brought to, as
+    """The hourglass of a run, by its folder or URI, or of an exported file; `size` is what images are brought to, as
     (height, width).
 
     Where no size is given it is the one of training. Raises ValueError, worded for the user, where there is neither, it
@@ -191,47 +191,45 @@ def check_free(output: Path) -> None:
 
 
 class Annotated(NamedTuple):
-    """What came of a folder of pictures."""
+    """What came of a folder of images."""
 
-    poses: dict[str, Pose]  # by path inside the folder of pictures
+    poses: dict[str, Pose]  # by path inside the folder of images
     rejects: list[Reject]
 
 
-def annotate(estimator: Estimator, pictures: Path, *, threshold: float, progress: Progress) -> Annotated:
-    """The joints of every picture in `pictures/images`, or else anywhere below `pictures`, as `Folder` looks for them.
+def annotate(estimator: Estimator, images: Path, *, threshold: float, progress: Progress) -> Annotated:
+    """The joints of every image in `images/images`, or else anywhere below `images`, as `Folder` looks for them.
 
-    A picture is one person's box: it is brought to the estimator's size as shards are, and the joints back to its own
-    pixels. Joints of a confidence below `threshold` are unknown. Pictures that cannot be read are rejected with the
-    reason. Raises ValueError where there is no picture, and where none can be read.
+    An image is one person's box: it is brought to the estimator's size as shards are, and the joints back to its own
+    pixels. Joints of a confidence below `threshold` are unknown. Images that cannot be read are rejected with the
+    reason. Raises ValueError where there is no image, and where none can be read.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold {threshold} was given; it must lie between 0 and 1.")
-    folder = pictures / "images" if (pictures / "images").is_dir() else pictures
-    names = list(picture_sizes(folder, READABLE)) if folder.is_dir() else []
+    folder = images / "images" if (images / "images").is_dir() else images
+    names = list(image_sizes(folder, READABLE)) if folder.is_dir() else []
     if not names:
-        raise ValueError(f"'{folder}' holds no picture. Expected files that end with {', '.join(READABLE)}.")
-    rejects = [Reject(name, "", reasons.UNSUPPORTED) for name in picture_sizes(folder, UNREADABLE)]
+        raise ValueError(f"'{folder}' holds no image. Expected files that end with {', '.join(READABLE)}.")
+    rejects = [Reject(name, "", reasons.UNSUPPORTED) for name in image_sizes(folder, UNREADABLE)]
     poses: dict[str, Pose] = {}
     for start in range(0, len(names), AT_ONCE):
         batch = names[start : start + AT_ONCE]
         poses |= _estimated(estimator, folder, batch, threshold, rejects)
         progress("joints", start + len(batch), len(names))
     if not poses:
-        raise ValueError(f"none of the {len(names):,} pictures in '{folder}' can be used: {', '.join(rejects[0][2:])}")
+        raise ValueError(f"none of the {len(names):,} images in '{folder}' can be used: {', '.join(rejects[0][2:])}")
     return Annotated(poses, rejects)
 
 
 def _estimated(
     estimator: Estimator, folder: Path, names: Sequence[str], threshold: float, rejects: list[Reject]
 ) -> dict[str, Pose]:
-    """Poses of a batch of pictures by name; what cannot be read is added to the rejects."""
+    """Poses of a batch of images by name; what cannot be read is added to the rejects."""
     height, width = estimator.stage.size
     images, scales = np.empty((len(names), height, width, 3), np.uint8), {}
     for name in names:
         try:
-            fitted = fit(
-                read_picture(folder / name), height=height, width=width, jpeg_quality=ShardSettings.jpeg_quality
-            )
+            fitted = fit(read_image(folder / name), height=height, width=width, jpeg_quality=ShardSettings.jpeg_quality)
         except ValueError as error:
             rejects.append(Reject(name, "", *error.args))
             continue

@@ -117,7 +117,7 @@ class Stage(Protocol):
 
 @runtime_checkable
 class Perceptive(Protocol):
-    """A stage whose losses look at pictures through a fixed, pretrained network: not trained, in no checkpoint."""
+    """A stage whose losses look at images through a fixed, pretrained network: not trained, in no checkpoint."""
 
     @property
     def features(self) -> str: ...  # a setting: the pretrained network's name, or "random-<name>" in its stead
@@ -151,7 +151,7 @@ class Drawing(Protocol):
 class System:
     """A paper's system: stages in order, the drawing of the pose, and the columns that are the result.
 
-    A result is a picture (`image`), predicted joints (`joints`, in pixels of the target), or both; "" is neither.
+    A result is an image (`image`), predicted joints (`joints`, in pixels of the target), or both; "" is neither.
     """
 
     name: str
@@ -219,7 +219,7 @@ class System:
         errors += [
             f"the result '{name}' is written by no stage: {sorted(have)}" for name in results if name not in have
         ]
-        return errors if results else [*errors, "the system names no result: neither a picture nor joints"]
+        return errors if results else [*errors, "the system names no result: neither an image nor joints"]
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -31,7 +31,7 @@ class SweepOptions:
     scheduler: Literal["asha", "none", "pbt"] | None = None
     "Who stops trials early: ASHA (where not given), nobody (with several metrics), or population based training."
     metric: Annotated[list[str] | None, SEVERAL] = None
-    "What trials are judged by, any score of the system: mask_ssim, or pose_error without pictures; several: a front."
+    "What trials are judged by, any score of the system: mask_ssim, or pose_error without images; several: a front."
     space: str | None = None
     "What is searched: a module of tune_spaces/, or a Python file with SPACE; the system's own where not given."
     seeds: int = 3

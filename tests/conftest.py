@@ -1,4 +1,4 @@
-"""What the tests share: pictures of blocks with joints, in shards, made without Ray; an S3 server; two nodes."""
+"""What the tests share: images of blocks with joints, in shards, made without Ray; an S3 server; two nodes."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.data.listing import Entry, Listing, Picture, Source
+from posegen.data.listing import Entry, Listing, LoadedImage, Source
 from posegen.data.shards.making import ShardSettings, make_shard, plan_works
 from posegen.data.shards.manifest import SCHEMA_VERSION
 from posegen.data.sources.synthetic.source import SyntheticViews
@@ -20,11 +20,11 @@ SHARED_DATA = Path(__file__).parents[1].parent / "shared/data"  # real files; te
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """Each person is a coloured block that stands somewhere else in each picture, with joints around it."""
+    """Each person is a coloured block that stands somewhere else in each image, with joints around it."""
 
     name: ClassVar[str] = "blocks"
     people: int = 6
-    pictures: int = 4
+    images: int = 4
     size: tuple[int, int] = (64, 32)
 
     def listing(self) -> Listing:
@@ -33,26 +33,26 @@ class Blocks:
                 f"{person:04d}_{number}.png", "test" if person % 3 == 2 else "train", str(person), str(person), "", ""
             )
             for person in range(self.people)
-            for number in range(self.pictures)
+            for number in range(self.images)
         ]
         return Listing(entries, fingerprint=repr(self))
 
-    def load(self, entry: Entry) -> Picture:
+    def load(self, entry: Entry) -> LoadedImage:
         random = np.random.default_rng([int(part) for part in entry.name[:-4].split("_")])
         colour = np.random.default_rng(int(entry.identity)).integers(0, 255, 3)
         height, width = self.size
         left, top = random.integers(1, width // 2), random.integers(1, height // 2)
-        picture = np.full((height, width, 3), 40, np.uint8)
-        picture[top : top + height // 3, left : left + width // 3] = colour
+        image = np.full((height, width, 3), 40, np.uint8)
+        image[top : top + height // 3, left : left + width // 3] = colour
         joints = np.stack([left + random.uniform(0, width / 3, 18), top + random.uniform(0, height / 3, 18)], axis=1)
         mask = np.zeros((height, width), np.uint8)
         mask[top : top + height // 3, left : left + width // 3] = 1
-        return Picture(cv2.imencode(".png", picture)[1].tobytes(), joints.astype(np.float32), np.ones(18, bool), mask)
+        return LoadedImage(cv2.imencode(".png", image)[1].tobytes(), joints.astype(np.float32), np.ones(18, bool), mask)
 
 
 @pytest.fixture(scope="session")
 def block_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete folder of 64x32 shards: 4 training people and 2 test people, 4 pictures each."""
+    """A complete folder of 64x32 shards: 4 training people and 2 test people, 4 images each."""
     return shards_of(Blocks(), tmp_path_factory.mktemp("blocks") / "shards")
 
 
@@ -63,20 +63,20 @@ def view_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shards_of(source, tmp_path_factory.mktemp("views") / "shards")
 
 
-def shards_of(source: Source, folder: Path, *, pictures_per_shard: int = 2000) -> Path:
+def shards_of(source: Source, folder: Path, *, images_per_shard: int = 2000) -> Path:
     """Complete 64x32 shards of a source, made without Ray."""
     from posegen.data.shards.preparing import _conclude
 
     folder.mkdir(parents=True)
     listing = source.listing()
-    settings = ShardSettings(size=(64, 32), mask_radius=2, pictures_per_shard=pictures_per_shard)
+    settings = ShardSettings(size=(64, 32), mask_radius=2, images_per_shard=images_per_shard)
     made_from = {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": source.name,
         "source": listing.fingerprint,
         "settings": {**asdict(settings), "size": list(settings.size)},
     }
-    works, rejects = plan_works(listing, settings.pictures_per_shard)
+    works, rejects = plan_works(listing, settings.images_per_shard)
     summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
     _conclude(Store.of(folder.parent), source.name, made_from, rejects, summaries)
     return folder

@@ -1,4 +1,4 @@
-"""Made-up systems that predict joints, without networks: their scores and pictures can be worked out by hand."""
+"""Made-up systems that predict joints, without networks: their scores and images can be worked out by hand."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,7 +44,7 @@ class Posing:
 
 @dataclass(frozen=True, kw_only=True)
 class Painting:
-    """The source picture as the result, and on the way the target's with a tenth less contrast, and a mask."""
+    """The source image as the result, and on the way the target's with a tenth less contrast, and a mask."""
 
     name: ClassVar[str] = "painting"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "predicted_joints", "target_person_mask")
@@ -74,7 +74,7 @@ class Painting:
 
 
 def posing(shift: tuple[float, float] = SHIFT) -> System:
-    """A system that predicts joints and makes no picture."""
+    """A system that predicts joints and makes no image."""
     return System(
         name="posing", variant="full", paper="None", size=(64, 32), pose_maps=Discs(radius=2.0),
         stages=(Posing(shift=shift),), joints="predicted_joints",
@@ -82,7 +82,7 @@ def posing(shift: tuple[float, float] = SHIFT) -> System:
 
 
 def painting() -> System:
-    """A system of two stages that predicts joints and makes a picture."""
+    """A system of two stages that predicts joints and makes an image."""
     return System(
         name="painting", variant="full", paper="None", size=(64, 32), pose_maps=Discs(radius=2.0),
         stages=(Posing(), Painting()), image="painted_image", joints="predicted_joints",

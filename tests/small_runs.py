@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 MARK = "POSEGEN_TEST_MARK"
 STEPS = 20
 SMALL = [
-    "data.train_people=6", "data.test_people=2", "data.pictures_per_person=8", "shards.pictures_per_shard=8",
+    "data.train_people=6", "data.test_people=2", "data.images_per_person=8", "shards.images_per_shard=8",
     "coarse.width=4", f"coarse.steps={STEPS}", "coarse.batch_size=4",
 ]  # fmt: skip
 

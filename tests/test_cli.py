@@ -51,7 +51,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(monkeypatch, capsys,
     assert code == 0
     for part in ("coarse: 7 steps", "refinement: 3 steps", "source_image", "parameters generator", "MiB", "at most"):
         assert part in out
-    assert "80 pictures" in out  # 5 people, 16 pictures each
+    assert "80 images" in out  # 5 people, 16 images each
     assert not list(tmp_path.iterdir())
 
 

@@ -101,7 +101,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 def test_a_shard_is_whole_or_made_again(tmp_path: Path):
     folder, source, settings = tmp_path / "shards", Blocks(), ShardSettings(size=(64, 32), mask_radius=2)
-    works, _ = plan_works(source.listing(), settings.pictures_per_shard)
+    works, _ = plan_works(source.listing(), settings.images_per_shard)
     made_from = {"schema_version": SCHEMA_VERSION, "settings": {**asdict(settings), "size": [64, 32]}}
     work = works[0]
 

@@ -26,7 +26,7 @@ pytestmark = [
 STEPS, INTERVAL = 160, 10  # of the second stage: enough that a host can be lost while it runs
 OPTIONS = [
     "--workers", "2", "--pairs", "10", "--checkpoint-every", str(INTERVAL),
-    "--set", "data.train_people=6", "data.test_people=2", "data.pictures_per_person=8",
+    "--set", "data.train_people=6", "data.test_people=2", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
     "refinement.width=4", "refinement.critic_width=4", f"refinement.steps={STEPS}", "refinement.batch_size=4",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Joints for pictures that have none: export, estimating a folder, and the commands for both."""
+"""Joints for images that have none: export, estimating a folder, and the commands for both."""
 
 import csv
 import shutil
@@ -50,10 +50,10 @@ def exported(run: Path) -> Path:
 
 
 class Brightest(nn.Module):
-    """Maps of the pictures' own brightness, from 0 to 1, for every joint."""
+    """Maps of the images' own brightness, from 0 to 1, for every joint."""
 
-    def forward(self, pictures):
-        grey = (pictures.mean(dim=1, keepdim=True) + 1) / 2
+    def forward(self, images):
+        grey = (images.mean(dim=1, keepdim=True) + 1) / 2
         return nn.functional.avg_pool2d(grey, 2)[:, None].expand(-1, 1, 18, -1, -1)
 
 
@@ -62,8 +62,8 @@ BY_LIGHT = Estimator(
 )
 
 
-def picture(path: Path, size: tuple[int, int], spot: tuple[int, int], brightness: int = 255) -> None:
-    """A dark picture of a (height, width) with a soft bright spot around (x, y)."""
+def image(path: Path, size: tuple[int, int], spot: tuple[int, int], brightness: int = 255) -> None:
+    """A dark image of a (height, width) with a soft bright spot around (x, y)."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     sigma = size[0] / 16
     light = np.exp(-((columns - spot[0]) ** 2 + (rows - spot[1]) ** 2) / (2 * sigma**2)) * brightness
@@ -82,8 +82,8 @@ def estimated(folder: Path, estimator: Estimator = BY_LIGHT, threshold: float = 
 @pytest.mark.parametrize(
     ("size", "spot"), [((64, 32), (20, 30)), ((128, 64), (10, 100)), ((200, 150), (75, 40)), ((48, 30), (25, 9))]
 )
-def test_joints_are_in_the_pixels_of_the_picture_as_it_is(tmp_path: Path, size, spot):
-    picture(tmp_path / "a.png", size, spot)
+def test_joints_are_in_the_pixels_of_the_image_as_it_is(tmp_path: Path, size, spot):
+    image(tmp_path / "a.png", size, spot)
     (pose,) = estimated(tmp_path).poses.values()
     cell = 2 * np.array([size[1] / 32, size[0] / 64])
     assert pose.joints.shape == (18, 2)
@@ -93,7 +93,7 @@ def test_joints_are_in_the_pixels_of_the_picture_as_it_is(tmp_path: Path, size, 
 
 @pytest.mark.parametrize(("brightness", "known"), [(255, True), (100, False)])
 def test_joints_below_the_threshold_are_unknown(tmp_path: Path, brightness, known):
-    picture(tmp_path / "a.png", (64, 32), (16, 32), brightness)
+    image(tmp_path / "a.png", (64, 32), (16, 32), brightness)
     annotated = estimated(tmp_path, threshold=0.6)
     assert annotated.poses["a.png"].visible.tolist() == [known] * 18
     write_annotation(tmp_path / "annotation.csv", annotated)
@@ -103,8 +103,8 @@ def test_joints_below_the_threshold_are_unknown(tmp_path: Path, brightness, know
 
 
 def test_what_cannot_be_read_is_rejected_with_its_reason(tmp_path: Path):
-    picture(tmp_path / "in" / "a.png", (64, 32), (16, 32))
-    picture(tmp_path / "in" / "deep" / "b.jpg", (64, 32), (16, 32))
+    image(tmp_path / "in" / "a.png", (64, 32), (16, 32))
+    image(tmp_path / "in" / "deep" / "b.jpg", (64, 32), (16, 32))
     (tmp_path / "in" / "empty.jpg").write_bytes(b"")
     (tmp_path / "in" / "half.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:-20])
     (tmp_path / "in" / "moving.gif").write_bytes(b"GIF89a")
@@ -121,11 +121,11 @@ def test_what_cannot_be_read_is_rejected_with_its_reason(tmp_path: Path):
     assert not rejected.exists()
 
 
-def test_many_pictures_are_estimated_in_batches_and_each_is_told(tmp_path: Path, monkeypatch):
+def test_many_images_are_estimated_in_batches_and_each_is_told(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("posegen.inference.AT_ONCE", 2)
     for number in range(5):
-        picture(tmp_path / "images" / f"p{number}.png", (64, 32), (4 + 5 * number, 30))
-    picture(tmp_path / "elsewhere.png", (64, 32), (4, 4))
+        image(tmp_path / "images" / f"p{number}.png", (64, 32), (4 + 5 * number, 30))
+    image(tmp_path / "elsewhere.png", (64, 32), (4, 4))
     told: list[tuple] = []
     annotated = annotate(BY_LIGHT, tmp_path, threshold=0.0, progress=lambda *what: told.append(what))
     assert [round(float(pose.joints[0, 0]) / 5 - 0.8) for pose in annotated.poses.values()] == [0, 1, 2, 3, 4]
@@ -135,7 +135,7 @@ def test_many_pictures_are_estimated_in_batches_and_each_is_told(tmp_path: Path,
 def test_a_folder_takes_the_annotation(tmp_path: Path):
     for person in range(3):
         for number in range(2):
-            picture(tmp_path / "in" / f"{person}_{number}.png", (64, 32), (4 + 9 * person, 30 + number))
+            image(tmp_path / "in" / f"{person}_{number}.png", (64, 32), (4 + 9 * person, 30 + number))
     write_annotation(tmp_path / "annotation.csv", estimated(tmp_path / "in"))
     listing = Folder(root=tmp_path / "in", joints=tmp_path / "annotation.csv").listing()
     assert len(listing.entries) == 6
@@ -145,13 +145,13 @@ def test_a_folder_takes_the_annotation(tmp_path: Path):
 
 
 def test_an_exported_hourglass_estimates_what_the_run_does(run: Path, exported: Path, block_shards: Path):
-    pictures = Shards(block_shards).pictures("test", range(8))
+    images = Shards(block_shards).images("test", range(8))
     by_run, by_file = (open_estimator(path, CPU) for path in (run, exported))
     assert by_run.stage == by_file.stage
     assert by_file.stage.size == (64, 32)
-    for one, other in zip(by_run(pictures), by_file(pictures), strict=True):
+    for one, other in zip(by_run(images), by_file(images), strict=True):
         assert np.array_equal(one, other)
-    joints, confidence = by_run(pictures)
+    joints, confidence = by_run(images)
     assert (joints.shape, confidence.shape) == ((8, 18, 2), (8, 18))
     assert len(np.unique(joints)) > 18
 
@@ -222,11 +222,11 @@ def test_runs_of_other_systems_and_unfinished_ones_are_refused(run: Path, tmp_pa
     assert not (tmp_path / "file.safetensors").exists()
 
 
-def test_folders_without_a_usable_picture_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="holds no picture"):
+def test_folders_without_a_usable_image_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="holds no image"):
         estimated(tmp_path / "nowhere")
-    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no picture")
-    with pytest.raises(ValueError, match=r"none of the 1 pictures in .* can be used: truncated or damaged"):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(ValueError, match=r"none of the 1 images in .* can be used: truncated or damaged"):
         estimated(tmp_path)
     with pytest.raises(ValueError, match="--threshold 2 was given"):
         estimated(tmp_path, threshold=2)
@@ -245,15 +245,15 @@ def call(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
 
 def test_the_commands(monkeypatch, capsys, run: Path, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "in" / "1_a.png", (64, 32), (16, 32))
+    image(tmp_path / "in" / "1_a.png", (64, 32), (16, 32))
     (tmp_path / "in" / "2_b.png").write_bytes(b"")
     code, out, _ = call(monkeypatch, capsys, "export", "--run", run, "--output", "h.safetensors")
     assert (code, "64x32 pixels" in out) == (0, True)
     words = ("joints", "in", "--estimator", "h.safetensors", "--output", "annotation.csv", "--threshold", "0")
     code, out, _ = call(monkeypatch, capsys, *words, "--device", "cpu")
     assert code == 0
-    assert "annotation.csv: 1 pictures, 100% of their joints known" in out
-    assert "1 pictures cannot be used, see annotation.rejects.csv" in out
+    assert "annotation.csv: 1 images, 100% of their joints known" in out
+    assert "1 images cannot be used, see annotation.rejects.csv" in out
     assert list(read_annotations(Path("annotation.csv")).poses) == ["1_a.png"]
     code, _, err = call(monkeypatch, capsys, *words)
     assert (code, "is there already" in err) == (2, True)
@@ -292,11 +292,11 @@ def test_a_run_at_a_uri_estimates_on_another_node_as_where_it_was_trained(run: P
     shutil.copytree(run, store.folder)
     store.publish("")
     two_nodes("second")
-    pictures = np.random.default_rng(0).integers(0, 255, (2, 64, 32, 3), np.uint8)
-    here, there = (open_estimator(given, CPU)(pictures) for given in (run, store.place))
+    images = np.random.default_rng(0).integers(0, 255, (2, 64, 32, 3), np.uint8)
+    here, there = (open_estimator(given, CPU)(images) for given in (run, store.place))
     assert np.array_equal(here[0], there[0])
     assert not list(store.folder.rglob("optimizers.pt"))
     export(store.place, tmp_path / "file.safetensors")
-    assert np.array_equal(open_estimator(tmp_path / "file.safetensors", CPU)(pictures)[0], here[0])
+    assert np.array_equal(open_estimator(tmp_path / "file.safetensors", CPU)(images)[0], here[0])
     with pytest.raises(ValueError, match="'s3://runs/nowhere' is no run folder"):
         open_estimator("s3://runs/nowhere", CPU)

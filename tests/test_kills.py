@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 SIGNS = {  # of the phases, in their order, in the run's log
     "start": "INFO starting Ray",
-    "shards": "INFO pictures ",
+    "shards": "INFO images ",
     "shards made": "INFO train: ",
     "training": "INFO coarse ",
     "scoring": "INFO scoring ",

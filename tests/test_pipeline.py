@@ -18,7 +18,7 @@ from posegen.training.checkpoints import RAY_STATE, latest_checkpoint, read_curv
 ROOT = Path(__file__).parent.parent
 STEPS = 240  # of the second stage: enough that it can be hit while it runs
 SMALL = [
-    "data.train_people=6", "data.test_people=2", "data.pictures_per_person=8",
+    "data.train_people=6", "data.test_people=2", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
     "refinement.width=4", "refinement.critic_width=4", f"refinement.steps={STEPS}", "refinement.batch_size=4",
 ]  # fmt: skip
@@ -81,8 +81,8 @@ def test_a_run_leaves_what_the_architecture_says(uninterrupted: tuple[Path, str]
     manifest = json.loads((run / "shards" / "manifest.json").read_text())
     for split, people in (("train", 6), ("test", 2)):
         counts = manifest["counts"][split]
-        assert counts["pictures"] == people * 8
-        assert 0 < counts["usable"] <= counts["pictures"]
+        assert counts["images"] == people * 8
+        assert 0 < counts["usable"] <= counts["images"]
         assert counts["pairs"] > 0
     rejected = parquet.read_table(run / "shards" / "rejects.parquet").num_rows
     assert sum(manifest["rejects"].values()) == rejected

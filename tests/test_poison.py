@@ -1,4 +1,4 @@
-"""A picture that cannot be decoded any more: the stage stops at the step that meets it, and says so."""
+"""An image that cannot be decoded any more: the stage stops at the step that meets it, and says so."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.long
 
 
 def spoil(shard: Path) -> None:
-    """Overwrites the pictures of a shard with zeros, in place: its size stays, so it counts as whole."""
+    """Overwrites the images of a shard with zeros, in place: its size stays, so it counts as whole."""
     rows = read_arrow(shard)
     _, _, data = rows.column("image").buffers()
     content = data.to_pybytes()

@@ -18,18 +18,18 @@ from posegen.runs.options import opened
 from posegen.storage.store import Store, cache_folder
 from tests.conftest import Blocks, shards_of
 
-SMALL = ShardSettings(size=(64, 32), mask_radius=2, pictures_per_shard=4)
+SMALL = ShardSettings(size=(64, 32), mask_radius=2, images_per_shard=4)
 
 
-def listing(pictures: int) -> Listing:
+def listing(images: int) -> Listing:
     joints, visible = np.zeros((18, 2), np.float32), np.ones(18, bool)
-    names = (f"{number:09d}.jpg" for number in range(pictures))
+    names = (f"{number:09d}.jpg" for number in range(images))
     entries = [Entry(n, "train", n[:8], n[:8], "c1", f"/data/{n}", joints.copy(), visible.copy()) for n in names]
     return Listing(entries, "made up")
 
 
 def test_what_a_task_is_sent_does_not_grow_with_the_listing():
-    few, many = (plan_works(listing(pictures), 100)[0] for pictures in (300, 3000))
+    few, many = (plan_works(listing(images), 100)[0] for images in (300, 3000))
     assert [len(few), len(many)] == [3, 30]
     assert len(pickle.dumps(few[0])) == len(pickle.dumps(many[0]))
 
@@ -45,7 +45,7 @@ def test_works_are_cut_at_whole_groups_and_hold_each_entry_once():
 def published(store: Store) -> Blocks:
     """Blocks with one person a shard, in a run at a URI."""
     source = Blocks(people=9)
-    shards_of(source, store.folder / making.PLACE, pictures_per_shard=4)
+    shards_of(source, store.folder / making.PLACE, images_per_shard=4)
     store.publish(making.PLACE, last="manifest.json")
     return source
 
@@ -80,15 +80,15 @@ def copies() -> set[str]:
 
 
 def test_a_split_is_opened_and_its_pairs_found_without_a_shard(tmp_path: Path, two_nodes):
-    folder = shards_of(Blocks(people=9), tmp_path / "run" / "shards", pictures_per_shard=4)
+    folder = shards_of(Blocks(people=9), tmp_path / "run" / "shards", images_per_shard=4)
     shards = Shards(folder, ShardCache(Store.of(tmp_path / "run"), limit=10**6))
     numbers, pairs = shards.index("train").pairs(np.array([0, 11, 12, 71]))
     assert (numbers.tolist(), pairs.tolist()) == ([0, 0, 1, 5], [0, 11, 0, 11])
-    assert (shards.picture_count("train"), shards.pair_count("train"), copies()) == (24, 72, set())
+    assert (shards.image_count("train"), shards.pair_count("train"), copies()) == (24, 72, set())
 
 
 def test_a_draw_fetches_its_window_and_the_next_alone(tmp_path: Path, two_nodes):
-    folder = shards_of(Blocks(people=30), tmp_path / "run" / "shards", pictures_per_shard=4)
+    folder = shards_of(Blocks(people=30), tmp_path / "run" / "shards", images_per_shard=4)
     shards = Shards(folder, ShardCache(Store.of(tmp_path / "run"), limit=10**6))
     index = shards.index("train")
     sizes = [(shard_bytes(shard), shard["pairs"]) for shard in index.shards]
@@ -113,5 +113,5 @@ def test_a_process_without_room_for_a_map_says_what_to_do(tmp_path: Path, monkey
         raise OSError("Memory mapping file failed: Cannot allocate memory")
 
     monkeypatch.setattr(pa, "memory_map", full)
-    with pytest.raises(ValueError, match=r"train-00000.arrow cannot be mapped.*--cache-gb.*pictures_per_shard"):
+    with pytest.raises(ValueError, match=r"train-00000.arrow cannot be mapped.*--cache-gb.*images_per_shard"):
         Shards(folder).split("train")

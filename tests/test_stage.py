@@ -23,24 +23,24 @@ def wired(*stages, image="b", joints=""):
     return system
 
 
-FIRST, SECOND = Step("first", ("picture",), ("a",)), Step("second", ("picture", "a"), ("b",))
+FIRST, SECOND = Step("first", ("image",), ("a",)), Step("second", ("image", "a"), ("b",))
 
 
 def test_stages_in_order_are_wired():
-    assert wired(FIRST, SECOND).wiring_errors({"picture"}) == []
+    assert wired(FIRST, SECOND).wiring_errors({"image"}) == []
 
 
 def test_a_stage_cannot_read_what_comes_later():
-    errors = wired(SECOND, FIRST).wiring_errors({"picture"})
-    assert errors == ["stage 'second' reads 'a', which nothing before it writes: ['picture']"]
+    errors = wired(SECOND, FIRST).wiring_errors({"image"})
+    assert errors == ["stage 'second' reads 'a', which nothing before it writes: ['image']"]
 
 
 def test_a_column_is_written_once():
-    assert wired(FIRST, SECOND).wiring_errors({"picture", "a"}) == ["stage 'first' writes 'a', which exists already"]
+    assert wired(FIRST, SECOND).wiring_errors({"image", "a"}) == ["stage 'first' writes 'a', which exists already"]
 
 
 def test_the_result_must_be_written():
-    (error,) = wired(FIRST).wiring_errors({"picture"})
+    (error,) = wired(FIRST).wiring_errors({"image"})
     assert error.startswith("the result 'b' is written by no stage")
 
 
@@ -49,15 +49,15 @@ def test_every_error_is_reported():
 
 
 def test_a_system_may_result_in_joints_alone_but_not_in_nothing():
-    points = Step("points", ("picture",), ("b_joints",))
-    assert wired(points, image="", joints="b_joints").wiring_errors({"picture"}) == []
-    (error,) = wired(points, image="").wiring_errors({"picture"})
+    points = Step("points", ("image",), ("b_joints",))
+    assert wired(points, image="", joints="b_joints").wiring_errors({"image"}) == []
+    (error,) = wired(points, image="").wiring_errors({"image"})
     assert "no result" in error
 
 
 def test_only_the_stages_that_feed_a_stage_come_before_it():
     """Which of them are run, frozen, while it trains."""
-    aside, joint = Step("aside", ("a",), ("c",)), Step("joint", ("picture",), ("d",))
+    aside, joint = Step("aside", ("a",), ("c",)), Step("joint", ("image",), ("d",))
     system = wired(FIRST, aside, SECOND, joint)
     assert [system.stages_before(index) for index in range(4)] == [[], [0], [0], []]
     through = wired(FIRST, Step("middle", ("a",), ("c",)), Step("last", ("c",), ("b",)))

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 BUDGET = 40
 ALL_FREE = "2.0"  # CPUs, and no placement group
 SMALL = [
-    "data.train_people=8", "data.test_people=3", "data.pictures_per_person=8",
+    "data.train_people=8", "data.test_people=3", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
     "refinement.width=4", "refinement.critic_width=4", "refinement.batch_size=4",
 ]  # fmt: skip

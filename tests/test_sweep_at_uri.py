@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1800)]
 BUDGET = 8
 PLACE = "s3://runs/searched"
 SMALL = [
-    "data.train_people=8", "data.test_people=3", "data.pictures_per_person=8", "shards.pictures_per_shard=8",
+    "data.train_people=8", "data.test_people=3", "data.images_per_person=8", "shards.images_per_shard=8",
     "coarse.width=4", "coarse.steps=8", "coarse.batch_size=4",
     "refinement.width=4", "refinement.critic_width=4", "refinement.batch_size=4",
 ]  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_killed_sweep_goes_on_and_another_node_finds_it_done(
 
 
 def check_trial(store: Store, trial: Trial) -> None:
-    """What the run has of a trial: its record, its pictures, its one checkpoint."""
+    """What the run has of a trial: its record, its images, its one checkpoint."""
     place = f"trials/{trial.number:04d}"
     files = store.sizes(place)
     stage = f"stages/refinement/checkpoint_{trial.step:08d}"

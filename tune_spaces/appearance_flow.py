@@ -1,4 +1,4 @@
-"""Appearance flow: the weight of the mask's cross-entropy beside the L1 of the picture."""
+"""Appearance flow: the weight of the mask's cross-entropy beside the L1 of the image."""
 
 from ray import tune
 

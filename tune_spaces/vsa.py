@@ -1,4 +1,4 @@
-"""VSA: the weights of its feature and adversarial losses beside that of the picture."""
+"""VSA: the weights of its feature and adversarial losses beside that of the image."""
 
 from ray import tune
 

@@ -1,4 +1,4 @@
-"""What a reader gives: a listing of pictures, what was wrong with them, and who may be paired with whom."""
+"""What a reader gives: a listing of images, what was wrong with them, and who may be paired with whom."""
 
 import math
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ import numpy as np
 
 
 class Entry(NamedTuple):
-    """One picture of a listing: metadata only, no pixels.
+    """One image of a listing: metadata only, no pixels.
 
-    `joints` is float32 (18, 2), x and y in pixels of the stored picture, OpenPose order; `visible` is bool (18,).
-    Both are None where the picture has to be made first (the synthetic data set).
+    `joints` is float32 (18, 2), x and y in pixels of the stored image, OpenPose order; `visible` is bool (18,).
+    Both are None where the image has to be made first (the synthetic data set).
     """
 
     name: str  # unique within its split
     split: str  # "train", "test" or, of a listing that holds some out, "validation"
-    group: str  # pictures that may be paired
+    group: str  # images that may be paired
     identity: str
     view: str  # camera or azimuth; "" where unknown
-    path: str  # file to read; "" for a picture that is made
+    path: str  # file to read; "" for an image that is made
     joints: np.ndarray | None = None
     visible: np.ndarray | None = None
     distractor: bool = False  # never paired (Market-1501's -1 and 0000)
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A picture or annotation that cannot be used, and why: `reason` is a short phrase, `detail` is free."""
+    """An image or annotation that cannot be used, and why: `reason` is a short phrase, `detail` is free."""
 
     name: str
     split: str
@@ -36,10 +36,10 @@ class Reject(NamedTuple):
     detail: str = ""
 
 
-class Picture(NamedTuple):
-    """A loaded picture: its encoded bytes, its joints and, where the data set knows it, its person mask."""
+class LoadedImage(NamedTuple):
+    """A loaded image: its encoded bytes, its joints and, where the data set knows it, its person mask."""
 
-    image: bytes  # an encoded picture, in any format that `image_bytes` decodes
+    image: bytes  # an encoded image, in any format that `image_bytes` decodes
     joints: np.ndarray  # float32 (18, 2), x, y in pixels
     visible: np.ndarray  # bool (18,)
     person_mask: np.ndarray | None = None  # uint8 (height, width), 0 or 1
@@ -47,10 +47,10 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything that a source knows before a picture is opened.
+    """Everything that a source knows before an image is opened.
 
     `pairs` holds, for a split, the given ordered pairs of names in their given order; a split that is not in it is
-    paired by the rule: all ordered pairs of usable pictures within a group. `fingerprint` changes whenever the listed
+    paired by the rule: all ordered pairs of usable images within a group. `fingerprint` changes whenever the listed
     content would. `notes` are sentences for the user: what the reader decided by itself, and why.
     """
 
@@ -63,14 +63,14 @@ class Listing:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where pictures come from: a frozen dataclass that pickles to Ray tasks."""
+    """Where images come from: a frozen dataclass that pickles to Ray tasks."""
 
     name: ClassVar[str]
 
     def listing(self) -> Listing:
-        """Metadata of all pictures, on the driver. Raises ValueError, worded for the user, where nothing is usable."""
+        """Metadata of all images, on the driver. Raises ValueError, worded for the user, where nothing is usable."""
         ...
 
-    def load(self, entry: Entry) -> Picture:
-        """One picture's bytes and joints, in a task. Raises ValueError(reason, detail) for what must be rejected."""
+    def load(self, entry: Entry) -> LoadedImage:
+        """One image's bytes and joints, in a task. Raises ValueError(reason, detail) for what must be rejected."""
         ...

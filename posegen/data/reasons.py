@@ -1,14 +1,14 @@
 """Why something of a source is not used, in the words of `rejects.parquet` and of the manifest's counts."""
 
 UNREADABLE = "unreadable file"
-DAMAGED = "truncated or damaged picture"
+DAMAGED = "truncated or damaged image"
 DUPLICATE = "duplicate name"
 DISTRACTOR = "distractor"
 NO_JOINTS = "no joint is visible"
-NOT_ANNOTATED = "no joints"  # no annotation names the picture
+NOT_ANNOTATED = "no joints"  # no annotation names the image
 NO_IDENTITY = "no identity"
 NOT_LISTED = "in no pair list"
-UNSUPPORTED = "unsupported picture format"
+UNSUPPORTED = "unsupported image format"
 NO_TORSO = "a shoulder or a hip is missing"
 NOT_FINITE = "joints that are no finite coordinates"
 NO_DISC = "pose map that is not drawn of discs"
@@ -18,7 +18,7 @@ TOO_FEW_JOINTS = "too few joints for a person mask"
 NOBODY = "no person found at the joints"
 
 ALONE = "usable but alone in its group"
-NO_PICTURE = "no picture"  # an annotation, or a name in a pair list
+NO_IMAGE = "no image"  # an annotation, or a name in a pair list
 NO_VIDEO = "no video"  # joints of a whole video
 NO_CROP = "joints that no crop can hold"  # of a whole video
 NO_SUBJECT = "subject without joints"
@@ -27,17 +27,17 @@ VIDEO_NOT_ANNOTATED = "video without joints"
 NOT_CALIBRATED = "camera without calibration"  # of a whole video
 PAIR_ACROSS_GROUPS = "pair across two groups"
 PAIR_ACROSS_SPLITS = "pair across training and validation"
-PAIR_OF_REJECTED = "pair of a rejected picture"
-# Each of the others is an unusable picture.
-NO_UNUSABLE_PICTURE = (
-    *(ALONE, NO_PICTURE, NO_VIDEO, VIDEO_NOT_ANNOTATED, NOT_CALIBRATED, NO_CROP, NO_SUBJECT, UNKNOWN_SUBJECT),
+PAIR_OF_REJECTED = "pair of a rejected image"
+# Each of the others is an unusable image.
+NO_UNUSABLE_IMAGE = (
+    *(ALONE, NO_IMAGE, NO_VIDEO, VIDEO_NOT_ANNOTATED, NOT_CALIBRATED, NO_CROP, NO_SUBJECT, UNKNOWN_SUBJECT),
     *(PAIR_ACROSS_GROUPS, PAIR_ACROSS_SPLITS, PAIR_OF_REJECTED),
 )
 
 # What is kept and counted all the same: the manifest's notes.
 RESIZED = "resized"
 ENCODED_AGAIN = "encoded again at its size"
-OUTSIDE = "joints outside the picture"
+OUTSIDE = "joints outside the image"
 LISTED_ANYWAY = "kept because a given pair names it"
 NO_PERSON_MASK = "person mask unknown"
 NO_AZIMUTH = "camera's azimuth unknown"

@@ -1,6 +1,6 @@
-"""What a generated picture has to beat, on the same pairs: the source itself, the mean picture, the moved source.
+"""What a generated image has to beat, on the same pairs: the source itself, the mean image, the moved source.
 
-Pictures are uint8 (height, width, 3); joints are float32 (18, 2), x and y in pixels.
+Images are uint8 (height, width, 3); joints are float32 (18, 2), x and y in pixels.
 """
 
 from typing import NamedTuple
@@ -13,32 +13,32 @@ from posegen.data.geometry.joints import TORSO
 from posegen.data.loading.dataset import Shards
 
 BASELINES = {
-    "source": "the source picture itself",
-    "mean": "the mean of the training pictures",
+    "source": "the source image itself",
+    "mean": "the mean of the training images",
     "similarity": "the source turned, scaled and shifted so that its torso falls on the target's",
 }
 
-MEAN_OF = 2000  # training pictures at most: the standard error is then about one grey level
+MEAN_OF = 2000  # training images at most: the standard error is then about one grey level
 SEED = 0
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Uint8Image = UInt8[np.ndarray, "height width 3"]
 Points = Float[np.ndarray, "points 2"]
 
 
 class Pose(NamedTuple):
-    """The joints of one picture; those that are not visible are anything."""
+    """The joints of one image; those that are not visible are anything."""
 
     joints: Float[np.ndarray, "18 2"]
     visible: Bool[np.ndarray, "18"]
 
 
-def mean_picture(shards: Shards) -> Picture:
-    """The mean of the training pictures, or of `MEAN_OF` of them drawn by `SEED`, rounded to whole levels."""
-    count = shards.picture_count("train")
+def mean_image(shards: Shards) -> Uint8Image:
+    """The mean of the training images, or of `MEAN_OF` of them drawn by `SEED`, rounded to whole levels."""
+    count = shards.image_count("train")
     if count == 0:
-        raise ValueError("there is no training picture to take the mean of: the shards have no usable 'train' picture")
+        raise ValueError("there is no training image to take the mean of: the shards have no usable 'train' image")
     rows = np.sort(np.random.default_rng(SEED).permutation(count)[:MEAN_OF]).tolist()
-    parts = [shards.pictures("train", rows[start : start + 100]).sum(axis=0) for start in range(0, len(rows), 100)]
+    parts = [shards.images("train", rows[start : start + 100]).sum(axis=0) for start in range(0, len(rows), 100)]
     return np.rint(np.sum(parts, axis=0) / len(rows)).astype(np.uint8)
 
 
@@ -59,10 +59,10 @@ def similarity_transform(source: Points, target: Points) -> Float[np.ndarray, "2
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def moved_torso(picture: Picture, source: Pose, target: Pose) -> Picture | None:
-    """The picture moved by the similarity transform between the torsos' joints, its border continued outwards.
+def moved_torso(image: Uint8Image, source: Pose, target: Pose) -> Uint8Image | None:
+    """The image moved by the similarity transform between the torsos' joints, its border continued outwards.
 
-    None where a shoulder or hip is unknown in either pose, or the transform is undefined: the source picture stands in.
+    None where a shoulder or hip is unknown in either pose, or the transform is undefined: the source image stands in.
     """
     torso = list(TORSO)
     if not (source.visible[torso].all() and target.visible[torso].all()):
@@ -70,6 +70,6 @@ def moved_torso(picture: Picture, source: Pose, target: Pose) -> Picture | None:
     matrix = similarity_transform(source.joints[torso], target.joints[torso])
     if matrix is None:
         return None
-    height, width = picture.shape[:2]
-    moved = cv2.warpAffine(picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    height, width = image.shape[:2]
+    moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return moved.astype(np.uint8)

@@ -1,7 +1,7 @@
 """Scored runs beside each other: the same scores of the same pairs, and whether a run differs from the first one.
 
 Two runs are scored on the same data where their tables name the same pairs and the source baseline scores the same on
-each: it depends on the pictures, the joints and the masks of the pair alone. A difference is taken pair by pair; its
+each: it depends on the images, the joints and the masks of the pair alone. A difference is taken pair by pair; its
 95 % interval is the bootstrap over persons of `metrics.summary`, with the same draws. Our choice; the papers compare
 means alone.
 """
@@ -65,7 +65,7 @@ class ScoredRun:
 
     @cached_property
     def names(self) -> list[tuple[str, str]]:
-        """The pairs, by the names of their pictures."""
+        """The pairs, by the names of their images."""
         return list(zip(self.table["source"].tolist(), self.table["target"].tolist(), strict=True))
 
     def _described(self, name: str) -> str:
@@ -164,14 +164,14 @@ def _check_same_pairs(first: ScoredRun, run: ScoredRun) -> None:
 
 
 def _check_same_data(first: ScoredRun, run: ScoredRun) -> None:
-    """By the source baseline, which both tables have of the pictures, of the joints or of both."""
+    """By the source baseline, which both tables have of the images, of the joints or of both."""
     if not set(metrics_in(first.table)) & set(metrics_in(run.table)):
         raise ValueError(
             f"{first.place} and {run.place} have no score in common: {', '.join(metrics_in(first.table))} there, "
-            f"{', '.join(metrics_in(run.table))} here. Compare systems that both make pictures, or both predict joints."
+            f"{', '.join(metrics_in(run.table))} here. Compare systems that both make images, or both predict joints."
         )
     if not _same_scores(first, run, "source"):
-        raise _other_data(first, run, ["the pictures, joints or masks of the same pairs are others"])
+        raise _other_data(first, run, ["the images, joints or masks of the same pairs are others"])
 
 
 def _other_data(first: ScoredRun, run: ScoredRun, reasons: Sequence[str]) -> ValueError:
@@ -206,7 +206,7 @@ def _notes(runs: Sequence[ScoredRun]) -> list[str]:
     for run in runs[1:]:
         if not _same_scores(runs[0], run, "mean"):
             notes.append(
-                f"{run.place} learnt from other pictures than {runs[0].place}, for their mean is another one; the "
+                f"{run.place} learnt from other images than {runs[0].place}, for their mean is another one; the "
                 f"baseline 'mean' is that of {runs[0].place}"
             )
     stand_ins = {note: None for run in runs for note in run.metrics.get("stand_ins", [])}

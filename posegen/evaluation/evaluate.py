@@ -2,7 +2,7 @@
 
 scores/parts/part-00000.parquet  while it runs: one file a chunk, so that what is done is not done again
 scores/pairs.parquet             one row a pair: pair, source, target, person, every metric, "<baseline>.<metric>",
-                                 and "<column>.mask_l1" of pictures that stages before the result make
+                                 and "<column>.mask_l1" of images that stages before the result make
 scores/metrics.json              written last: it is there when, and only when, the scores are complete
 """
 
@@ -80,7 +80,7 @@ def chosen_pairs(available: int, pairs: int | None, *, split: str = "test") -> l
     """
     if available == 0:
         raise ValueError(
-            f"there is no {split} pair to score: no two usable {split} pictures of one group (see rejects.parquet)"
+            f"there is no {split} pair to score: no two usable {split} images of one group (see rejects.parquet)"
         )
     if pairs is not None and pairs < 1:
         raise ValueError(f"pairs to score: {pairs} was given; at least 1 is needed, and there are {available}")

@@ -1,15 +1,15 @@
-"""How near a generated picture comes to the target: SSIM in three published variants, PSNR and L1, whole and masked.
+"""How near a generated image comes to the target: SSIM in three published variants, PSNR and L1, whole and masked.
 
-Pictures are uint8 (pairs, height, width, 3), RGB; masks are uint8 (pairs, height, width), 0 or 1, the pose mask of the
+Images are uint8 (pairs, height, width, 3), RGB; masks are uint8 (pairs, height, width), 0 or 1, the pose mask of the
 target. Every metric gives one float64 a pair, NaN where it is undefined (`Metric.undefined`).
 
 How near predicted joints come to the target's: mean distance, PCK, PCKh, and the two poses that they have to beat.
 
-Joints are x, y in pixels of the target picture, in the order of `joints.JOINTS`; only those that the target knows
+Joints are x, y in pixels of the target image, in the order of `joints.JOINTS`; only those that the target knows
 count. Every metric gives one float64 a pair, NaN where it is undefined (`Metric.undefined`) and where a predicted joint
 that counts is no number.
 
-Which scores a system has, those of its pictures, of its joints or both, and which of them decides.
+Which scores a system has, those of its images, of its joints or both, and which of them decides.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -28,11 +28,11 @@ from posegen.systems.settings import check_known
 
 IMAGE_SCORES = ("ssim", "mask_ssim", "psnr", "l1", "mask_l1")  # as tables list them
 JOINT_SCORES = ("pose_error", "pck", "pckh")
-Pictures = UInt8[np.ndarray, "pairs height width 3"]
+Uint8Images = UInt8[np.ndarray, "pairs height width 3"]
 PoseMasks = UInt8[np.ndarray, "pairs height width"]
 Scores = Float64[np.ndarray, "pairs"]
 
-PSNR_CAP = 100.0  # dB; what identical pictures score. At 128x64 one grey level in one value is 92 dB.
+PSNR_CAP = 100.0  # dB; what identical images score. At 128x64 one grey level in one value is 92 dB.
 WINDOW = 11  # pixels; the Gaussian window of sigma 1.5 cut at 3.5 sigma
 
 
@@ -57,31 +57,31 @@ class Metric:
         return f"{ends} {self.unit}".rstrip() + f"; {'higher' if self.higher else 'lower'} is better."
 
 
-def ssim_plain(generated: Pictures, target: Pictures) -> Scores:
+def ssim_plain(generated: Uint8Images, target: Uint8Images) -> Scores:
     """SSIM as Wang et al. 2004 define it: Gaussian window of sigma 1.5, population covariance, data range 255.
 
-    Mean over pixels (5 at the border left out) and over R, G, B. In [-1, 1], higher is better, 1 for equal pictures.
+    Mean over pixels (5 at the border left out) and over R, G, B. In [-1, 1], higher is better, 1 for equal images.
     """
     return _ssim(generated, target, np.full(len(generated), 255), gaussian=True)
 
 
-def ssim_pg2(generated: Pictures, target: Pictures) -> Scores:
+def ssim_pg2(generated: Uint8Images, target: Uint8Images) -> Scores:
     """SSIM as PG2's score.py calls scikit-image: RGB, uniform 7x7 window, sample covariance, data range 255.
 
-    In [-1, 1], higher is better, 1 for equal pictures.
+    In [-1, 1], higher is better, 1 for equal images.
     """
     return _ssim(generated, target, np.full(len(generated), 255), gaussian=False)
 
 
-def ssim_defgan(generated: Pictures, target: Pictures) -> Scores:
+def ssim_defgan(generated: Uint8Images, target: Uint8Images) -> Scores:
     """SSIM as Deformable GAN's test.py calls scikit-image: `ssim_plain` with data range max - min of the generated one.
 
-    In [-1, 1], higher is better, 1 for equal pictures. A generated picture of one value has no range: NaN.
+    In [-1, 1], higher is better, 1 for equal images. A generated image of one value has no range: NaN.
     """
     return _ssim(generated, target, np.ptp(generated, axis=(1, 2, 3)), gaussian=True)
 
 
-def _ssim(generated: Pictures, target: Pictures, data_ranges: np.ndarray, *, gaussian: bool) -> Scores:
+def _ssim(generated: Uint8Images, target: Uint8Images, data_ranges: np.ndarray, *, gaussian: bool) -> Scores:
     _check(generated, target)
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False} if gaussian else {}
     pairs = zip(generated, target, data_ranges.tolist(), strict=True)
@@ -92,35 +92,37 @@ def _ssim(generated: Pictures, target: Pictures, data_ranges: np.ndarray, *, gau
     return np.array(scores, dtype=np.float64)
 
 
-def _check(generated: Pictures, target: Pictures) -> None:
+def _check(generated: Uint8Images, target: Uint8Images) -> None:
     if generated.shape != target.shape:
-        raise ValueError(f"pictures to compare have shapes {generated.shape} and {target.shape}: they must be the same")
+        raise ValueError(f"images to compare have shapes {generated.shape} and {target.shape}: they must be the same")
     if min(generated.shape[1:3]) < WINDOW:
         raise ValueError(
-            f"SSIM needs pictures of at least {WINDOW}x{WINDOW} pixels, the width of its window; "
+            f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels, the width of its window; "
             f"these are {generated.shape[1]}x{generated.shape[2]}"
         )
 
 
-def masked(ssim: Callable[[Pictures, Pictures], Scores]) -> Callable[[Pictures, Pictures, PoseMasks], Scores]:
-    """mask-SSIM: both pictures are multiplied by the target's pose mask, then the same SSIM over the whole canvas.
+def masked(
+    ssim: Callable[[Uint8Images, Uint8Images], Scores],
+) -> Callable[[Uint8Images, Uint8Images, PoseMasks], Scores]:
+    """mask-SSIM: both images are multiplied by the target's pose mask, then the same SSIM over the whole canvas.
 
-    The black surroundings count as equal, so the value is inflated (a mask of 20 % of the picture gives about 0.8
+    The black surroundings count as equal, so the value is inflated (a mask of 20 % of the image gives about 0.8
     whatever is in it). This is the published protocol (PG2's score.py, Deformable GAN's test.py), and comparable only
     between masks of one kind. In [-1, 1], higher is better. An empty mask would compare black with black: NaN.
     """
 
-    def scores(generated: Pictures, target: Pictures, mask: PoseMasks) -> Scores:
+    def scores(generated: Uint8Images, target: Uint8Images, mask: PoseMasks) -> Scores:
         cover = mask[..., None]
         return np.where(mask.any(axis=(1, 2)), ssim(generated * cover, target * cover), np.nan)
 
     return scores
 
 
-def psnr(generated: Pictures, target: Pictures) -> Scores:
-    """Peak signal-to-noise ratio, 10 log10(255^2 / mean squared difference), over the whole picture, in dB.
+def psnr(generated: Uint8Images, target: Uint8Images) -> Scores:
+    """Peak signal-to-noise ratio, 10 log10(255^2 / mean squared difference), over the whole image, in dB.
 
-    In [0, 100], higher is better. Our choice: identical pictures, whose ratio is infinite, score `PSNR_CAP`, so that
+    In [0, 100], higher is better. Our choice: identical images, whose ratio is infinite, score `PSNR_CAP`, so that
     means stay finite.
     """
     error = np.square(_difference(generated, target)).mean(axis=(1, 2, 3))
@@ -128,7 +130,7 @@ def psnr(generated: Pictures, target: Pictures) -> Scores:
         return np.minimum(-10 * np.log10(error), PSNR_CAP)
 
 
-def l1(generated: Pictures, target: Pictures) -> Scores:
+def l1(generated: Uint8Images, target: Uint8Images) -> Scores:
     """Mean absolute difference over pixels and channels, black 0 and white 1. In [0, 1], lower is better.
 
     PG2's score.py prints the same on a scale of 255, Deformable GAN's test.py on a scale of 2.
@@ -136,7 +138,7 @@ def l1(generated: Pictures, target: Pictures) -> Scores:
     return _difference(generated, target).mean(axis=(1, 2, 3))
 
 
-def mask_l1(generated: Pictures, target: Pictures, mask: PoseMasks) -> Scores:
+def mask_l1(generated: Uint8Images, target: Uint8Images, mask: PoseMasks) -> Scores:
     """Mean absolute difference inside the target's pose mask: sum(|d| m) / (3 sum(m)). In [0, 1], lower is better.
 
     Divided by the mask's own area, as Multistage's L_fg: unlike mask-SSIM it is not inflated by the surroundings. This
@@ -147,22 +149,24 @@ def mask_l1(generated: Pictures, target: Pictures, mask: PoseMasks) -> Scores:
     return np.divide(total, 3 * area, out=np.full(len(area), np.nan), where=area > 0)
 
 
-def _difference(generated: Pictures, target: Pictures) -> Float64[np.ndarray, "pairs height width 3"]:
+def _difference(generated: Uint8Images, target: Uint8Images) -> Float64[np.ndarray, "pairs height width 3"]:
     """Absolute difference on the scale black 0, white 1."""
     _check(generated, target)
     return np.abs(generated.astype(np.float64) - target) / 255
 
 
-def _unmasked(score: Callable[[Pictures, Pictures], Scores]) -> Callable[[Pictures, Pictures, PoseMasks], Scores]:
+def _unmasked(
+    score: Callable[[Uint8Images, Uint8Images], Scores],
+) -> Callable[[Uint8Images, Uint8Images, PoseMasks], Scores]:
     return lambda generated, target, mask: score(generated, target)
 
 
-_EMPTY, _FLAT = "the target's pose mask is empty", "the generated picture has one value only"
+_EMPTY, _FLAT = "the target's pose mask is empty", "the generated image has one value only"
 _SSIM = partial(Metric, unit="", higher=True, low=-1.0, high=1.0)
-_INFLATED = "both pictures multiplied by the target's pose mask, whole canvas (inflated by the black surroundings): "
+_INFLATED = "both images multiplied by the target's pose mask, whole canvas (inflated by the black surroundings): "
 _PLAIN = "scikit-image, RGB, Gaussian window of sigma 1.5, population covariance, data range 255 (Wang et al. 2004)"
 _PG2 = "scikit-image, RGB, uniform 7x7 window, sample covariance, data range 255 (PG2, score.py)"
-_DEFGAN = "as `ssim`, data range = maximum - minimum of the generated picture (Deformable GAN, test.py)"
+_DEFGAN = "as `ssim`, data range = maximum - minimum of the generated image (Deformable GAN, test.py)"
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -208,7 +212,7 @@ def check_metrics(names: Iterable[str]) -> None:
 
 
 def all_scores(
-    generated: Pictures, target: Pictures, mask: PoseMasks, *, names: Sequence[str] = tuple(METRICS)
+    generated: Uint8Images, target: Uint8Images, mask: PoseMasks, *, names: Sequence[str] = tuple(METRICS)
 ) -> Mapping[str, Scores]:
     """The named metrics of `METRICS`, and no others, for every pair, in that order.
 
@@ -218,8 +222,8 @@ def all_scores(
     return {name: METRICS[name].function(generated, target, mask) for name in names}
 
 
-def as_pictures(images: Images) -> Pictures:
-    """Images in [-1, 1] to uint8 pictures: clipped and rounded to the nearest level.
+def to_uint8(images: Images) -> Uint8Images:
+    """Images in [-1, 1] to uint8 images: clipped and rounded to the nearest level.
 
     Our choice: the papers' codes cut the fraction off, which darkens by half a level and turns 42 into 41 where the
     float is 41.99999.
@@ -235,7 +239,7 @@ MeanPose = Float[np.ndarray, "18 2"]
 
 POSE_BASELINES = {
     "source": "the source's own joints; the middle of them for a joint that the source does not know",
-    "mean": "the mean of the training pictures' joints, of each joint over the pictures that know it",
+    "mean": "the mean of the training images' joints, of each joint over the images that know it",
 }
 
 OF_THE_BOX = 0.1  # of the person's height: PCK's reach
@@ -329,28 +333,28 @@ def source_poses(joints: Predicted, visible: Known) -> Float64[np.ndarray, "pair
 
 
 def mean_pose(shards: Shards) -> MeanPose:
-    """The mean of each joint over the training pictures that know it; the picture's middle where none does.
+    """The mean of each joint over the training images that know it; the image's middle where none does.
 
-    Raises ValueError where there is no training picture.
+    Raises ValueError where there is no training image.
     """
-    if not shards.picture_count("train"):
-        raise ValueError("there is no training pose to take the mean of: the shards have no usable 'train' picture")
+    if not shards.image_count("train"):
+        raise ValueError("there is no training pose to take the mean of: the shards have no usable 'train' image")
     total, count = np.zeros((len(JOINTS), 2)), np.zeros((len(JOINTS), 1))
     for piece in shards.pieces("train"):
         joints, visible = piece.mapped.joints.astype(np.float64), piece.mapped.visible
         known = np.where(visible[..., None], joints, 0)
-        total = np.concatenate([total[None], known]).sum(axis=0)  # picture by picture: the same for any pieces
+        total = np.concatenate([total[None], known]).sum(axis=0)  # image by image: the same for any pieces
         count += visible.sum(axis=0, dtype=np.float64)[:, None]
     middle = (np.array(shards.size[::-1], dtype=np.float64) - 1) / 2
     return np.divide(total, count, out=np.tile(middle, (len(JOINTS), 1)), where=count > 0)
 
 
 EVERY: dict[str, Metric] = METRICS | POSE_METRICS
-STAGE_METRIC = "mask_l1"  # what pictures of stages are scored by: cheap, and not inflated by the surroundings
+STAGE_METRIC = "mask_l1"  # what images of stages are scored by: cheap, and not inflated by the surroundings
 
 
 def metrics_of(system: System) -> tuple[str, ...]:
-    """The names of a system's scores: `METRICS` where it makes pictures, `POSE_METRICS` where it predicts joints."""
+    """The names of a system's scores: `METRICS` where it makes images, `POSE_METRICS` where it predicts joints."""
     return (*(METRICS if system.image else ()), *(POSE_METRICS if system.joints else ()))
 
 
@@ -361,10 +365,10 @@ def check_metrics_of(system: System, names: Iterable[str]) -> None:
 
 
 def deciding(names: Collection[str]) -> str:
-    """What pairs are ranked by, of the scores that there are: mask-L1 of pictures, else the pose error. Low is good."""
+    """What pairs are ranked by, of the scores that there are: mask-L1 of images, else the pose error. Low is good."""
     return "mask_l1" if "mask_l1" in names else "pose_error"
 
 
 def searched_by(system: System) -> str:
-    """What a search judges its trials by where it is not told: mask-SSIM of pictures, else the pose error."""
+    """What a search judges its trials by where it is not told: mask-SSIM of images, else the pose error."""
     return "mask_ssim" if system.image else "pose_error"

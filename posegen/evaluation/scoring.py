@@ -1,6 +1,6 @@
-"""From pairs of the shards to pictures and joints, and from these to one row of scores a pair. No Ray.
+"""From pairs of the shards to images and joints, and from these to one row of scores a pair. No Ray.
 
-This is the walk that evaluation does on many machines and the report does for the pictures that it shows.
+This is the walk that evaluation does on many machines and the report does for the images that it shows.
 
 From one row of scores a pair to what metrics.json says: means, their confidence intervals, counts. No Ray.
 
@@ -20,25 +20,25 @@ from torch import Tensor
 
 from posegen.data.loading.dataset import Shards, listed_batches
 from posegen.data.loading.to_device import to_columns
-from posegen.evaluation.baselines import BASELINES, Picture, Pose, mean_picture, moved_torso
+from posegen.evaluation.baselines import BASELINES, Pose, Uint8Image, mean_image, moved_torso
 from posegen.evaluation.metrics import (
     EVERY,
     METRICS,
     POSE_METRICS,
     STAGE_METRIC,
     MeanPose,
-    Pictures,
     Predicted,
+    Uint8Images,
     all_scores,
-    as_pictures,
     check_metrics_of,
     mean_pose,
     source_poses,
+    to_uint8,
 )
 from posegen.inference import Trained, synthesize
 from posegen.stage import System
 
-PIXELS = 2**18  # of one synthesized batch: 64 pictures of 64x32 or 64x64, 4 of 256x256, to bound its memory
+PIXELS = 2**18  # of one synthesized batch: 64 images of 64x32 or 64x64, 4 of 256x256, to bound its memory
 
 STOOD_IN = "similarity.stood_in"  # the column that says where the source stood in for the moved source
 
@@ -47,16 +47,16 @@ Finite = Bool[np.ndarray, "pairs"]
 
 
 class Means(NamedTuple):
-    """What the training pictures are on average, for baselines; None where a system has no such result."""
+    """What the training images are on average, for baselines; None where a system has no such result."""
 
-    picture: Picture | None = None
+    image: Uint8Image | None = None
     pose: MeanPose | None = None
 
 
-class Images(NamedTuple):
-    """Pictures, and which of them are made of numbers."""
+class CheckedImages(NamedTuple):
+    """Images, and which of them are made of numbers."""
 
-    pictures: Pictures
+    images: Uint8Images
     finite: Finite
 
 
@@ -65,24 +65,24 @@ class Made:
     """What a system made of a batch; a pair is `finite` where every result of it is made of numbers."""
 
     finite: Finite
-    picture: Pictures | None = None
-    joints: Predicted | None = None  # pixels of the target picture
-    stages: Mapping[str, Images] = field(default_factory=dict)  # pictures on the way, by column
+    image: Uint8Images | None = None
+    joints: Predicted | None = None  # pixels of the target image
+    stages: Mapping[str, CheckedImages] = field(default_factory=dict)  # images on the way, by column
 
 
 def training_means(system: System, shards: Shards) -> Means:
-    """The means that a system's baselines need. Raises ValueError where there is no training picture."""
-    return Means(mean_picture(shards) if system.image else None, mean_pose(shards) if system.joints else None)
+    """The means that a system's baselines need. Raises ValueError where there is no training image."""
+    return Means(mean_image(shards) if system.image else None, mean_pose(shards) if system.joints else None)
 
 
-def stage_pictures(system: System, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What stages write and is a picture: 3 channels at the system's size. The result is not among them."""
+def stage_images(system: System, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What stages write and is an image: 3 channels at the system's size. The result is not among them."""
     written = [column for stage in system.stages for column in stage.writes if column != system.image]
     return {name: columns[name] for name in written if columns[name].shape[1:] == (3, *system.size)}
 
 
 def columns_read(system: System, shards: Shards) -> set[str]:
-    """The columns of the shards that a system's stages read, and those that scores and pictures of them need."""
+    """The columns of the shards that a system's stages read, and those that scores and images of them need."""
     read = {column for stage in system.stages for column in stage.reads} | {"rotation"}
     return (read & shards.columns) | {"source_image", "target_image", "target_pose_mask"}
 
@@ -101,13 +101,13 @@ def synthesized(
 def score_pairs(raw: Raw, made: Made, means: Means) -> dict[str, np.ndarray]:
     """One row a pair: its number, every score of what was made, and "<baseline>.<metric>" of every baseline.
 
-    "<column>.mask_l1" are the scores of pictures on the way. Where a pair is not finite its scores are NaN.
+    "<column>.mask_l1" are the scores of images on the way. Where a pair is not finite its scores are NaN.
     `similarity.stood_in` says where the moved source is the source itself.
     """
-    names = (*(METRICS if made.picture is not None else ()), *(POSE_METRICS if made.joints is not None else ()))
+    names = (*(METRICS if made.image is not None else ()), *(POSE_METRICS if made.joints is not None else ()))
     table = _result_scores(raw, made, names)
-    if means.picture is not None:
-        table |= _picture_baselines(raw, means.picture)
+    if means.image is not None:
+        table |= _image_baselines(raw, means.image)
     if means.pose is not None:
         table |= _pose_baselines(raw, means.pose)
     return table | _stage_scores(raw, made.stages)
@@ -115,9 +115,9 @@ def score_pairs(raw: Raw, made: Made, means: Means) -> dict[str, np.ndarray]:
 
 def _result_scores(raw: Raw, made: Made, metrics: Sequence[str]) -> dict[str, np.ndarray]:
     scores: dict[str, np.ndarray] = {}
-    if made.picture is not None:
+    if made.image is not None:
         wanted = [name for name in metrics if name in METRICS]
-        scores |= all_scores(made.picture, raw["target_image"], raw["target_pose_mask"], names=wanted)
+        scores |= all_scores(made.image, raw["target_image"], raw["target_pose_mask"], names=wanted)
     if made.joints is not None:
         scores |= _pose_scores(made.joints, raw, [name for name in metrics if name in POSE_METRICS])
     found = {name: np.where(made.finite, scores[name], np.nan) for name in metrics}
@@ -128,20 +128,20 @@ def _pose_scores(joints: Predicted, raw: Raw, names: Iterable[str]) -> dict[str,
     return {name: POSE_METRICS[name].function(joints, raw["target_joints"], raw["target_visible"]) for name in names}
 
 
-def _stage_scores(raw: Raw, stages: Mapping[str, Images]) -> dict[str, np.ndarray]:
+def _stage_scores(raw: Raw, stages: Mapping[str, CheckedImages]) -> dict[str, np.ndarray]:
     score, target, mask = METRICS[STAGE_METRIC].function, raw["target_image"], raw["target_pose_mask"]
     return {
-        f"{column}.{STAGE_METRIC}": np.where(made.finite, score(made.pictures, target, mask), np.nan)
+        f"{column}.{STAGE_METRIC}": np.where(made.finite, score(made.images, target, mask), np.nan)
         for column, made in stages.items()
     }
 
 
-def _picture_baselines(raw: Raw, mean: Picture) -> dict[str, np.ndarray]:
+def _image_baselines(raw: Raw, mean: Uint8Image) -> dict[str, np.ndarray]:
     moved, stood_in = _moved_sources(raw)
     baselines = {"source": raw["source_image"], "mean": np.broadcast_to(mean, moved.shape), "similarity": moved}
     table: dict[str, np.ndarray] = {}
-    for baseline, pictures in baselines.items():
-        scores = all_scores(pictures, raw["target_image"], raw["target_pose_mask"])
+    for baseline, images in baselines.items():
+        scores = all_scores(images, raw["target_image"], raw["target_pose_mask"])
         table |= {f"{baseline}.{name}": values for name, values in scores.items()}
     return table | {STOOD_IN: stood_in}
 
@@ -156,14 +156,14 @@ def _pose_baselines(raw: Raw, mean: MeanPose) -> dict[str, np.ndarray]:
     }
 
 
-def _moved_sources(raw: Raw) -> tuple[Pictures, Bool[np.ndarray, "pairs"]]:
+def _moved_sources(raw: Raw) -> tuple[Uint8Images, Bool[np.ndarray, "pairs"]]:
     poses = (raw[f"{role}_{part}"] for role in ("source", "target") for part in ("joints", "visible"))
     moved = [
-        moved_torso(picture, Pose(source, source_visible), Pose(target, target_visible))
-        for picture, source, source_visible, target, target_visible in zip(raw["source_image"], *poses, strict=True)
+        moved_torso(image, Pose(source, source_visible), Pose(target, target_visible))
+        for image, source, source_visible, target, target_visible in zip(raw["source_image"], *poses, strict=True)
     ]
-    pictures = [source if m is None else m for source, m in zip(raw["source_image"], moved, strict=True)]
-    return np.stack(pictures), np.array([m is None for m in moved])
+    images = [source if m is None else m for source, m in zip(raw["source_image"], moved, strict=True)]
+    return np.stack(images), np.array([m is None for m in moved])
 
 
 def score_chunk(
@@ -199,16 +199,16 @@ def _made(
     system = trained.system
     for given, columns in synthesized(trained, shards, pairs, split=split):
         raw = {name: column.numpy() for name, column in given.items()}
-        stages = stage_pictures(system, columns) if with_stages else {}
+        stages = stage_images(system, columns) if with_stages else {}
         results = _results(system, columns, raw["target_visible"])
-        yield raw, replace(results, stages={name: _images(picture) for name, picture in stages.items()})
+        yield raw, replace(results, stages={name: _images(image) for name, image in stages.items()})
 
 
 def _results(system: System, columns: Mapping[str, Tensor], known: np.ndarray) -> Made:
     made = Made(finite=np.ones(len(known), dtype=bool))
     if system.image:
         image = _images(columns[system.image])
-        made = replace(made, finite=image.finite, picture=image.pictures)
+        made = replace(made, finite=image.finite, image=image.images)
     if system.joints:
         joints = columns[system.joints].float().cpu().numpy()
         finite = (np.isfinite(joints).all(axis=2) | ~known).all(axis=1)  # those that count
@@ -216,9 +216,9 @@ def _results(system: System, columns: Mapping[str, Tensor], known: np.ndarray) -
     return made
 
 
-def _images(image: Tensor) -> Images:
+def _images(image: Tensor) -> CheckedImages:
     finite = torch.isfinite(image).flatten(1).all(dim=1).cpu().numpy()
-    return Images(as_pictures(image.float().nan_to_num()), finite)
+    return CheckedImages(to_uint8(image.float().nan_to_num()), finite)
 
 
 def _joined(tables: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -239,7 +239,7 @@ Interval = list[float]  # low, high
 def summary(table: Table, persons: Sequence[str]) -> dict:
     """Means, intervals and notes of a table of `scoring.score_pairs`; `persons` names the person of each pair.
 
-    Of what the table has: scores of pictures, of joints or of both, and, where there are any, of pictures on the way.
+    Of what the table has: scores of images, of joints or of both, and, where there are any, of images on the way.
     Values that are not numbers are left out of the means and counted in the notes, with the reason. A mean of nothing
     is None.
     """
@@ -320,7 +320,7 @@ def _means_and_intervals(table: Table, prefix: str, units: np.ndarray, draws: Re
 
 def notes(table: Table) -> dict[str, int]:
     """How many pairs have something to be known: no result, a baseline stood in for, a score that is not a number."""
-    results = {"generated picture has": METRICS, "predicted joints have": POSE_METRICS}
+    results = {"generated image has": METRICS, "predicted joints have": POSE_METRICS}
     made = " or ".join(words for words, metrics in results.items() if metrics.keys() & set(metrics_in(table)))
     counts = {f"{made} values that are not numbers: no score": int((~table["finite"]).sum())}
     if STOOD_IN in table:

@@ -1,4 +1,4 @@
-"""The adversarial game of DCGAN and PG2: binary cross-entropy on logits, and critics that score stacks of pictures."""
+"""The adversarial game of DCGAN and PG2: binary cross-entropy on logits, and critics that score stacks of images."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ Logits = Float[Tensor, " batch"]
 def judged_real(logits: Logits) -> Scalar:
     """-mean log sigmoid(z) = BCE(sigmoid(z), 1), of logits z: in [0, inf), log 2 where the critic cannot tell.
 
-    The critic's term for real pictures, and the generator's non-saturating loss for its own (PG2's L_adv).
+    The critic's term for real images, and the generator's non-saturating loss for its own (PG2's L_adv).
     """
     return -F.logsigmoid(_at_least_float32(logits)).mean()
 
@@ -28,7 +28,7 @@ def judged_fake(logits: Logits) -> Scalar:
 def score_together(
     critic: nn.Module, groups: Mapping[str, Float[Tensor, "batch channels height width"]]
 ) -> dict[str, Logits]:
-    """The critic's logits for groups of pictures, stacked on the batch axis and scored in one forward pass.
+    """The critic's logits for groups of images, stacked on the batch axis and scored in one forward pass.
 
     PG2's released trainer.py does so: the critic's batch normalisation then sees the statistics of the whole stack.
     """

@@ -1,6 +1,6 @@
 """Deformable GAN's nearest-neighbour loss: how far each feature is from the nearest one around its place.
 
-Generated and real picture are compared in a feature space, and a detail that is a few pixels off costs little.
+Generated and real image are compared in a feature space, and a detail that is a few pixels off costs little.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ BLOCK_ELEMENTS_ON_DEVICES = 2**23  # elsewhere than on the CPU: many small kerne
 
 Features = Float[Tensor, "batch channels rows columns"]
 PerPixel = Float[Tensor, "batch rows columns"]
-Pixels = Float[Tensor, "pictures lines columns channels"]  # a block of features, laid out pixel by pixel
-Surroundings = Float[Tensor, "pictures lines_around columns_around channels"]
-Winners = UInt8[Tensor, "pictures lines columns"]  # the offset of the nearest neighbour, counted row by row
-Places = Int64[Tensor, " pixels"]  # of a block's pixels in its surroundings, counted through all pictures
+Pixels = Float[Tensor, "images lines columns channels"]  # a block of features, laid out pixel by pixel
+Surroundings = Float[Tensor, "images lines_around columns_around channels"]
+Winners = UInt8[Tensor, "images lines columns"]  # the offset of the nearest neighbour, counted row by row
+Places = Int64[Tensor, " pixels"]  # of a block's pixels in its surroundings, counted through all images
 Block = tuple[slice, slice]  # of the batch, and of the rows
 
 
@@ -30,7 +30,7 @@ def nearest_neighbour_loss(generated: Features, target: Features, *, window: int
     """mean over batch and pixels p of min over q in N(p) of sum over channels |g(p) - t(q)|; 0 for equal maps.
 
     Deformable GAN, equation 7 and its released `nn_loss`. N(p) is the window x window neighbourhood of p as far as it
-    lies within the picture; g are the generated picture's features, t the real one's. The paper writes a sum over the
+    lies within the image; g are the generated image's features, t the real one's. The paper writes a sum over the
     pixels; we follow the code, whose mean the published weight of 0.01 belongs to. The paper's windows are 3 and 5;
     window 1 is the plain L1 times the number of channels.
 
@@ -94,13 +94,13 @@ class _NearestDistances(torch.autograd.Function):
 
 
 def _blocks(features: Features) -> Iterator[Block]:
-    """Slices of the batch and of the rows that cover the features: several small pictures, or some rows of one."""
+    """Slices of the batch and of the rows that cover the features: several small images, or some rows of one."""
     batch, channels, rows, columns = features.shape
     pixels = (BLOCK_ELEMENTS if features.device.type == "cpu" else BLOCK_ELEMENTS_ON_DEVICES) // channels
-    pictures, height = max(1, pixels // (rows * columns)), max(1, pixels // columns)
-    for picture in range(0, batch, pictures):
+    images, height = max(1, pixels // (rows * columns)), max(1, pixels // columns)
+    for image in range(0, batch, images):
         for row in range(0, rows, height):
-            yield slice(picture, min(picture + pictures, batch)), slice(row, min(row + height, rows))
+            yield slice(image, min(image + images, batch)), slice(row, min(row + height, rows))
 
 
 def _pixels(features: Features, block: Block, dtype: torch.dtype) -> Pixels:
@@ -109,23 +109,23 @@ def _pixels(features: Features, block: Block, dtype: torch.dtype) -> Pixels:
 
 
 def _surroundings(features: Features, block: Block, window: int, dtype: torch.dtype) -> Surroundings:
-    """The block with half a window more at each side: infinite outside the picture, so never the nearest."""
-    pictures, (wanted, there, columns) = block[0], _with_margin(features, block, window)
-    count, channels, margin = pictures.stop - pictures.start, features.shape[1], 2 * (window // 2)
+    """The block with half a window more at each side: infinite outside the image, so never the nearest."""
+    images, (wanted, there, columns) = block[0], _with_margin(features, block, window)
+    count, channels, margin = images.stop - images.start, features.shape[1], 2 * (window // 2)
     shape = (count, block[1].stop - block[1].start + margin, features.shape[3] + margin, channels)
     around = features.new_full(shape, torch.inf, dtype=dtype)
-    around[:, wanted, columns] = features[pictures, :, there].permute(0, 2, 3, 1)
+    around[:, wanted, columns] = features[images, :, there].permute(0, 2, 3, 1)
     return around
 
 
 def _with_margin(features: Features, block: Block, window: int) -> tuple[slice, slice, slice]:
-    """What of a block's surroundings lies in the picture: its rows there, the picture's rows, its columns there."""
+    """What of a block's surroundings lies in the image: its rows there, the image's rows, its columns there."""
     radius, first = window // 2, block[1].start - window // 2
     there = slice(max(first, 0), min(block[1].stop + radius, features.shape[2]))
     return slice(there.start - first, there.stop - first), there, slice(radius, radius + features.shape[3])
 
 
-def _costs(own: Pixels, around: Surroundings, window: int) -> Float[Tensor, "offsets pictures lines columns"]:
+def _costs(own: Pixels, around: Surroundings, window: int) -> Float[Tensor, "offsets images lines columns"]:
     """sum over channels |g(p) - t(p + offset)|, offsets in rows from the top left."""
     rows, columns = own.shape[1:3]
     costs, difference = own.new_empty((window**2, *own.shape[:3])), torch.empty_like(own)
@@ -139,8 +139,8 @@ def _costs(own: Pixels, around: Surroundings, window: int) -> Float[Tensor, "off
 def _nearest_pixels(winners: Winners, around: Surroundings, window: int) -> Places:
     """Where each pixel's nearest neighbour stands among all pixels of the block's surroundings."""
     _, rows, columns, _ = around.shape
-    pictures, own_rows, own_columns = (torch.arange(length, device=winners.device) for length in winners.shape)
-    top_left = (pictures[:, None, None] * rows + own_rows[:, None]) * columns + own_columns
+    images, own_rows, own_columns = (torch.arange(length, device=winners.device) for length in winners.shape)
+    top_left = (images[:, None, None] * rows + own_rows[:, None]) * columns + own_columns
     offsets = winners.long()
     return (top_left + offsets // window * columns + offsets % window).flatten()
 

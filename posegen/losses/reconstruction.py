@@ -1,6 +1,6 @@
-"""How far a picture is from the one wanted: L1, L1 under a mask, and a differentiable SSIM.
+"""How far an image is from the one wanted: L1, L1 under a mask, and a differentiable SSIM.
 
-Pictures are RGB in [-1, 1] unless said otherwise; generators end linearly, so theirs may lie outside.
+Images are RGB in [-1, 1] unless said otherwise; generators end linearly, so theirs may lie outside.
 """
 
 import torch
@@ -16,7 +16,7 @@ RADIUS = 5  # the window has 2 * 5 + 1 = 11 taps: scikit-image cuts the Gaussian
 def l1(
     generated: Float[Tensor, "batch channels height width"], target: Float[Tensor, "batch channels height width"]
 ) -> Scalar:
-    """mean |G - I|, over batch, channels and pixels, of pictures or features: in [0, 2] for pictures within range."""
+    """mean |G - I|, over batch, channels and pixels, of images or features: in [0, 2] for images within range."""
     return (generated - target).abs().mean()
 
 
@@ -30,11 +30,11 @@ def masked_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
 
 
 def area_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
-    """sum(|G - I| M) / sum(M) of each picture, the mean over channels and batch: in [0, 2] for pictures within range.
+    """sum(|G - I| M) / sum(M) of each image, the mean over channels and batch: in [0, 2] for images within range.
 
     Multistage's L_fg with the person's mask M, and L_bg with 1 - M (slides): each region is divided by its own area, so
     that a small person counts as much as a large one. A mask of ones gives `l1`. The slides' sum over a pixel's
-    channels is a mean here, so that the value compares with `l1`: our choice, a third of theirs. A picture without
+    channels is a mean here, so that the value compares with `l1`: our choice, a third of theirs. An image without
     such pixels adds 0.
     """
     sums = ((generated - target).abs().mean(dim=1, keepdim=True) * mask).sum(dim=(1, 2, 3))
@@ -44,8 +44,8 @@ def area_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
 def masked_ssim_loss(generated: Images, target: Images, mask: Masks, *, mask_weight: float) -> Scalar:
     """1 - SSIM(G (1 + w M), I (1 + w M)), the mean over the batch: in [0, 2], 0 where both are equal.
 
-    VDG's L_SSIM^mask (slides, "Training losses"): both pictures are weighted before the comparison, with w = 1. Three
-    things are our choice, for the slides do not say: the form 1 - SSIM; that pictures are mapped to [0, 1] first, for
+    VDG's L_SSIM^mask (slides, "Training losses"): both images are weighted before the comparison, with w = 1. Three
+    things are our choice, for the slides do not say: the form 1 - SSIM; that images are mapped to [0, 1] first, for
     SSIM's luminance term supposes values of one sign; and the data range 1 + w, the largest weighted value.
     """
     weight = 1 + mask_weight * mask
@@ -59,19 +59,19 @@ def ssim(
     *,
     data_range: float,
 ) -> Float[Tensor, " batch"]:
-    """Structural similarity of each pair of pictures (Wang et al. 2004, equation 13), in [-1, 1]; 1 for equal ones.
+    """Structural similarity of each pair of images (Wang et al. 2004, equation 13), in [-1, 1]; 1 for equal ones.
 
     SSIM = (2 mu_x mu_y + c1) (2 s_xy + c2) / ((mu_x^2 + mu_y^2 + c1) (s_x^2 + s_y^2 + c2)), c1 = (0.01 L)^2,
     c2 = (0.03 L)^2, L the data range; means and (co)variances under a Gaussian window of sigma 1.5 and 11 x 11 taps,
-    averaged over the window's places within the picture (5 pixels fewer at each side) and over the channels. Equal to
+    averaged over the window's places within the image (5 pixels fewer at each side) and over the channels. Equal to
     scikit-image's `structural_similarity(..., gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
-    Computed in float32 at least, whatever the autocast. Raises ValueError for pictures smaller than the window.
+    Computed in float32 at least, whatever the autocast. Raises ValueError for images smaller than the window.
     """
     window = 2 * RADIUS + 1
     if min(first.shape[-2:]) < window:
         raise ValueError(
-            f"SSIM needs pictures of at least {window}x{window} pixels, its window; these have "
-            f"{first.shape[-2]}x{first.shape[-1]}: use larger pictures, or turn SSIM off"
+            f"SSIM needs images of at least {window}x{window} pixels, its window; these have "
+            f"{first.shape[-2]}x{first.shape[-1]}: use larger images, or turn SSIM off"
         )
     dtype = torch.promote_types(first.dtype, torch.float32)
     with torch.autocast(first.device.type, enabled=False):
@@ -84,14 +84,14 @@ def ssim(
         return (luminance * structure).mean(dim=(1, 2, 3))
 
 
-def _window_means(pictures: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch rows columns"]:
-    """Means under the Gaussian window at all its places within the pictures, as two products with banded matrices.
+def _window_means(images: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch rows columns"]:
+    """Means under the Gaussian window at all its places within the images, as two products with banded matrices.
 
-    On pictures of training size that is several times faster than convolutions of one channel, forward and backward.
+    On images of training size that is several times faster than convolutions of one channel, forward and backward.
     """
-    rows = _window_matrix(pictures.shape[-2], pictures)
-    columns = _window_matrix(pictures.shape[-1], pictures)
-    return rows @ pictures @ columns.T
+    rows = _window_matrix(images.shape[-2], images)
+    columns = _window_matrix(images.shape[-1], images)
+    return rows @ images @ columns.T
 
 
 def _window_matrix(length: int, like: Tensor) -> Float[Tensor, "places length"]:

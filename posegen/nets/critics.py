@@ -1,4 +1,4 @@
-"""Critics: networks that score how real a picture looks, one logit a picture."""
+"""Critics: networks that score how real an image looks, one logit an image."""
 
 import math
 
@@ -24,10 +24,10 @@ class DcganCritic(nn.Module):
     """DCGAN's critic as PG2's released wgan_gp.py builds it.
 
     5x5 convolutions of stride 2 with LeakyReLU 0.2, widths 64, 128, 256, 512 and again 512, as many as bring the
-    picture to 8 rows (4 for 128x64, 5 for 256x256), batch normalisation on all but the first, then one linear unit.
-    The normalisation always uses the batch's own statistics, in evaluation too, and eps 1e-5: so a picture's score
+    image to 8 rows (4 for 128x64, 5 for 256x256), batch normalisation on all but the first, then one linear unit.
+    The normalisation always uses the batch's own statistics, in evaluation too, and eps 1e-5: so an image's score
     depends on which others are scored with it, and what is scored together matters. `normalised=False` leaves it out
-    (for critics with clipped weights), and a picture's score is its own.
+    (for critics with clipped weights), and an image's score is its own.
     """
 
     def __init__(self, *, size: tuple[int, int], channels: int = 3, width: int = 64, normalised: bool = True) -> None:
@@ -44,6 +44,6 @@ class DcganCritic(nn.Module):
         self.logit = nn.Linear(widths[-1] * rows * columns, 1)
         self.apply(initialise_uniform)
 
-    def forward(self, pictures: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " batch"]:
-        """One logit a picture: above zero is judged real."""
-        return self.logit(self.features(pictures).flatten(1)).squeeze(1)
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " batch"]:
+        """One logit an image: above zero is judged real."""
+        return self.logit(self.features(images).flatten(1)).squeeze(1)

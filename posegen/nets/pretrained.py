@@ -70,7 +70,7 @@ class Vgg19Features(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Images) -> Float[Tensor, "batch features rows columns"]:
-        """Features >= 0: 64 of the pictures' size for block1_conv2, 128 of half of it for block2_conv1."""
+        """Features >= 0: 64 of the images' size for block1_conv2, 128 of half of it for block2_conv1."""
         return self.features(((images + 1) / 2 - self.mean) / self.deviation)
 
     def train(self, mode: bool = True) -> "Vgg19Features":

@@ -21,7 +21,7 @@ Features = Float[Tensor, "batch _ _ _"]  # batch, channels, rows, columns
 def level_count(size: tuple[int, int]) -> int:
     """Levels of PG2's G1 for a (height, width) in pixels: N = log2(height) - 2, rounded down for other heights.
 
-    128 pixels give 5, 256 give 6 (PG2, section 4); the picture is halved N - 1 times. Raises ValueError where the
+    128 pixels give 5, 256 give 6 (PG2, section 4); the image is halved N - 1 times. Raises ValueError where the
     height is below 32 or a side cannot be halved that often, naming sizes that can.
     """
     height, width = size
@@ -62,7 +62,7 @@ def initialise_xavier(module: nn.Module) -> None:
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
-    """A convolution that keeps the picture's size; the kernel is odd."""
+    """A convolution that keeps the image's size; the kernel is odd."""
     return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
 
 
@@ -100,9 +100,9 @@ class ResidualEncoder(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(width * (k + 1)) for k in range(levels))
         self.halvings = nn.ModuleList(halving_convolution(width * k, width * (k + 1)) for k in range(1, levels))
 
-    def forward(self, picture: Features) -> list[Tensor]:
+    def forward(self, image: Features) -> list[Tensor]:
         """Each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
-        features = [self.blocks[0](F.relu(self.stem(picture)))]
+        features = [self.blocks[0](F.relu(self.stem(image)))]
         for halve, block in zip(self.halvings, list(self.blocks)[1:], strict=True):
             features.append(block(F.relu(halve(features[-1]))))
         return features
@@ -122,14 +122,14 @@ class ResidualDecoder(nn.Module):
         self.narrowings = nn.ModuleList(
             convolution(joined[i], width * (levels - 1 - i), kernel=1) for i in range(levels - 1)
         )
-        self.picture = convolution(joined[-1], 3)
+        self.image = convolution(joined[-1], 3)
 
     def forward(self, bottleneck: Features, skips: Sequence[Tensor]) -> Images:
-        """A picture from `bottleneck` (batch, width, rows, columns) and a `ResidualEncoder`'s list of features."""
+        """An image from `bottleneck` (batch, width, rows, columns) and a `ResidualEncoder`'s list of features."""
         features = self.blocks[0](torch.cat([bottleneck, skips[-1]], dim=1))
         for narrow, block, skip in zip(self.narrowings, list(self.blocks)[1:], reversed(skips[:-1]), strict=True):
             features = block(torch.cat([upsample(F.relu(narrow(features))), skip], dim=1))
-        return self.picture(features)
+        return self.image(features)
 
 
 class PlainBlock(nn.Module):
@@ -153,9 +153,9 @@ class PlainEncoder(nn.Module):
         self.blocks = nn.ModuleList(PlainBlock(width * max(k, 1), width * (k + 1)) for k in range(levels))
         self.halvings = nn.ModuleList(halving_convolution(width * k, width * k) for k in range(1, levels))
 
-    def forward(self, picture: Features) -> list[Tensor]:
+    def forward(self, image: Features) -> list[Tensor]:
         """Each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
-        features = [self.blocks[0](F.relu(self.stem(picture)))]
+        features = [self.blocks[0](F.relu(self.stem(image)))]
         for halve, block in zip(self.halvings, list(self.blocks)[1:], strict=True):
             features.append(block(F.relu(halve(features[-1]))))
         return features
@@ -175,13 +175,13 @@ class PlainDecoder(nn.Module):
         below = [width * levels] + [width] * (levels - 1)
         skips = [width * (k + 1) for k in range(levels - 1, 0, -1)] + [width * full_resolution_skip]
         self.blocks = nn.ModuleList(PlainBlock(a + b, width) for a, b in zip(below, skips, strict=True))
-        self.picture = convolution(width, 3)
+        self.image = convolution(width, 3)
 
     def forward(self, skips: Sequence[Tensor]) -> Images:
-        """A picture (a difference map in PG2) from a `PlainEncoder`'s list of features."""
+        """An image (a difference map in PG2) from a `PlainEncoder`'s list of features."""
         features = skips[-1]
         for k in range(len(skips) - 1, -1, -1):
             used = k > 0 or self.full_resolution_skip
             features = self.blocks[len(skips) - 1 - k](torch.cat([features, skips[k]], dim=1) if used else features)
             features = upsample(features) if k else features
-        return self.picture(features)
+        return self.image(features)

@@ -45,10 +45,10 @@ def deformable_skip(
 ) -> Float[Tensor, "batch channels rows columns"]:
     """d(F) = max over h of M_h * F(T_h(p)): the source's features, each part moved to where the target has it.
 
-    `transforms` take (x, y, 1) of the target picture to (x, y) of the source picture, in pixels of the picture, whose
+    `transforms` take (x, y, 1) of the target image to (x, y) of the source image, in pixels of the image, whose
     size is that of `masks`; a pixel's number is its centre. For features s_x and s_y times smaller, x' = a x + b y + c
     becomes x' = a x + (s_y / s_x) b y + c / s_x, likewise y': with both ratios equal, only translations change. Masks
-    take the pixel floor(i * height / rows). Features outside the picture are 0. Not `present` are dropped parts: their
+    take the pixel floor(i * height / rows). Features outside the image are 0. Not `present` are dropped parts: their
     transforms are not looked at, and their warped features are 0 everywhere.
 
     Every pixel of every part takes part in the maximum, with 0 outside its mask, so that with 10 parts the result is
@@ -142,7 +142,7 @@ def _plan(
 def _between_maps(
     transforms: Float[Tensor, "batch parts 2 3"], ratios: tuple[float, float]
 ) -> Float[Tensor, "batch parts 2 3"]:
-    """Transforms between pictures as transforms between features that are `ratios` times smaller in x and y."""
+    """Transforms between images as transforms between features that are `ratios` times smaller in x and y."""
     ratio = transforms.new_tensor(ratios)
     linear = transforms[..., :2] * (ratio / ratio[:, None])
     return torch.cat([linear, transforms[..., 2:] / ratio[:, None]], dim=-1)
@@ -199,8 +199,8 @@ def _samples(
     plan: _Plan, parts: list[tuple[int, int]], numbers: Tensor, batch: Tensor, row: Tensor, column: Tensor
 ) -> _Samples:
     _, batches, rows, columns = plan.active.shape
-    pictures = numbers * batches + batch
-    transform = plan.transforms.flatten(1).index_select(0, pictures).T
+    images = numbers * batches + batch
+    transform = plan.transforms.flatten(1).index_select(0, images).T
     x = torch.addcmul(torch.addcmul(transform[2], transform[0], column), transform[1], row)
     y = torch.addcmul(torch.addcmul(transform[5], transform[3], column), transform[4], row)
     taken_columns, column_weights = _taps(x, columns, plan)

@@ -17,7 +17,7 @@ from posegen.data.loading.dataset import Shards
 from posegen.data.shards.manifest import read_manifest
 from posegen.evaluation.comparison import Comparison, Difference, ScoredRun, settings_apart
 from posegen.evaluation.metrics import EVERY, IMAGE_SCORES, JOINT_SCORES
-from posegen.report.drawing import SMALL, AnyPicture, cut_sheet, data_uri
+from posegen.report.drawing import SMALL, AnyImage, cut_sheet, data_uri
 from posegen.report.page import shown, template
 from posegen.report.panels import Panel, chosen_rows, given_panels
 from posegen.report.score_table import interval_text, score_text
@@ -44,7 +44,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 
 def tables(comparison: Comparison) -> list[Table]:
-    """The comparison for a terminal: scores of pictures, and scores of joints."""
+    """The comparison for a terminal: scores of images, and scores of joints."""
     kinds = [[name for name in names if name in comparison.metrics] for names in (IMAGE_SCORES, JOINT_SCORES)]
     return [_table(comparison, names) for names in kinds if names]
 
@@ -162,7 +162,7 @@ def fixed_samples(comparison: Comparison) -> tuple[list[list[Panel]], list[str]]
     first = comparison.runs[0]
     prepared = next((run.store for run in comparison.runs if _has_shards(run.store)), None)
     if prepared is None:
-        return [], ["no pictures are shown: no run has shards of this version in its folder"]
+        return [], ["no images are shown: no run has shards of this version in its folder"]
     pairs = first.table["pair"][chosen_rows(first.table)["fixed"]].tolist()
     shards = Shards.of(prepared)
     runs = zip(comparison.labels, comparison.runs, strict=True)
@@ -176,7 +176,7 @@ def fixed_samples(comparison: Comparison) -> tuple[list[list[Panel]], list[str]]
         for place, panels in enumerate(given_panels(shards, first.metrics["split"], pairs))
     ]
     return samples, [
-        f"no pictures of {label} are shown, for it has no report of these scores: posegen report --run {run.place}"
+        f"no images of {label} are shown, for it has no report of these scores: posegen report --run {run.place}"
         for (label, results), run in zip(made.items(), comparison.runs, strict=True)
         if results is None
     ]
@@ -186,7 +186,7 @@ def _has_shards(store: Store) -> bool:
     return read_manifest(store.folder / "shards", sizes=store.sizes("shards")) is not None
 
 
-def _results(run: ScoredRun, count: int, size: tuple[int, int]) -> list[AnyPicture] | None:
+def _results(run: ScoredRun, count: int, size: tuple[int, int]) -> list[AnyImage] | None:
     """The results of the fixed draw, cut from the report's sample sheet; None where there is no report of these scores.
 
     The last three columns of a sheet are the result, the target and the difference.
@@ -198,6 +198,6 @@ def _results(run: ScoredRun, count: int, size: tuple[int, int]) -> list[AnyPictu
     if sheet is None:
         return None
     height = max(SMALL, size[0])
-    picture = cv2.cvtColor(sheet, cv2.COLOR_BGR2RGB).astype(np.uint8)
-    rows = cut_sheet(picture, height, round(size[1] * height / size[0]))
+    image = cv2.cvtColor(sheet, cv2.COLOR_BGR2RGB).astype(np.uint8)
+    rows = cut_sheet(image, height, round(size[1] * height / size[0]))
     return [row[-3] for row in rows] if len(rows) == count else None

@@ -1,6 +1,6 @@
-"""Pictures for people to look at: the pose as a coloured skeleton, the difference as heat, the sheet of samples.
+"""Images for people to look at: the pose as a coloured skeleton, the difference as heat, the sheet of samples.
 
-Pictures are uint8 (height, width, 3), RGB.
+Images are uint8 (height, width, 3), RGB.
 
 Loss curves as what a vector drawing needs: scaled points, a running mean, round ticks.
 """
@@ -16,16 +16,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from posegen.data.geometry.joints import JOINTS, LIMBS
-from posegen.evaluation.baselines import Picture, Pose
+from posegen.evaluation.baselines import Pose, Uint8Image
 
 DRAWN_LIMBS = LIMBS[:17]  # the arms, legs, trunk and face; the others only close the pose mask
 BACKGROUND = (16, 18, 27)
-SMALL = 128  # pictures up to this height are shown enlarged, with their pixels to be seen
+SMALL = 128  # images up to this height are shown enlarged, with their pixels to be seen
 HEAT_FULL = 0.5  # the difference, white being 1, that is drawn brightest
-DIMMED = 0.4  # of its light a picture keeps below two skeletons
+DIMMED = 0.4  # of its light an image keeps below two skeletons
 TRUE_COLOUR, PREDICTED_COLOUR = (255, 255, 255), (255, 122, 66)
 
-AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # of a size of its own
+AnyImage = UInt8[np.ndarray, "_ _ 3"]  # of a size of its own
 Colour = tuple[int, int, int]
 
 
@@ -38,11 +38,11 @@ LIMB_COLOURS, JOINT_COLOURS = _rainbow(len(DRAWN_LIMBS)), _rainbow(len(JOINTS))
 
 
 def enlargement(height: int) -> int:
-    """The whole factor that brings a small picture to 256 pixels of height; 1 for larger ones."""
+    """The whole factor that brings a small image to 256 pixels of height; 1 for larger ones."""
     return max(1, 256 // height)
 
 
-def skeleton(pose: Pose, height: int, width: int, scale: int) -> Picture:
+def skeleton(pose: Pose, height: int, width: int, scale: int) -> Uint8Image:
     """The visible joints and the limbs between them, in OpenPose's manner, on a dark ground, `scale` times as large.
 
     One hue a limb round the colour circle, in the order of `joints.LIMBS`; joints that are not visible are not drawn.
@@ -51,28 +51,28 @@ def skeleton(pose: Pose, height: int, width: int, scale: int) -> Picture:
     return _with_skeleton(canvas, pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
 
 
-def skeleton_over(picture: AnyPicture, pose: Pose, scale: int) -> AnyPicture:
-    """The skeleton on its picture, `scale` times as large."""
-    return _with_skeleton(_enlarged(picture, scale), pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
+def skeleton_over(image: AnyImage, pose: Pose, scale: int) -> AnyImage:
+    """The skeleton on its image, `scale` times as large."""
+    return _with_skeleton(_enlarged(image, scale), pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
 
 
-def both_skeletons(picture: AnyPicture, predicted: Pose, true: Pose, scale: int) -> AnyPicture:
-    """The true skeleton in one colour and the predicted one in another on their darkened picture."""
-    canvas = (_enlarged(picture, scale) * DIMMED).astype(np.uint8)
+def both_skeletons(image: AnyImage, predicted: Pose, true: Pose, scale: int) -> AnyImage:
+    """The true skeleton in one colour and the predicted one in another on their darkened image."""
+    canvas = (_enlarged(image, scale) * DIMMED).astype(np.uint8)
     for pose, colour in ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR)):
         colours = [colour] * len(DRAWN_LIMBS), [colour] * len(JOINTS)
         canvas = _with_skeleton(canvas, pose, scale, colours, slender=2)
     return canvas
 
 
-def _enlarged(picture: AnyPicture, scale: int) -> AnyPicture:
-    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+def _enlarged(image: AnyImage, scale: int) -> AnyImage:
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _with_skeleton(
-    canvas: AnyPicture, pose: Pose, scale: int, colours: tuple[Sequence[Colour], Sequence[Colour]], *, slender: int = 1
-) -> AnyPicture:
-    """Draws on the canvas, which is `scale` times as large as the picture whose joints these are, and gives it.
+    canvas: AnyImage, pose: Pose, scale: int, colours: tuple[Sequence[Colour], Sequence[Colour]], *, slender: int = 1
+) -> AnyImage:
+    """Draws on the canvas, which is `scale` times as large as the image whose joints these are, and gives it.
 
     `colours` are those of the limbs and of the joints; lines are `slender` times thinner than usual.
     """
@@ -89,33 +89,33 @@ def _with_skeleton(
     return canvas
 
 
-def silhouette(mask: UInt8[np.ndarray, "height width"]) -> Picture:
-    """A mask of 0 and 1 as a picture: white on the dark ground."""
+def silhouette(mask: UInt8[np.ndarray, "height width"]) -> Uint8Image:
+    """A mask of 0 and 1 as an image: white on the dark ground."""
     return np.where(mask[..., None] > 0, 255, np.array(BACKGROUND)).astype(np.uint8)
 
 
-def difference(generated: Picture, target: Picture) -> Picture:
+def difference(generated: Uint8Image, target: Uint8Image) -> Uint8Image:
     """Mean absolute difference over the channels as heat: black where equal, brightest from `HEAT_FULL` on."""
     distance = np.abs(generated.astype(np.float32) - target).mean(axis=-1) / (255 * HEAT_FULL)
     levels = np.rint(distance.clip(0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
-def data_uri(picture: Picture) -> str:
-    """The picture as text that a page can hold: PNG where it is small, JPEG of quality 92 elsewhere."""
+def data_uri(image: Uint8Image) -> str:
+    """The image as text that a page can hold: PNG where it is small, JPEG of quality 92 elsewhere."""
     kind, suffix, options = ("jpeg", ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if picture.shape[0] <= SMALL:
+    if image.shape[0] <= SMALL:
         kind, suffix, options = ("png", ".png", [])
-    encoded = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1]
+    encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
-def sheet(rows: Sequence[Sequence[AnyPicture]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
-    """One picture of rows of pictures, each brought to `height`, with a white gap between them."""
+def sheet(rows: Sequence[Sequence[AnyImage]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
+    """One image of rows of images, each brought to `height`, with a white gap between them."""
     gap = _gap(height)
     bands = []
     for row in rows:
-        cells = [_resized(picture, height) for picture in row]
+        cells = [_resized(image, height) for image in row]
         bands.append(np.concatenate([np.pad(c, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for c in cells], 1))
     whole = np.concatenate(bands)
     return np.pad(whole, ((0, gap), (0, gap), (0, 0)), constant_values=255).astype(np.uint8)
@@ -124,7 +124,7 @@ def sheet(rows: Sequence[Sequence[AnyPicture]], height: int) -> UInt8[np.ndarray
 def cut_sheet(
     whole: UInt8[np.ndarray, "sheet_height sheet_width 3"], height: int, width: int
 ) -> list[list[UInt8[np.ndarray, "_ _ 3"]]]:
-    """The pictures of a `sheet` again, row by row: each `height` x `width`, as they stand in it."""
+    """The images of a `sheet` again, row by row: each `height` x `width`, as they stand in it."""
     gap = _gap(height)
     tops = range(gap, whole.shape[0] - gap, height + gap)
     lefts = range(gap, whole.shape[1] - gap, width + gap)
@@ -135,11 +135,11 @@ def _gap(height: int) -> int:
     return max(4, height // 32)
 
 
-def _resized(picture: AnyPicture, height: int) -> np.ndarray:
+def _resized(image: AnyImage, height: int) -> np.ndarray:
     """Enlarged pixel by pixel, or shrunk by area."""
-    width = round(picture.shape[1] * height / picture.shape[0])
-    kind = cv2.INTER_NEAREST if height > picture.shape[0] else cv2.INTER_AREA
-    return cv2.resize(picture, (width, height), interpolation=kind)
+    width = round(image.shape[1] * height / image.shape[0])
+    kind = cv2.INTER_NEAREST if height > image.shape[0] else cv2.INTER_AREA
+    return cv2.resize(image, (width, height), interpolation=kind)
 
 
 WIDTH, HEIGHT = 320, 150  # of the plot's area, in the drawing's units

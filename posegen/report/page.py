@@ -1,7 +1,7 @@
-"""The report: one page that needs nothing else, with the pictures, the scores, the curves, the plan and the way back.
+"""The report: one page that needs nothing else, with the images, the scores, the curves, the plan and the way back.
 
-report/index.html         pictures and styles inside; nothing is fetched
-report/sample_sheet.png   the fixed draw of pairs as one picture
+report/index.html         images and styles inside; nothing is fetched
+report/sample_sheet.png   the fixed draw of pairs as one image
 report/fingerprint.json   written last: it is there when, and only when, the report is complete
 
 The pages' templates: everything is escaped, and what is not given is an error.
@@ -79,7 +79,7 @@ def _read_scores(scores: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _among(wanted: Sequence[str], metrics: Mapping[str, Any]) -> list[str]:
-    """Those of some scores that a system has; of one without pictures all that it has."""
+    """Those of some scores that a system has; of one without images all that it has."""
     if not any(name in metrics["scores"] for name in METRICS):
         return list(metrics["scores"])
     return [name for name in wanted if name in metrics["scores"]]
@@ -100,7 +100,7 @@ def _numbers(metrics: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dic
 
 
 def _meaning(baseline: str, scored: Sequence[str]) -> str:
-    """What a baseline is, of pictures and of joints, as far as these are scored."""
+    """What a baseline is, of images and of joints, as far as these are scored."""
     meanings = {BASELINES[baseline]: METRICS, POSE_BASELINES.get(baseline, ""): POSE_METRICS}
     return "; of joints: ".join(words for words, metrics in meanings.items() if words and metrics.keys() & set(scored))
 
@@ -111,9 +111,9 @@ def _stage_charts(folder: Path) -> list:
 
 
 def _sheet_png(cases: Sequence[Case], height: int) -> bytes:
-    rows = [[panel.picture for panel in case.panels] for case in cases]
-    picture = cv2.cvtColor(sheet(rows, max(SMALL, height)), cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", picture)[1].tobytes()
+    rows = [[panel.image for panel in case.panels] for case in cases]
+    image = cv2.cvtColor(sheet(rows, max(SMALL, height)), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", image)[1].tobytes()
 
 
 def _versions() -> dict[str, str]:
@@ -168,7 +168,7 @@ def _render(about: Mapping[str, Any]) -> str:
         groups=nested,
         flattened=flattened,
         sections=SECTIONS,
-        pictures=any(name in METRICS for name in about["all_metrics"]),
+        images=any(name in METRICS for name in about["all_metrics"]),
         case_seed=SEED,
         most_views=max((len(row.views) + 1 for row in about["views"]), default=1),
         panels=max(len(case.panels) for case in about["cases"]["fixed"]),

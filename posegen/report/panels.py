@@ -1,11 +1,11 @@
-"""The pictures that are shown of a pair: what is given, what stages make of it, the result, the target, the difference.
+"""The images that are shown of a pair: what is given, what stages make of it, the result, the target, the difference.
 
-A system that predicts joints and makes no picture has the target picture as its canvas: with the predicted skeleton as
+A system that predicts joints and makes no image has the target image as its canvas: with the predicted skeleton as
 the result, with the true one as the target, and with both on it as the difference.
 
 The pairs that a report shows: the best, the worst and a fixed draw, with their scores and panels.
 
-One source picture to every other view of its group: what the system makes of it above the true pictures.
+One source image to every other view of its group: what the system makes of it above the true images.
 
 Where the shards know the azimuths of cameras. Multistage's figure 9 shows its system so.
 """
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from posegen.data.loading.dataset import Shards, listed_batches
-from posegen.evaluation.baselines import Picture, Pose
-from posegen.evaluation.metrics import as_pictures, deciding
-from posegen.evaluation.scoring import stage_pictures, synthesized
+from posegen.evaluation.baselines import Pose, Uint8Image
+from posegen.evaluation.metrics import deciding, to_uint8
+from posegen.evaluation.scoring import stage_images, synthesized
 from posegen.inference import Trained
 from posegen.report.drawing import both_skeletons, difference, enlargement, silhouette, skeleton, skeleton_over
 from posegen.stage import System
@@ -32,41 +32,41 @@ Columns = Mapping[str, Tensor]  # the same on the device, with the stages' outpu
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a case, under the name of what it is. A `drawn` one has a finer grid than the pictures have."""
+    """One image of a case, under the name of what it is. A `drawn` one has a finer grid than the images have."""
 
     label: str
     role: str  # "given", "stage", "result", "target" or "difference"
-    picture: Picture
+    image: Uint8Image
     drawn: bool = False
 
 
 def panels(system: System, raw: Raw, columns: Columns) -> list[list[Panel]]:
     """The panels of every pair of a batch. The last three are the result, the target and the difference."""
     arrays = _arrays(raw)
-    stages = {name: _pictures(column) for name, column in stage_pictures(system, columns).items()}
-    images = _pictures(columns[system.image]) if system.image else None
+    stages = {name: _images(column) for name, column in stage_images(system, columns).items()}
+    images = _images(columns[system.image]) if system.image else None
     poses = _predicted(system, arrays, columns) if system.joints else []
     return [
         [
             *_given(system, arrays, index, poses[index] if poses else None),
-            *(Panel(name.replace("_", " "), "stage", pictures[index]) for name, pictures in stages.items()),
+            *(Panel(name.replace("_", " "), "stage", images[index]) for name, images in stages.items()),
             *(_pose_results(arrays, index, poses[index]) if images is None else _results(arrays, index, images[index])),
         ]
         for index in range(len(arrays["pair"]))
     ]
 
 
-def result_pictures(system: System, raw: Raw, columns: Columns) -> list[Picture]:
-    """The result of every pair at the system's size; without a picture, the predicted skeleton on the target."""
+def result_images(system: System, raw: Raw, columns: Columns) -> list[Uint8Image]:
+    """The result of every pair at the system's size; without an image, the predicted skeleton on the target."""
     if system.image:
-        return list(_pictures(columns[system.image]))
+        return list(_images(columns[system.image]))
     arrays = _arrays(raw)
     poses = _predicted(system, arrays, columns)
-    return [skeleton_over(picture, pose, 1) for picture, pose in zip(arrays["target_image"], poses, strict=True)]
+    return [skeleton_over(image, pose, 1) for image, pose in zip(arrays["target_image"], poses, strict=True)]
 
 
 def given_panels(shards: Shards, split: str, pairs: Sequence[int]) -> list[list[Panel]]:
-    """Pairs of a split without results: the source picture, the target pose, the target."""
+    """Pairs of a split without results: the source image, the target pose, the target."""
     columns = {"source_image", "target_image"}
     (raw,) = listed_batches(shards, split, columns=columns, batch_size=len(pairs), pairs=pairs)
     arrays = _arrays(raw)
@@ -81,7 +81,7 @@ def given_panels(shards: Shards, split: str, pairs: Sequence[int]) -> list[list[
 
 
 def _given(system: System, arrays: Arrays, index: int, predicted: Pose | None) -> list[Panel]:
-    """What the system is given of a pair, and the joints that it predicts beside those of both pictures."""
+    """What the system is given of a pair, and the joints that it predicts beside those of both images."""
     read = {column for stage in system.stages for column in stage.reads}
     shown = [Panel("source", "given", arrays["source_image"][index])]
     if not system.image:
@@ -95,7 +95,7 @@ def _given(system: System, arrays: Arrays, index: int, predicted: Pose | None) -
     return shown
 
 
-def _results(arrays: Arrays, index: int, result: Picture) -> list[Panel]:
+def _results(arrays: Arrays, index: int, result: Uint8Image) -> list[Panel]:
     target = arrays["target_image"][index]
     return [
         Panel("result", "result", result),
@@ -105,12 +105,12 @@ def _results(arrays: Arrays, index: int, result: Picture) -> list[Panel]:
 
 
 def _pose_results(arrays: Arrays, index: int, predicted: Pose) -> list[Panel]:
-    picture, true = arrays["target_image"][index], _known_pose(arrays, "target", index)
-    scale = enlargement(picture.shape[0])
+    image, true = arrays["target_image"][index], _known_pose(arrays, "target", index)
+    scale = enlargement(image.shape[0])
     return [
-        Panel("estimated pose", "result", skeleton_over(picture, predicted, scale), drawn=True),
-        Panel("true pose", "target", skeleton_over(picture, true, scale), drawn=True),
-        Panel("overlay", "difference", both_skeletons(picture, predicted, true, scale), drawn=True),
+        Panel("estimated pose", "result", skeleton_over(image, predicted, scale), drawn=True),
+        Panel("true pose", "target", skeleton_over(image, true, scale), drawn=True),
+        Panel("overlay", "difference", both_skeletons(image, predicted, true, scale), drawn=True),
     ]
 
 
@@ -133,8 +133,8 @@ def _arrays(raw: Raw) -> dict[str, np.ndarray]:
     return {name: column.numpy() for name, column in raw.items()}
 
 
-def _pictures(image: Tensor) -> np.ndarray:
-    return as_pictures(torch.nan_to_num(image.float()))
+def _images(image: Tensor) -> np.ndarray:
+    return to_uint8(torch.nan_to_num(image.float()))
 
 
 FIXED = 12  # pairs of the fixed draw
@@ -158,7 +158,7 @@ class Case:
 def ranked(table: Table) -> list[int]:
     """Rows of the scores, best first by what decides and then by number; those without that score are left out.
 
-    That is mask-L1, and the pose error of a system that makes no picture.
+    That is mask-L1, and the pose error of a system that makes no image.
     """
     values = table[deciding(table.keys())]
     order = np.lexsort((table["pair"], values))
@@ -211,8 +211,8 @@ class View:
     """Another view of a group: how far its camera is from the source's in degrees, what was made, and the truth."""
 
     rotation: float  # in (-180, 180], counter-clockwise seen from above
-    made: Picture
-    true: Picture
+    made: Uint8Image
+    true: Uint8Image
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class ViewRow:
     """A source and every other view of its group, by rotation."""
 
     name: str
-    source: Picture
+    source: Uint8Image
     views: list[View]
 
 
@@ -258,7 +258,7 @@ def _row(trained: Trained, shards: Shards, pairs: list[int]) -> ViewRow:
     """The pairs of one source, synthesized."""
     views, sources = [], []
     for raw, columns in synthesized(trained, shards, pairs):
-        shown = (raw["rotation"].tolist(), result_pictures(trained.system, raw, columns), raw["target_image"].numpy())
+        shown = (raw["rotation"].tolist(), result_images(trained.system, raw, columns), raw["target_image"].numpy())
         views += [View(*each) for each in zip(*shown, strict=True)]
         sources += list(raw["source_image"].numpy())
     name = shards.pair_names("test", pairs[:1])[0][0]

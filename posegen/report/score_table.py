@@ -38,9 +38,9 @@ def _compared(metric: str, mine: float | None, best: tuple[str, float] | None) -
 
 
 def stage_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The mask-L1 of every picture on the way, of the result and of the baselines, from metrics.json's content.
+    """The mask-L1 of every image on the way, of the result and of the baselines, from metrics.json's content.
 
-    Empty where no stage before the result makes a picture.
+    Empty where no stage before the result makes an image.
     """
     if not metrics.get("stages"):
         return []

@@ -1,6 +1,6 @@
 """The page of a sweep over settings: what was searched, what each trial scored, and whether the best beats the paper's.
 
-report/tune.html   pictures, drawings and styles inside; nothing is fetched, and all of it is there without scripts
+report/tune.html   images, drawings and styles inside; nothing is fetched, and all of it is there without scripts
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ SCHEDULERS = {
 def write_sweep_report(path: Path, sweep: Sweep, rows: Sequence[Row], shown: Mapping[int, str]) -> Path:
     """Writes the page of a sweep and gives its path.
 
-    `shown` are the trials whose pictures are shown, in the order of the columns, with what they are in words.
+    `shown` are the trials whose images are shown, in the order of the columns, with what they are in words.
     """
     page = _render(sweep, rows, shown)
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))

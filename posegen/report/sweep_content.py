@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posegen.evaluation.baselines import Picture
+from posegen.evaluation.baselines import Uint8Image
 from posegen.evaluation.metrics import EVERY, Metric
 from posegen.report.panels import Panel
 from posegen.training.trials import Trial, Value
@@ -13,7 +13,7 @@ from posegen.training.trials import Trial, Value
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Everything that the page shows but pictures. A dotted path is a searched field's; steps are of one trial."""
+    """Everything that the page shows but images. A dotted path is a searched field's; steps are of one trial."""
 
     about: Mapping[
         str, Any
@@ -56,7 +56,7 @@ class Row:
     source: str
     target: str
     given: Sequence[Panel]  # source, target pose, target
-    made: Mapping[int, Picture]  # by the number of the trial
+    made: Mapping[int, Uint8Image]  # by the number of the trial
 
 
 def is_finite(value: Any) -> bool:

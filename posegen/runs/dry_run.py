@@ -18,7 +18,7 @@ from posegen.runs.plan import Plan
 from posegen.stage import Perceptive, Stage, System
 
 MIB = 2**20
-PICTURE_BYTES = {
+IMAGE_BYTES = {
     (64, 32): 1_300,
     (128, 64): 2_700,
     (256, 256): 12_000,
@@ -56,17 +56,17 @@ def about_stages(plan: Plan) -> list[str]:
 
 
 def data_lines(plan: Plan) -> list[str]:
-    """Pictures, usable ones and pairs by split, and the disk that the shards take."""
+    """Images, usable ones and pairs by split, and the disk that the shards take."""
     entries = plan.listing.entries
     lines = []
     for split in dict.fromkeys(("train", "test", *(entry.split for entry in entries))):
         mine = [entry for entry in entries if entry.split == split]
-        lines.append(f"{split}: {len(mine):,} pictures, {_pairs_text(plan, split, mine)}")
+        lines.append(f"{split}: {len(mine):,} images, {_pairs_text(plan, split, mine)}")
     rejects = Counter(reject.reason for reject in plan.listing.rejects)
     if rejects:
         lines.append("not usable: " + ", ".join(f"{n:,} {reason}" for reason, n in rejects.items()))
-    nearest = min(PICTURE_BYTES, key=lambda size: abs(np.log(np.prod(size) / np.prod(plan.system.size))))
-    each = PICTURE_BYTES[nearest] * np.prod(plan.system.size) / np.prod(nearest)
+    nearest = min(IMAGE_BYTES, key=lambda size: abs(np.log(np.prod(size) / np.prod(plan.system.size))))
+    each = IMAGE_BYTES[nearest] * np.prod(plan.system.size) / np.prod(nearest)
     return [*lines, f"shards: about {len(entries) * each / MIB:,.0f} MiB on disk"]
 
 

@@ -20,7 +20,7 @@ from posegen.data.sources.folder import Folder
 from posegen.data.sources.human36m.source import Human36M
 from posegen.data.sources.market1501 import Market1501
 from posegen.data.masks.person_masks import network_digits
-from posegen.data.formats.images import picture_size
+from posegen.data.formats.images import image_size
 from posegen.data.listing import Listing, Source
 from posegen.data.shards.making import ShardSettings
 from posegen.data.sources.splits import with_validation
@@ -36,14 +36,14 @@ from posegen.storage.store import Store
 from posegen.nets.pretrained import PRETRAINED, path_of, weights_folder
 
 GB = 10**9
-DRAWN_A_SHARD = 320  # drawing a picture takes far longer than reading one: small shards keep all CPUs at work
+DRAWN_A_SHARD = 320  # drawing an image takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
 Drawn = SyntheticPeople | SyntheticViews
-Cut = DeepFashion | Human36M | SynchronizedViews  # sources whose pictures are cut to a size of their own
+Cut = DeepFashion | Human36M | SynchronizedViews  # sources whose images are cut to a size of their own
 Dataset = Literal[
     "synthetic", "synthetic-views", "market1501", "deepfashion", "triplet-hdf5", "human36m", "views", "folder"
 ]
-SETTINGS_OF = {"triplet-hdf5": "deepfashion"}  # data sets that are another one's pictures, and take its settings
+SETTINGS_OF = {"triplet-hdf5": "deepfashion"}  # data sets that are another one's images, and take its settings
 
 
 SEVERAL = Parameter(consume_multiple=True, negative=())
@@ -59,11 +59,11 @@ class Options:
     variant: str | None = None
     "Which of the system's variants; the paper's full system where not given."
     dataset: Dataset | None = None
-    "synthetic people, or several views of them (both embedded; where not given), or the pictures that --root has."
+    "synthetic people, or several views of them (both embedded; where not given), or the images that --root has."
     root: Path | None = None
-    "Where the pictures are; not for the synthetic data sets."
+    "Where the images are; not for the synthetic data sets."
     size: str | None = None
-    "Height x width of the pictures, such as 128x64; the system's own, or a folder's most frequent, where not given."
+    "Height x width of the images, such as 128x64; the system's own, or a folder's most frequent, where not given."
     run: str | Path | None = None
     "The run: a folder, or a URI such as s3://bucket/runs/mine; SYSTEM-VARIANT-DATASET in POSEGEN_RUNS, or in runs/."
     set: Annotated[list[str] | None, SEVERAL] = None
@@ -221,7 +221,7 @@ def opened(place: str) -> Store:
 
 
 def is_small(inside: str) -> bool:
-    """Whether a file of a run is one that every command looks at: neither pictures, networks, nor shards' summaries."""
+    """Whether a file of a run is one that every command looks at: neither images, networks, nor shards' summaries."""
     is_summary = re.fullmatch(r"shards/.*-\d+\.json", inside)
     return not inside.endswith((".arrow", ".safetensors", ".pt")) and not is_summary
 
@@ -247,7 +247,7 @@ def with_pretrained(described: System, weights: Path, settings: Mapping[str, obj
 
 
 def _shard_settings(source: Source, described: System, weights: Path, given: Mapping[str, str]) -> ShardSettings:
-    """The settings of the stored pictures, with those that the user gave.
+    """The settings of the stored images, with those that the user gave.
 
     Person masks that the data set does not have are estimated where the system reads them, unless the user chose; by
     the network where its file is there. Raises ValueError where that is damaged.
@@ -257,7 +257,7 @@ def _shard_settings(source: Source, described: System, weights: Path, given: Map
     settings = ShardSettings(
         size=described.size,
         mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
-        pictures_per_shard=DRAWN_A_SHARD if drawn else ShardSettings.pictures_per_shard,
+        images_per_shard=DRAWN_A_SHARD if drawn else ShardSettings.images_per_shard,
         person_masks="estimated" if read and not drawn else "own",
     )
     settings = replace_fields(settings, given, "shards", fixed=("size", "person_network"))
@@ -325,7 +325,7 @@ def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listi
         source: Source = replace_fields(drawn[options.dataset](seed=options.seed), settings, "data", fixed=("size",))
     else:
         if options.root is None:
-            raise ValueError(f"--dataset {options.dataset} needs --root: the folder that holds its pictures.")
+            raise ValueError(f"--dataset {options.dataset} needs --root: the folder that holds its images.")
         made: Mapping[str, Callable[..., Source]] = {
             "market1501": Market1501,
             "deepfashion": DeepFashion,
@@ -357,11 +357,11 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def common_size(listing: Listing) -> tuple[int, int]:
-    """The most frequent size (height, width) of a listing's first pictures."""
-    sizes = Counter(size for entry in listing.entries[:100] if (size := picture_size(Path(entry.path))))
+    """The most frequent size (height, width) of a listing's first images."""
+    sizes = Counter(size for entry in listing.entries[:100] if (size := image_size(Path(entry.path))))
     if not sizes:
         raise ValueError(
-            "none of the first pictures can be read, so their size is unknown. Check them, or give --size."
+            "none of the first images can be read, so their size is unknown. Check them, or give --size."
         )
     return sizes.most_common(1)[0][0]
 

@@ -181,7 +181,7 @@ def _pretrained(plan: Plan) -> bool:
 def counts_lines(manifest: dict[str, Any]) -> list[str]:
     """What the shards hold and what was rejected, in words."""
     lines = [
-        f"{split}: {c['usable']:,} usable of {c['pictures']:,} pictures, {c['groups']:,} groups, {c['pairs']:,} pairs"
+        f"{split}: {c['usable']:,} usable of {c['images']:,} images, {c['groups']:,} groups, {c['pairs']:,} pairs"
         for split, c in manifest["counts"].items()
     ]
     rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest["rejects"].items())

@@ -167,7 +167,7 @@ def terms_text(terms: dict[str, float]) -> str:
 
 
 def score_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """The main scores beside the baselines', from metrics.json's content: of pictures, of joints, of stages' pictures.
+    """The main scores beside the baselines', from metrics.json's content: of images, of joints, of stages' images.
 
     Those that there are, narrow enough for a terminal of 80 columns.
     """
@@ -187,7 +187,7 @@ def _score_table(metrics: Mapping[str, Any], names: Sequence[str], title: str) -
 
 
 def _stage_table(metrics: Mapping[str, Any]) -> Table:
-    table = Table("", "mask_l1", "95 % interval", title="pictures before the result", title_justify="left")
+    table = Table("", "mask_l1", "95 % interval", title="images before the result", title_justify="left")
     for name, scores in metrics["stages"].items():
         interval = metrics["stage_intervals"][name]["mask_l1"]
         ends = " to ".join(f"{end:.4g}" for end in interval) if interval else "–"

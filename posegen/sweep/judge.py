@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import torch
 
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import Picture
+from posegen.evaluation.baselines import Uint8Image
 from posegen.evaluation.metrics import EVERY, metrics_of
 from posegen.evaluation.scoring import result_scores, synthesized
 from posegen.inference import Trained
-from posegen.report.panels import result_pictures
+from posegen.report.panels import result_images
 from posegen.stage import Networks, System
 from posegen.storage.files import write_whole
 from posegen.storage.store import Store
 
-SAMPLES = 8  # fixed pairs whose pictures every trial keeps
+SAMPLES = 8  # fixed pairs whose images every trial keeps
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PairsJudge:
         table = result_scores(trained, shards, self.pairs, split=self.split, metrics=wanted)
         broken = int((~table["finite"]).sum())
         if broken:
-            what = "generated pictures" if self.system.image else "predicted poses"
+            what = "generated images" if self.system.image else "predicted poses"
             raise ValueError(f"{broken} of {len(self.pairs)} {what} have values that are not numbers")
         self._write("samples.png", partial(_write_png, self._samples(trained, shards)))
         if last:
@@ -60,11 +60,11 @@ class PairsJudge:
         write_whole(self.store.folder / self.place / name, write)
         self.store.publish(f"{self.place}/{name}")
 
-    def _samples(self, trained: Trained, shards: Shards) -> list[Picture]:
-        pictures: list[Picture] = []
+    def _samples(self, trained: Trained, shards: Shards) -> list[Uint8Image]:
+        images: list[Uint8Image] = []
         for raw, columns in synthesized(trained, shards, sample_pairs(self.pairs), split=self.split):
-            pictures += result_pictures(self.system, raw, columns)
-        return pictures
+            images += result_images(self.system, raw, columns)
+        return images
 
 
 @lru_cache(maxsize=1)
@@ -89,14 +89,14 @@ def sample_pairs(pairs: Sequence[int]) -> list[int]:
     return [pairs[place * len(pairs) // count] for place in range(count)]
 
 
-def _write_png(pictures: Sequence[Picture], path: Path) -> None:
-    encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(pictures, axis=1), cv2.COLOR_RGB2BGR))[1]
+def _write_png(images: Sequence[Uint8Image], path: Path) -> None:
+    encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(images, axis=1), cv2.COLOR_RGB2BGR))[1]
     path.write_bytes(encoded.tobytes())
 
 
-def read_samples(path: Path, width: int) -> list[Picture]:
-    """The pictures of a samples.png, each `width` pixels wide, RGB."""
+def read_samples(path: Path, width: int) -> list[Uint8Image]:
+    """The images of a samples.png, each `width` pixels wide, RGB."""
     whole = cv2.imread(str(path), cv2.IMREAD_COLOR)
     assert whole is not None, f"{path} cannot be read"
-    pictures = cv2.cvtColor(whole, cv2.COLOR_BGR2RGB).astype(np.uint8)
-    return [pictures[:, left : left + width] for left in range(0, pictures.shape[1], width)]
+    images = cv2.cvtColor(whole, cv2.COLOR_BGR2RGB).astype(np.uint8)
+    return [images[:, left : left + width] for left in range(0, images.shape[1], width)]

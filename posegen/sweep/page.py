@@ -1,4 +1,4 @@
-"""The page of a sweep: its records, its comparison and its pictures, put together for `report.sweep`."""
+"""The page of a sweep: its records, its comparison and its images, put together for `report.sweep`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -81,7 +81,7 @@ def _content(sweep: SweepPlan, trials: Sequence[Trial], best: Trial, command: Se
 
 
 def _shown(sweep: SweepPlan, trials: Sequence[Trial], best: Trial) -> dict[int, str]:
-    """The trials whose pictures are shown, with what they are: the best, the paper's, and the worst of the finished."""
+    """The trials whose images are shown, with what they are: the best, the paper's, and the worst of the finished."""
     finished = ranked(trials, sweep.metrics[0])
     papers = [trial for trial in finished if dict(trial.settings) == sweep.paper]
     labelled = [("best", best), *(("paper's weights", trial) for trial in papers[:1])]
@@ -94,19 +94,18 @@ def _shown(sweep: SweepPlan, trials: Sequence[Trial], best: Trial) -> dict[int, 
 
 
 def _rows(sweep: SweepPlan, pairs: Sequence[int], shown: dict[int, str]) -> list[Row]:
-    """The fixed pairs with the pictures of the shown trials."""
+    """The fixed pairs with the images of the shown trials."""
     width = sweep.base.system.size[1]
     files = {number: sweep.store.fetch(f"{sweep.folder.place(number)}/samples.png") for number in shown}
     made = {number: read_samples(path, width) for number, path in files.items()}
     given = given_rows(sweep, "validation", sample_pairs(pairs))
     return [
-        replace(row, made={number: pictures[place] for number, pictures in made.items()})
-        for place, row in enumerate(given)
+        replace(row, made={number: images[place] for number, images in made.items()}) for place, row in enumerate(given)
     ]
 
 
 def given_rows(sweep: SweepPlan, split: str, pairs: Sequence[int]) -> list[Row]:
-    """Pairs of a split without results: the source picture, the target pose, the target."""
+    """Pairs of a split without results: the source image, the target pose, the target."""
     shards = sweep.base.open_shards()
     given = given_panels(shards, split, pairs)
     return [Row(*names, panels, {}) for names, panels in zip(shards.pair_names(split, pairs), given, strict=True)]

@@ -40,11 +40,11 @@ def outlook(sweep: SweepPlan) -> list[str]:
     """What will be searched, what is shared and what that saves, as lines to read."""
     shared = ", ".join(f"{stage.name} ({stage.steps:,} steps)" for stage in sweep.base.system.stages[: sweep.first])
     ended, waiting = sweep.standing()
-    pictures = sum(entry.split == "validation" for entry in sweep.base.listing.entries)
+    images = sum(entry.split == "validation" for entry in sweep.base.listing.entries)
     lines = [
         f"sweep    {sweep.store.place}",
         f"search   {sweep.search}, {sweep.scheduler}, by {' and '.join(sweep.metrics)} on people held out for it "
-        f"({pictures:,} pictures)",
+        f"({images:,} images)",
         *(f"         {path}: {words} (now {sweep.paper[path]})" for path, words in sweep.space.words().items()),
         f"trials   {sweep.trials} of {sweep.steps_each:,} steps; {len(ended)} have ended, {len(waiting)} to go",
     ]

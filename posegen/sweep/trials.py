@@ -139,7 +139,7 @@ class Following:
         self.tracking.rows(name, [_judged_row(row) for row in trial.judged])
 
     def _track_end(self, trial: Trial) -> None:
-        """The whole curve, the final scores and the sample pictures. Told twice, it is there once."""
+        """The whole curve, the final scores and the sample images. Told twice, it is there once."""
         name = tracked_name(self.what, trial)
         self._track(trial)
         rows = self._curve(trial)
@@ -175,7 +175,7 @@ class Following:
             self._given = given_rows(self.sweep, self.split, sample_pairs(self.pairs))
         results = read_samples(samples, self.sweep.base.system.size[1])
         rows = [
-            [*(panel.picture for panel in row.given[:-1]), result, row.given[-1].picture]
+            [*(panel.image for panel in row.given[:-1]), result, row.given[-1].image]
             for row, result in zip(self._given, results, strict=True)
         ]
         whole = sheet(rows, max(SMALL, self.sweep.base.system.size[0]))

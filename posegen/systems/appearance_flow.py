@@ -1,17 +1,17 @@
 """Appearance flow: Zhou, Tulsiani, Sun, Malik, Efros: View Synthesis by Appearance Flow, ECCV 2016 (arXiv 1605.03557).
 
-One stage ("flow"): the target picture is not drawn but copied. A network gives, for each pixel of the target, how far
-away in the source picture its colour is to be found; there the source is sampled. A second decoder says which pixels
+One stage ("flow"): the target image is not drawn but copied. A network gives, for each pixel of the target, how far
+away in the source image its colour is to be found; there the source is sampled. A second decoder says which pixels
 of the target are the object's. Released code: tinghuiz/appearance-flow (models/*/deploy.prototxt, its Caffe layers
 remap_layer.cpp and resize_layer.cpp, demo.ipynb); solvers and training networks were not released.
 
 From the code
 - "view" is the object network of models/car_single: encoder of six convolutions and two linear layers, two linear
   layers for the view, two decoders that share nothing but their input; at 224x224 layer by layer the published one;
-- "full" and "no-mask" are the scene network of models/kitti_single: the condition is laid over the picture's pixels,
+- "full" and "no-mask" are the scene network of models/kitti_single: the condition is laid over the image's pixels,
   five convolutions, five deconvolutions, no skips;
 - flows are offsets in pixels, resized bilinearly with the corners on each other; sampling is bilinear, and black
-  outside the picture;
+  outside the image;
 - the view as one of 19 steps of 20 degrees, [-180, 180], one-hot, with a 20th entry that is always 1.
 
 Our choices, for the paper has no people
@@ -20,14 +20,14 @@ Our choices, for the paper has no people
 - the scene network's deconvolutions double each side (the code: 2n - 1), and `depth` says how often sides are halved:
   2n - 1 never leaves a width of one, which five halvings make of 32 pixels;
 - at other sizes than 224x224 the object network's decoders begin with as few rows and columns as reach the size
-  (8x8 there, as published; 3x2 for 64x32), for at 8x8 they would draw 225x225 of any picture;
-- the result is the sampled picture, background and all, and the mask a column beside it: `foreground`, the person's
-  probability. The demo shows the object on black, as `cut_out` does; whole pictures would be scored for the black;
+  (8x8 there, as published; 3x2 for 64x32), for at 8x8 they would draw 225x225 of any image;
+- the result is the sampled image, background and all, and the mask a column beside it: `foreground`, the person's
+  probability. The demo shows the object on black, as `cut_out` does; whole images would be scored for the black;
 - `view_code="angle"`: sine and cosine of the angle with the 1, for cameras between the steps;
-- the last convolution of the flow starts at zero, so that the first picture is the source;
-- the loss is mean L1 of the sampled picture and 0.1 of the mask's cross-entropy: weights, steps, batch and rates were
+- the last convolution of the flow starts at zero, so that the first image is the source;
+- the loss is mean L1 of the sampled image and 0.1 of the mask's cross-entropy: weights, steps, batch and rates were
   not found. Adam at 1e-4, halved every 50,000 steps, is what we believe them to be;
-- no mean taken off the picture, which is in [-1, 1] already; He-normal weights; the settings of all data sets.
+- no mean taken off the image, which is in [-1, 1] already; He-normal weights; the settings of all data sets.
 
 Parameters: "full" 9,434,116 and "no-mask" 5,506,530 at every size with five halvings; "view" 93,035,844 at 224x224 as
 published, 50,023,924 for 128x64, 97,772,180 for 256x256. No numbers are published for people. On the embedded people
@@ -63,8 +63,8 @@ ViewCode = Literal["steps", "angle"]
 Flow = Float[Tensor, "batch 2 height width"]  # x, y in pixels
 
 
-def sampled(pictures: Float[Tensor, "batch channels height width"], flow: Flow) -> Tensor:
-    """pictures(x + flow_x, y + flow_y) at each pixel (x, y), bilinearly, 0 outside; in float32 at least.
+def sampled(images: Float[Tensor, "batch channels height width"], flow: Flow) -> Tensor:
+    """images(x + flow_x, y + flow_y) at each pixel (x, y), bilinearly, 0 outside; in float32 at least.
 
     remap_layer.cpp: a pixel's number is its centre, and of the four nearest pixels those outside count as 0.
     """
@@ -74,7 +74,7 @@ def sampled(pictures: Float[Tensor, "batch channels height width"], flow: Flow) 
         column, row = (torch.arange(side, device=flow.device, dtype=dtype) for side in (width, height))
         x, y = flow[:, 0].to(dtype) + column, flow[:, 1].to(dtype) + row[:, None]
         places = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
-        return F.grid_sample(pictures.to(dtype), places, mode="bilinear", padding_mode="zeros", align_corners=True)
+        return F.grid_sample(images.to(dtype), places, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 def resized(maps: Float[Tensor, "batch channels _ _"], size: tuple[int, int]) -> Tensor:
@@ -138,7 +138,7 @@ def starting_at_zero(layers: nn.Sequential) -> nn.Sequential:
 
 
 class SceneNetwork(nn.Module):
-    """models/kitti_single: halvings of picture and condition, doublings to the flow and, where `masked`, to a mask.
+    """models/kitti_single: halvings of image and condition, doublings to the flow and, where `masked`, to a mask.
 
     Widths 32, 64, 128, 256, 512 down and 512, 256, 128, 64, 32 up at width 32 and depth 5.
     """
@@ -162,7 +162,7 @@ class SceneNetwork(nn.Module):
 
 
 class ObjectNetwork(nn.Module):
-    """models/car_single: the source picture and the view's code meet in linear layers; decoders of flow and mask.
+    """models/car_single: the source image and the view's code meet in linear layers; decoders of flow and mask.
 
     At width 16 and `latent` 4096: six convolutions of 16 to 512 channels and two linear layers; 128 and 256 units for
     the view; each decoder has two linear layers (4096 and 64 channels, 1024 and 16 channels) and doublings of 256,
@@ -200,7 +200,7 @@ def _linear_layers(*widths: int) -> nn.Sequential:
 
 
 def copied(batch: Batch, flow: Flow) -> Images:
-    """The source's colours where the flow finds them, in [-1, 1]; black outside, as the code's pictures from 0 on."""
+    """The source's colours where the flow finds them, in [-1, 1]; black outside, as the code's images from 0 on."""
     return sampled(batch["source_image"] + 1, flow) - 1
 
 
@@ -210,22 +210,22 @@ def foreground(logits: Float[Tensor, "batch 2 height width"]) -> Float[Tensor, "
 
 
 def masked_outputs(batch: Batch, flow: Flow, logits: Tensor, *, cut_out: bool) -> dict[str, Tensor]:
-    """ "sampled_image" and "foreground"; with `cut_out` the picture is black where the foreground is at most 0.5."""
-    picture, person = copied(batch, flow), foreground(logits)
+    """ "sampled_image" and "foreground"; with `cut_out` the image is black where the foreground is at most 0.5."""
+    image, person = copied(batch, flow), foreground(logits)
     if cut_out:
-        picture = (picture + 1) * (person > 0.5) - 1
-    return {"sampled_image": picture, "foreground": person}
+        image = (image + 1) * (person > 0.5) - 1
+    return {"sampled_image": image, "foreground": person}
 
 
 def masked_terms(batch: Batch, flow: Flow, logits: Tensor, *, mask_weight: float) -> dict[str, Term]:
-    """ "l1" of the whole picture, and "mask", the cross-entropy of background and person."""
+    """ "l1" of the whole image, and "mask", the cross-entropy of background and person."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     mask = F.cross_entropy(logits, batch["target_person_mask"].squeeze(1).long())
     return {"l1": Term(l1(copied(batch, flow), batch["target_image"])), "mask": Term(mask, mask_weight)}
 
 
 def poses(batch: Batch) -> Float[Tensor, "batch 39 height width"]:
-    """Source picture, source pose, target pose, on the channels."""
+    """Source image, source pose, target pose, on the channels."""
     return torch.cat([batch["source_image"], batch["source_pose"], batch["target_pose"]], dim=1)
 
 
@@ -236,7 +236,7 @@ def only_player(lr: float, halving_every: int) -> tuple[Player, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class PoseFlow:
-    """mean |I_A(p + flow(p)) - I_B(p)|, the flow of source picture and both poses."""
+    """mean |I_A(p + flow(p)) - I_B(p)|, the flow of source image and both poses."""
 
     name: ClassVar[str] = "flow"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "source_pose", "target_pose")
@@ -274,7 +274,7 @@ class PoseFlow:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedPoseFlow:
-    """mean |I_A(p + flow(p)) - I_B(p)| + mask_weight mean CE(mask(p), M_B(p)), of source picture and both poses."""
+    """mean |I_A(p + flow(p)) - I_B(p)| + mask_weight mean CE(mask(p), M_B(p)), of source image and both poses."""
 
     name: ClassVar[str] = "flow"
     reads: ClassVar[tuple[str, ...]] = (*PoseFlow.reads, "target_person_mask")
@@ -284,7 +284,7 @@ class MaskedPoseFlow:
     width: int = 32  # channels of the first level
     depth: int = 5  # halvings
     mask_weight: float = 0.1
-    cut_out: bool = False  # the picture is the person on black
+    cut_out: bool = False  # the image is the person on black
     steps: int = 100_000
     batch_size: int = 16
     lr: float = 1e-4
@@ -313,7 +313,7 @@ class MaskedPoseFlow:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewFlow:
-    """mean |I_A(p + flow(p)) - I_B(p)| + mask_weight mean CE(mask(p), M_B(p)), of source picture and rotation."""
+    """mean |I_A(p + flow(p)) - I_B(p)| + mask_weight mean CE(mask(p), M_B(p)), of source image and rotation."""
 
     name: ClassVar[str] = "flow"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "rotation", "target_person_mask")
@@ -324,7 +324,7 @@ class ViewFlow:
     latent: int = 4096  # units of the linear layers
     view_code: ViewCode = "steps"
     mask_weight: float = 0.1
-    cut_out: bool = False  # the picture is the person on black
+    cut_out: bool = False  # the image is the person on black
     steps: int = 100_000
     batch_size: int = 16
     lr: float = 1e-4

@@ -1,12 +1,12 @@
 """The game between a generator and PG2's critic, as PG2 and the systems built on it play it.
 
 Where PG2's paper and released code disagree, both are here, chosen by a stage's field:
-- "stack" (models256.py, DeepFashion): pictures one by one; the target is real, the generated picture and the condition
-  (the source picture) are fake; all three are scored in one forward pass.
-- "stack-with-coarse" (models.py, Market-1501): the same with stage I's picture in the stack. It is in no loss, only
+- "stack" (models256.py, DeepFashion): images one by one; the target is real, the generated image and the condition
+  (the source image) are fake; all three are scored in one forward pass.
+- "stack-with-coarse" (models.py, Market-1501): the same with stage I's image in the stack. It is in no loss, only
   logged, but takes part in the critic's batch statistics.
-- "pair" (the paper): the source picture concatenated on the channels with the target (real) or with the generated
-  picture (fake). Both are scored in one forward pass, as the code does with its stack: our choice, the paper is silent.
+- "pair" (the paper): the source image concatenated on the channels with the target (real) or with the generated
+  image (fake). Both are scored in one forward pass, as the code does with its stack: our choice, the paper is silent.
 
 The critic minimises 0.5 BCE(D(I_B), 1) + 0.25 BCE(D(I_A), 0) + 0.25 BCE(D(G), 0) on a stack (trainer.py), and on pairs
 0.5 BCE(D(I_A, I_B), 1) + 0.5 BCE(D(I_A, G), 0): the paper's adversarial loss, halved to the code's scale.

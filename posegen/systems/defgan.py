@@ -1,10 +1,10 @@
 """Deformable GAN: Siarohin, Sangineto, Lathuilière, Sebe: Deformable GANs for Pose-based Human Image Generation, CVPR
 2018 (arXiv 1801.00055).
 
-One stage. A generator with two encoders, one for the source picture with its pose and one for the target pose, whose
+One stage. A generator with two encoders, one for the source image with its pose and one for the target pose, whose
 skips carry the source's features to where the target's body parts are: ten affine transforms, computed from the joints
-alone, warp the features of the first four levels. Its critic sees both pictures with both poses in patches. The content
-loss compares each pixel's features of a VGG19 with their nearest neighbour in the real picture. Released code:
+alone, warp the features of the first four levels. Its critic sees both images with both poses in patches. The content
+loss compares each pixel's features of a VGG19 with their nearest neighbour in the real image. Released code:
 AliaksandrSiarohin/pose-gan (conditional_gan.py, pose_transform.py, cmd.py) with its submodule gan.
 
 Where paper and code disagree, we follow
@@ -20,11 +20,11 @@ Parameters: generator 82,080,611 for 256x256 and 61,109,085 for 128x64 ("baselin
 
 Numbers to expect (CVPR; IS and detection score DS need networks that are not here): Market-1501 SSIM 0.290, IS 3.185,
 mask-SSIM 0.805, mask-IS 3.502, DS 0.72; DeepFashion SSIM 0.756, IS 3.439, DS 0.96. SSIM has the data range of the
-generated picture, as `ssim_gaussian_range` does here.
+generated image, as `ssim_gaussian_range` does here.
 
 Our choices: VGG19 is torchvision's with its own scaling (see `nets.vgg`), so the scale of the content loss is not
 the released one; without the file a fixed random VGG19 stands in, named "random-vgg19" in scores and reports. The
-critic's real and fake pictures are of the same pairs, where the code draws two batches. "geometry" and "aggregate"
+critic's real and fake images are of the same pairs, where the code draws two batches. "geometry" and "aggregate"
 as fields; the settings of "synthetic".
 """
 
@@ -96,7 +96,7 @@ def doubling(channels_in: int, channels_out: int, *, dropout: float) -> nn.Seque
 
 
 def halvings(size: tuple[int, int]) -> int:
-    """How often a picture of (height, width) is halved, to four rows if its sides allow: 5 for 128x64, 6 for 256x256.
+    """How often an image of (height, width) is halved, to four rows if its sides allow: 5 for 128x64, 6 for 256x256.
 
     Stopping earlier where a side is odd (4 for 256x176) is our choice. Raises ValueError, naming sizes that fit, where
     a side cannot be halved three times.
@@ -152,18 +152,18 @@ class Decoder(nn.Module):
             doubling(channels, out, dropout=dropout if k < DROPPED_OUT else 0.0)
             for k, (channels, out) in enumerate(zip(inner, outer, strict=False))
         )
-        self.picture = nn.Sequential(nn.ReLU(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
+        self.image = nn.Sequential(nn.ReLU(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
 
     def forward(self, skips: list[Tensor]) -> Images:
-        """The picture, from the features of all levels, the bottleneck last."""
+        """The image, from the features of all levels, the bottleneck last."""
         features = skips[-1]
         for step, skip in zip(self.steps, skips[-2::-1], strict=True):
             features = torch.cat([step(features), skip], dim=1)
-        return self.picture(features)
+        return self.image(features)
 
 
 class PlainGenerator(nn.Module):
-    """The baseline: one encoder on the source picture and both poses, an ordinary U-Net."""
+    """The baseline: one encoder on the source image and both poses, an ordinary U-Net."""
 
     def __init__(self, *, size: tuple[int, int], width: int, dropout: float) -> None:
         super().__init__()
@@ -173,12 +173,12 @@ class PlainGenerator(nn.Module):
         self.apply(initialise_glorot)
 
     def forward(self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"]) -> Images:
-        """The picture in [-1, 1] of `appearance` (source picture, source pose) in the target `pose`."""
+        """The image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
         return self.decoder(self.encoder(torch.cat([appearance, pose], dim=1)))
 
 
 class DeformableGenerator(nn.Module):
-    """Two encoders that share nothing, for source picture with its pose and for the target pose; deformable skips."""
+    """Two encoders that share nothing, for source image with its pose and for the target pose; deformable skips."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class DeformableGenerator(nn.Module):
     def forward(
         self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"], warps: LimbWarps
     ) -> Images:
-        """The picture in [-1, 1] of `appearance` (source picture, source pose) in the target `pose`."""
+        """The image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
         levels = self.appearance_encoder(appearance)
         count = min(WARPED, len(levels) - 1)  # never the bottleneck
         moved = [self._deformed(features, warps) for features in levels[:count]] + levels[count:]
@@ -224,7 +224,7 @@ class DeformableGenerator(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """A logit for each patch of source picture, source pose, a picture and the target pose (disc_type "call").
+    """A logit for each patch of source image, source pose, an image and the target pose (disc_type "call").
 
     4x4 convolutions of stride 2, the first without padding: `halvings` 5 gives 3x1 patches for 128x64.
     """
@@ -237,15 +237,15 @@ class PatchCritic(nn.Module):
         self.layers = nn.Sequential(first, *blocks, halving(widths[-1], 1, norm=False))
         self.apply(initialise_glorot)
 
-    def forward(self, pictures: Float[Tensor, "batch 42 height width"]) -> Float[Tensor, "batch patches"]:
-        return self.layers(pictures).flatten(1)
+    def forward(self, images: Float[Tensor, "batch 42 height width"]) -> Float[Tensor, "batch patches"]:
+        return self.layers(images).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """Generator: BCE(D(G), 1) + content_weight content(G, I_b); critic: BCE(D(I_b), 1) + BCE(D(G), 0) (equation 5).
 
-    D sees (I_a, P_a, picture, P_b). The content loss of `content_layer` and `window` (equation 7):
+    D sees (I_a, P_a, image, P_b). The content loss of `content_layer` and `window` (equation 7):
     - "pixels", window 1: mean |G - I_b|;
     - a layer g of VGG19, window 1: mean |g(G) - g(I_b)|;
     - a layer and a window of 3 or 5: the nearest-neighbour loss, mean over pixels p of
@@ -291,7 +291,7 @@ class Generation:
             )
         if min(self._patches) < 1:
             raise ValueError(
-                f"{self.name}.critic_halvings is {self.critic_halvings}, too many for pictures of "
+                f"{self.name}.critic_halvings is {self.critic_halvings}, too many for images of "
                 f"{self.size[0]}x{self.size[1]}: no patch is left. Give fewer"
             )
 
@@ -377,9 +377,9 @@ class Generation:
         return l1(made, wanted) if self.window == 1 else nearest_neighbour_loss(made, wanted, window=self.window)
 
 
-def _logits(nets: Networks, batch: Batch, pictures: Images) -> Float[Tensor, " batch_times_patches"]:
-    """The critic's logits of pictures in the place of the target; it normalises each by itself."""
-    condition = (batch["source_image"], batch["source_pose"], pictures, batch["target_pose"])
+def _logits(nets: Networks, batch: Batch, images: Images) -> Float[Tensor, " batch_times_patches"]:
+    """The critic's logits of images in the place of the target; it normalises each by itself."""
+    condition = (batch["source_image"], batch["source_pose"], images, batch["target_pose"])
     return nets["critic"](torch.cat(condition, dim=1)).flatten()
 
 

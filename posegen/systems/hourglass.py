@@ -1,7 +1,7 @@
 """Stacked hourglass: Newell, Yang, Deng: Stacked Hourglass Networks for Human Pose Estimation, ECCV 2016
 (arXiv 1603.06937). Si et al. (Multistage adversarial losses, CVPR 2018) call it f_HG: their poses come from it.
 
-One stage ("estimation"): a picture in, a heat map for each joint out, by a row of hourglasses of which each corrects
+One stage ("estimation"): an image in, a heat map for each joint out, by a row of hourglasses of which each corrects
 the maps of the one before; every one of them is trained to give the right maps. Released code:
 princeton-vl/pytorch_stacked_hourglass (models/layers.py, models/posenet.py, task/pose.py, utils/group.py, test.py,
 data/MPII/dp.py), by the paper's group, after its own princeton-vl/pose-hg-train.
@@ -15,20 +15,20 @@ Our choices
 - 18 joints in OpenPose's order instead of MPII's 16;
 - a joint that is unknown is left out of the loss. The code asks for an empty map there, since MPII's annotators leave
   out what cannot be seen; our data sets lack joints for other reasons too (a detector that missed them). A joint that
-  is known and lies outside the picture has what is left of its map inside, as in the code nothing;
+  is known and lies outside the image has what is left of its map inside, as in the code nothing;
 - Gaussians stand where the joint is, between cells too; the code moves them to the middle of a cell. A joint is found
   where the last hourglass's map is highest, a quarter of a cell towards the higher of the two neighbours, in x and in
   y (utils/group.py). In a cell at the border it stays in the middle, where the code moves it outwards;
-- pictures in [-1, 1], as everywhere here (the code: [0, 1]);
-- the picture is the whole box of a person, in the shape that it has (the code: a square of 1.25 times the height);
-- the stem: the code divides a picture of 256x256 by 4, to maps of 64x64. Pictures up to a height of 160 are only halved
+- images in [-1, 1], as everywhere here (the code: [0, 1]);
+- the image is the whole box of a person, in the shape that it has (the code: a square of 1.25 times the height);
+- the stem: the code divides an image of 256x256 by 4, to maps of 64x64. Images up to a height of 160 are only halved
   (`stem_stride` 2, without the pooling), to maps of 64x32 for 128x64 pixels: a cell of 4 pixels would be a fifteenth
   of such a person's width. Its channels are width / 4 and width / 2, which are the code's 64 and 128 at width 256;
 - a level of an odd number of cells keeps its last one: pooling rounds up, and what is too much behind the enlarging is
   cut off. So 256x176 fits as well. Where all levels are even, this changes nothing;
 - rotation and scaling are the code's, up to 30 degrees and between 0.75 and 1.25, on the device and with grey (the
-  code: black) where nothing is; the code's changes of colour, which it makes with mirrored pictures only, are left out;
-- the target picture of a pair is what is estimated; the source picture is not looked at;
+  code: black) where nothing is; the code's changes of colour, which it makes with mirrored images only, are left out;
+- the target image of a pair is what is estimated; the source image is not looked at;
 - the settings of "synthetic".
 
 Parameters, 8 hourglasses of width 256: 25,434,112 with the code's 16 joints, 25,441,808 with 18. (The code's own count
@@ -133,9 +133,9 @@ class StackedHourglass(nn.Module):
         self.merge_features = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.merge_maps = nn.ModuleList(nn.Conv2d(joints, width, 1) for _ in range(stacks - 1))
 
-    def forward(self, pictures: Images) -> StackedMaps:
-        """The maps of every hourglass, the last one's being the result. Sides: the picture's by the stem's stride."""
-        given, maps = self.stem(pictures), []
+    def forward(self, images: Images) -> StackedMaps:
+        """The maps of every hourglass, the last one's being the result. Sides: the image's by the stem's stride."""
+        given, maps = self.stem(images), []
         for stack, (hourglass, to_maps) in enumerate(zip(self.hourglasses, self.maps, strict=True)):
             features = hourglass(given)
             maps.append(to_maps(features))
@@ -145,7 +145,7 @@ class StackedHourglass(nn.Module):
 
 
 def decoded(maps: HeatMaps, stride: int) -> tuple[Joints, Confidence]:
-    """Joints in pixels of the picture, and the maps' peaks, brought to [0, 1]: how sure each joint is.
+    """Joints in pixels of the image, and the maps' peaks, brought to [0, 1]: how sure each joint is.
 
     A cell's centre is its place plus 1/2, times `stride`; so is a pixel's with stride 1: x = (cell + 1/2) stride - 1/2.
     """
@@ -163,26 +163,26 @@ def decoded(maps: HeatMaps, stride: int) -> tuple[Joints, Confidence]:
     return (cells + 0.25 * shifts + 0.5) * stride - 0.5, peaks.clamp(0, 1)
 
 
-def turned(pictures: Images, joints: Joints, angle: Tensor, scale: Tensor) -> tuple[Images, Joints]:
-    """Pictures and joints turned about the picture's middle by an angle in radians, clockwise, and enlarged.
+def turned(images: Images, joints: Joints, angle: Tensor, scale: Tensor) -> tuple[Images, Joints]:
+    """Images and joints turned about the image's middle by an angle in radians, clockwise, and enlarged.
 
-    One angle and scale a picture; where nothing is, the picture becomes 0, which is grey.
+    One angle and scale an image; where nothing is, the image becomes 0, which is grey.
     """
-    height, width = pictures.shape[-2:]
-    sides = pictures.new_tensor([width, height])
+    height, width = images.shape[-2:]
+    sides = images.new_tensor([width, height])
     middle = (sides - 1) / 2
     cosine, sine = angle.cos(), angle.sin()
     turn = torch.stack([cosine, -sine, sine, cosine], dim=1).view(-1, 2, 2)  # x to the right, y downwards
     pixels = torch.stack(
         torch.meshgrid(
-            torch.arange(width, device=pictures.device), torch.arange(height, device=pictures.device), indexing="xy"
+            torch.arange(width, device=images.device), torch.arange(height, device=images.device), indexing="xy"
         ),
         dim=2,
-    ).to(pictures.dtype)
+    ).to(images.dtype)
     origins = torch.einsum("bij,hwi->bhwj", turn, pixels - middle) / scale[:, None, None, None] + middle
     moved = torch.einsum("bij,bkj->bki", turn, joints - middle) * scale[:, None, None] + middle
     grid = (2 * origins + 1) / sides - 1
-    return functional.grid_sample(pictures, grid, align_corners=False), moved
+    return functional.grid_sample(images, grid, align_corners=False), moved
 
 
 def heat_map_loss(given: StackedMaps, wanted: PoseMaps, visible: Visible) -> Float[Tensor, " stacks"]:
@@ -197,7 +197,7 @@ class Estimation:
     """Every hourglass n: stack_n = mean over known joints and cells of (H_n - H)^2; their mean is minimised.
 
     H: Gaussians of peak 1 at the joints, in cells. The result is the last one's maps, the mean with those of the
-    mirrored picture where `mirrored_too` (test.py). The player is called "generator", for that is the one that an
+    mirrored image where `mirrored_too` (test.py). The player is called "generator", for that is the one that an
     average (`ema_decay`) follows.
     """
 
@@ -239,31 +239,31 @@ class Estimation:
         return {"estimator": StackedHourglass(joints=len(JOINTS), **described)}
 
     def heat_maps(self, joints: Joints, visible: Visible) -> PoseMaps:
-        """What the maps of a picture should be."""
+        """What the maps of an image should be."""
         rows, columns = (side // self.stem_stride for side in self.size)
         return Gaussians(sigma=self.sigma)((joints + 0.5) / self.stem_stride - 0.5, visible, rows, columns)
 
     def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        pictures = batch["target_image"]
-        maps = nets["estimator"](pictures)[:, -1].to(pictures.dtype)
+        images = batch["target_image"]
+        maps = nets["estimator"](images)[:, -1].to(images.dtype)
         if self.mirrored_too:
-            mirrored = nets["estimator"](pictures.flip(3))[:, -1].to(pictures.dtype)
+            mirrored = nets["estimator"](images.flip(3))[:, -1].to(images.dtype)
             maps = (maps + mirrored.flip(3)[:, MIRROR]) / 2
         joints, confidence = decoded(maps, self.stem_stride)
         return {"estimated_joints": joints, "estimated_confidence": confidence}
 
     def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        pictures, joints = self.varied(batch["target_image"], batch["target_joints"])
+        images, joints = self.varied(batch["target_image"], batch["target_joints"])
         wanted = self.heat_maps(joints, batch["target_visible"])
-        losses = heat_map_loss(nets["estimator"](pictures), wanted, batch["target_visible"])
+        losses = heat_map_loss(nets["estimator"](images), wanted, batch["target_visible"])
         return {f"stack_{n}": Term(each, 1 / self.stacks) for n, each in enumerate(losses, 1)}
 
-    def varied(self, pictures: Images, joints: Joints) -> tuple[Images, Joints]:
-        """Pictures with their joints turned and scaled at random, as the settings say; themselves where both are 0."""
+    def varied(self, images: Images, joints: Joints) -> tuple[Images, Joints]:
+        """Images with their joints turned and scaled at random, as the settings say; themselves where both are 0."""
         if not (self.rotation or self.scaling):
-            return pictures, joints
-        angle, scale = (2 * torch.rand(2, len(pictures), device=pictures.device, dtype=pictures.dtype) - 1).unbind()
-        return turned(pictures, joints, angle * math.radians(self.rotation), 1 + scale * self.scaling)
+            return images, joints
+        angle, scale = (2 * torch.rand(2, len(images), device=images.device, dtype=images.dtype) - 1).unbind()
+        return turned(images, joints, angle * math.radians(self.rotation), 1 + scale * self.scaling)
 
 
 def check_size(size: tuple[int, int], stem_stride: int, depth: int) -> None:

@@ -1,10 +1,10 @@
 """Multistage: Si, Wang, Wang, Tan: Multistage adversarial losses for pose-based human image synthesis, CVPR 2018,
 pp. 118-126.
 
-A person is turned: source picture and rotation angle in, the same person in the same posture seen by another camera
+A person is turned: source image and rotation angle in, the same person in the same posture seen by another camera
 out. Three stages, each trained with those before it frozen. The pose transformer ("pose") turns the source's joints to
 the target's view; the foreground transformer ("foreground") draws the person in that predicted pose, without a
-background; the background transformer ("background") draws the whole picture.
+background; the background transformer ("background") draws the whole image.
 
 Known from the authors' slides: the three stages and what they hand on, the formula of the foreground transformer, and
 all losses; masks come from a CRF-RNN and poses from a stacked hourglass, here from the data. The paper's body was not
@@ -12,28 +12,28 @@ found and no code was released, so layers, loss weights, optimiser, splits and s
 paper can be given here. OUR CHOICES, each with its reason:
 - pose transformer: the residual network that Martinez et al. (A simple yet effective baseline for 3d human pose
   estimation, ICCV 2017) lift poses with, without its limit on the weights' norm; layer instead of batch normalisation,
-  so that no statistics of a batch are left behind. Its units are half of the picture's longer side; an unknown joint
-  is read as the picture's middle. A joint is known in the predicted pose where it is in the source, and counts in the
+  so that no statistics of a batch are left behind. Its units are half of the image's longer side; an unknown joint
+  is read as the image's middle. A joint is known in the predicted pose where it is in the source, and counts in the
   loss where it is known in both;
 - the rotation as [sin, cos] of the true angle between the cameras: views are not spaced by 90 degrees;
 - encoders and decoders: DCGAN's 4x4 convolutions of stride 2 (64, 128, 256, 512, 512 channels). Normalisation is over
-  each whole feature map: unlike batch normalisation it makes no picture depend on others, unlike instance
+  each whole feature map: unlike batch normalisation it makes no image depend on others, unlike instance
   normalisation it keeps the channels' means, in which a rotation and a colour lie. Skips go from f_pose(P_t*) to the
-  decoder, never from the source picture, which is not aligned with the target: the formula's network in Villegas et
+  decoder, never from the source image, which is not aligned with the target: the formula's network in Villegas et
   al. (Learning to generate long-term future via hierarchical prediction, ICML 2017), the paper's baseline "VSA", has
   none at all;
-- background transformer: a U-Net on source picture, predicted foreground and planes of [sin, cos] of the rotation:
+- background transformer: a U-Net on source image, predicted foreground and planes of [sin, cos] of the rotation:
   the source's scene and the rotation together say which camera's background is wanted;
 - losses: both parts of the masked L1 are means over channels too, so that they compare with `l1`; a squared distance
   counts in the pose's units;
 - the background behind a cut-out person is c = `backdrop` = 0, mid grey; what a critic does not judge is 0 as well;
-- critics: DCGAN's as in PG2. All pictures of a critic are scored in one pass, in every move;
+- critics: DCGAN's as in PG2. All images of a critic are scored in one pass, in every move;
 - alpha = beta = 100 in all stages (pix2pix's ratio), Adam, rates, batches, steps, sizes, Gaussians of 6 pixels at 256;
 - the meaning of the variants below, which the paper names "four foreground baselines" and "two baselines" only.
 
 Variants: "full". Foreground: "no-adversarial" (no critic in stage 2), "global-l1" (plain L1 instead of two parts by
 area), "one-branch" (one encoder of foreground and both poses), "concatenated" (two branches, but features side by side
-instead of the formula). Whole pictures: "one-stage" (from source picture and poses to the target at once, with one
+instead of the formula). Whole images: "one-stage" (from source image and poses to the target at once, with one
 critic), "one-critic" (stage 3 without the critic of the foreground). "joint": after the three stages, all are
 fine-tuned together against all critics, with the sum of their losses (a fourth stage, "joint").
 
@@ -75,9 +75,9 @@ def view_code(rotation: Degrees) -> Float[Tensor, "batch 2"]:
     return torch.stack([angle.sin(), angle.cos()], dim=1)
 
 
-def cut_out(pictures: Images, mask: Masks, backdrop: float) -> Images:
+def cut_out(images: Images, mask: Masks, backdrop: float) -> Images:
     """F = I M + c (1 - M): the person before one grey c, in [-1, 1]."""
-    return pictures * mask + backdrop * (1 - mask)
+    return images * mask + backdrop * (1 - mask)
 
 
 class ResidualLinear(nn.Module):
@@ -105,7 +105,7 @@ def initialise_kaiming(module: nn.Module) -> None:
 class PoseNetwork(nn.Module):
     """G_p: the source's joints and the view code to the target's joints, by `blocks` residual blocks.
 
-    Always in the weights' own precision: bfloat16 would place a joint of a 256-pixel picture to half a pixel only.
+    Always in the weights' own precision: bfloat16 would place a joint of a 256-pixel image to half a pixel only.
     """
 
     def __init__(self, *, width: int, blocks: int, dropout: float) -> None:
@@ -118,7 +118,7 @@ class PoseNetwork(nn.Module):
         self.apply(initialise_kaiming)
 
     def forward(self, joints: Joints, view: Float[Tensor, "batch 2"]) -> Joints:
-        """Joints in, joints out: the picture's middle is 0, and half of its longer side 1."""
+        """Joints in, joints out: the image's middle is 0, and half of its longer side 1."""
         with torch.autocast(joints.device.type, enabled=False):
             return self.layers(torch.cat([joints.flatten(1), view], dim=1)).view_as(joints)
 
@@ -153,7 +153,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """4x4 transposed convolutions of stride 2 with normalisation and ReLU; the last with tanh, to a picture.
+    """4x4 transposed convolutions of stride 2 with normalisation and ReLU; the last with tanh, to an image.
 
     `channels` come in at the coarsest level; to each other level an encoder's features of that level are joined.
     """
@@ -165,14 +165,14 @@ class Decoder(nn.Module):
             nn.Sequential(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.GroupNorm(1, after), nn.ReLU())
             for before, after in zip(inner, widths[-2::-1], strict=False)
         )
-        self.picture = nn.Sequential(nn.ConvTranspose2d(inner[-1], 3, 4, stride=2, padding=1), nn.Tanh())
+        self.image = nn.Sequential(nn.ConvTranspose2d(inner[-1], 3, 4, stride=2, padding=1), nn.Tanh())
 
     def forward(self, bottleneck: Features, skips: Sequence[Tensor]) -> Images:
-        """The picture, in [-1, 1]. `skips` are all levels of an encoder but the coarsest, the finest first."""
+        """The image, in [-1, 1]. `skips` are all levels of an encoder but the coarsest, the finest first."""
         features = bottleneck
         for step, skip in zip(self.steps, reversed(skips), strict=True):
             features = torch.cat([step(features), skip], dim=1)
-        return self.picture(features)
+        return self.image(features)
 
 
 class ForegroundNetwork(nn.Module):
@@ -203,7 +203,7 @@ class ForegroundNetwork(nn.Module):
 
 
 class SceneNetwork(nn.Module):
-    """A U-Net on pictures and maps side by side, with planes of the view code; to a whole picture."""
+    """A U-Net on images and maps side by side, with planes of the view code; to a whole image."""
 
     def __init__(self, *, channels: int, size: tuple[int, int], width: int, depth: int) -> None:
         super().__init__()
@@ -218,12 +218,12 @@ class SceneNetwork(nn.Module):
 
 
 def pair_critic(size: tuple[int, int], width: int) -> DcganCritic:
-    """A fresh critic of pictures with pose maps."""
+    """A fresh critic of images with pose maps."""
     return DcganCritic(size=size, channels=3 + JOINTS, width=width)
 
 
 def paired_logits(critic: nn.Module, real: Images, fake: Images, pose: PoseMaps) -> dict[str, Logits]:
-    """A critic's logits of a real and of a generated picture, each with the same pose maps beside it."""
+    """A critic's logits of a real and of a generated image, each with the same pose maps beside it."""
     return score_together(critic, {"real": torch.cat([real, pose], dim=1), "fake": torch.cat([fake, pose], dim=1)})
 
 
@@ -285,7 +285,7 @@ def players(stage: Adversarial, *, generators: Sequence[str], critics: Sequence[
 class PoseTransformer:
     """Stage 1: L = sum over joints of |p_i* - p_i|^2 (slides), the mean over the batch; no adversarial term.
 
-    Distances are in units of half of the picture's longer side. "pixels", the mean distance, is logged and not learned.
+    Distances are in units of half of the image's longer side. "pixels", the mean distance, is logged and not learned.
     """
 
     name: ClassVar[str] = "pose"
@@ -342,7 +342,7 @@ class PoseTransformer:
         return nets["generator"](given, view_code(batch["rotation"])) * unit + middle
 
     def _frame(self, like: Tensor) -> tuple[Tensor, float]:
-        """The middle of the picture, x and y in pixels, and half of its longer side."""
+        """The middle of the image, x and y in pixels, and half of its longer side."""
         height, width = self.size
         return like.new_tensor(((width - 1) / 2, (height - 1) / 2)), max(height, width) / 2
 
@@ -423,11 +423,11 @@ class ForegroundTransformer:
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundTransformer:
-    """Stage 3: L = alpha_b L_fg + beta_b L_bg + L_gen_fg + L_gen (slides), on whole pictures I.
+    """Stage 3: L = alpha_b L_fg + beta_b L_bg + L_gen_fg + L_gen (slides), on whole images I.
 
     L_fg, L_bg as in stage 2, of I_t* and I_t (inferred: the slides do not write them out). L_gen_fg = -log D_fg([I_t*
     M_t, P_t*]), L_gen = -log D(I_t*). The critics: -log D_fg([I_t M_t, P_t*]) - log(1 - D_fg([I_t* M_t, P_t*])), and
-    -log D(I_t) - log(1 - D(I_t*)), of the picture alone. `foreground_critic=False` leaves D_fg out.
+    -log D(I_t) - log(1 - D(I_t*)), of the image alone. `foreground_critic=False` leaves D_fg out.
     """
 
     name: ClassVar[str] = "background"
@@ -456,13 +456,13 @@ class BackgroundTransformer:
 
     @property
     def players(self) -> tuple[Player, ...]:
-        critics = ("foreground_critic", "picture_critic") if self.foreground_critic else ("picture_critic",)
+        critics = ("foreground_critic", "image_critic") if self.foreground_critic else ("image_critic",)
         return players(self, generators=("generator",), critics=critics)
 
     def networks(self) -> dict[str, nn.Module]:
         generator = SceneNetwork(channels=6, size=self.size, width=self.width, depth=self.depth)
         pairs = {"foreground_critic": pair_critic(self.size, self.critic_width)} if self.foreground_critic else {}
-        return {"generator": generator, **pairs, "picture_critic": DcganCritic(size=self.size, width=self.critic_width)}
+        return {"generator": generator, **pairs, "image_critic": DcganCritic(size=self.size, width=self.critic_width)}
 
     def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         given = torch.cat([batch["source_image"], batch["foreground_image"]], dim=1)
@@ -482,9 +482,9 @@ class BackgroundTransformer:
         return {f"{critic}_{name}": term for critic, groups in logits for name, term in judged(groups).items()}
 
     def _logits(self, nets: Networks, batch: Batch, generated: Images) -> dict[str, dict[str, Logits]]:
-        """The logits of the critics, "foreground" and "picture", of the real and the generated picture."""
+        """The logits of the critics, "foreground" and "image", of the real and the generated image."""
         target, mask = batch["target_image"], batch["target_person_mask"]
-        whole = {"picture": score_together(nets["picture_critic"], {"real": target, "fake": generated})}
+        whole = {"image": score_together(nets["image_critic"], {"real": target, "fake": generated})}
         if not self.foreground_critic:
             return whole
         pose = batch["predicted_pose"]
@@ -493,7 +493,7 @@ class BackgroundTransformer:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeTransformer:
-    """The variant "one-stage" behind the pose transformer: source picture and poses to the whole target, one critic.
+    """The variant "one-stage" behind the pose transformer: source image and poses to the whole target, one critic.
 
     L = alpha_b L_fg + beta_b L_bg + L_gen with D([I, P_t*]); the network is the background transformer's.
     """
@@ -613,7 +613,7 @@ class JointTraining:
         origins = {
             "pose": ("generator",),
             "foreground": ("generator", "critic"),
-            "background": ("generator", "foreground_critic", "picture_critic"),
+            "background": ("generator", "foreground_critic", "image_critic"),
         }
         return {f"{stage}_{name}": (stage, name) for stage, names in origins.items() for name in names}
 
@@ -685,7 +685,7 @@ SETTINGS = {
     "market1501": LARGE._replace(size=(128, 64), pose_sigma=3.0),
     "deepfashion": LARGE,
     "human36m": LARGE,
-    # What two processor cores train in a few minutes. In so short a training critics make pictures noisy where the
+    # What two processor cores train in a few minutes. In so short a training critics make images noisy where the
     # L1 does not weigh more beside them; dropout kept the pose error twice as high.
     "synthetic": Settings(
         (64, 32),

@@ -1,11 +1,11 @@
 """PG2: Ma, Jia, Sun, Schiele, Tuytelaars, Van Gool: Pose Guided Person Image Generation, NIPS 2017 (arXiv 1705.09368).
 
-Stage I ("coarse") draws the person of the source picture in the target pose, by a U-Net on the source picture and the
+Stage I ("coarse") draws the person of the source image in the target pose, by a U-Net on the source image and the
 18 pose maps; stage II ("refinement") adds a difference map, trained against a critic. Released code:
 charliememory/Pose-Guided-Person-Image-Generation (models.py, models256.py, trainer.py, trainer256.py, wgan_gp.py).
 
 Where paper and code disagree, we follow
-- critic input: the released code (stacks of single pictures); `critic="pair"` is the paper's;
+- critic input: the released code (stacks of single images); `critic="pair"` is the paper's;
 - lambda of stage II: the code's 10 (Market-1501) and 50 (DeepFashion), the paper has it in a supplement we did not
   see;
 - pose mask in stage II: the code, which weights the same pixels as in stage I;
@@ -58,13 +58,13 @@ Embedding = Literal["maps", "coordinates", "heatmaps"]
 
 
 class PoseIntegrator(nn.Module):
-    """G1: a U-Net of residual blocks with a fully connected bottleneck, from the source picture and the target pose.
+    """G1: a U-Net of residual blocks with a fully connected bottleneck, from the source image and the target pose.
 
     `embedding` says how the pose enters (section 4.2 of the paper):
-    - "maps": 18 maps concatenated with the picture, the paper's proposal;
+    - "maps": 18 maps concatenated with the image, the paper's proposal;
     - "coordinates" (CE): 36 coordinates through two fully connected layers, concatenated at the bottleneck;
     - "heatmaps" (HME): 18 maps through an encoder of their own, whose code is concatenated at the bottleneck.
-    The pose's code is as long as the picture's, and CE's hidden layer too, with ReLU: our choice, no sizes are given.
+    The pose's code is as long as the image's, and CE's hidden layer too, with ReLU: our choice, no sizes are given.
     """
 
     def __init__(self, *, size: tuple[int, int], width: int, latent: int, embedding: Embedding) -> None:
@@ -84,7 +84,7 @@ class PoseIntegrator(nn.Module):
         self.apply(initialise_xavier)
 
     def forward(self, source: Images, pose: PoseMaps | Float[Tensor, "batch 36"]) -> Images:
-        """The picture; `pose` is the coordinates in [-1, 1] for "coordinates" and the pose maps otherwise."""
+        """The image; `pose` is the coordinates in [-1, 1] for "coordinates" and the pose maps otherwise."""
         skips = self.encoder(torch.cat([source, pose], dim=1) if self.embedding == "maps" else source)
         code = self.code(skips[-1].flatten(1))
         if self.embedding != "maps":
@@ -96,7 +96,7 @@ class PoseIntegrator(nn.Module):
 
 
 class DifferenceMap(nn.Module):
-    """G2: a U-Net of plain blocks on stage I's picture and the source picture, whose output is added to the former."""
+    """G2: a U-Net of plain blocks on stage I's image and the source image, whose output is added to the former."""
 
     def __init__(self, *, size: tuple[int, int], width: int, full_resolution_skip: bool) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """pix2pix: Isola, Zhu, Zhou, Efros: Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017
 (arXiv 1611.07004).
 
-One stage ("translation"): a U-Net draws the person of the source picture in the target pose, against a critic that
+One stage ("translation"): a U-Net draws the person of the source image in the target pose, against a critic that
 judges patches of 70x70 pixels together with the condition. Its only noise is dropout. Released code:
 junyanz/pytorch-CycleGAN-and-pix2pix (models/networks.py, models/pix2pix_model.py), and before it phillipi/pix2pix
 (models.lua, train.lua), the paper's own.
@@ -13,14 +13,14 @@ Where paper, first and second code disagree, we follow the second code
 - learning rate: constant for half of the training, then linear to zero (the first: constant throughout).
 
 Our choices, for the paper has no people and translates pixel by pixel
-- the condition: source picture and both poses' maps, 39 channels. The maps are PG2's discs of -1 and +1;
+- the condition: source image and both poses' maps, 39 channels. The maps are PG2's discs of -1 and +1;
 - instance normalisation. The codes have batch normalisation, which it is at their batch of one, in training as at test
-  (the paper says so). At larger batches a picture then does not depend on those made with it, the critic may score the
-  real and the generated pictures in one pass, and no statistics are left behind by the critic's moves. It has a price:
+  (the paper says so). At larger batches an image then does not depend on those made with it, the critic may score the
+  real and the generated images in one pass, and no statistics are left behind by the critic's moves. It has a price:
   after 800 steps of 8 pairs of the embedded data (one seed), the L1 of test pairs was 0.104, against 0.093 with batch
   normalisation in the U-Net and its running statistics in evaluation;
-- no dropout when pictures are made (evaluation mode), so that a picture is a function of its condition. The paper keeps
-  dropout, and finds that it varies the pictures little;
+- no dropout when images are made (evaluation mode), so that an image is a function of its condition. The paper keeps
+  dropout, and finds that it varies the images little;
 - as many halvings as the sides allow, at most the code's 8: 6 for 128x64, which leaves one block with dropout, and 5
   for 64x32, which leaves none: there the generator has no noise at all;
 - batch and steps: PG2's, of both its stages together (the paper: a batch of 1, for some tasks up to 10). Pairs are
@@ -55,7 +55,7 @@ from posegen.stage import Networks, Player, System, Term
 from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
 
 PAPER = "Isola et al.: Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017"
-CONDITION = 3 + 18 + 18  # channels: the source picture, its pose maps and the target's
+CONDITION = 3 + 18 + 18  # channels: the source image, its pose maps and the target's
 FEWEST_HALVINGS, MOST_HALVINGS = 4, 8
 
 Condition = Float[Tensor, "batch channels height width"]
@@ -120,25 +120,25 @@ class UNet(nn.Module):
             )
             for k in range(depth - 1, 0, -1)
         )
-        self.picture = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * width, 3, 4, stride=2, padding=1), nn.Tanh())
+        self.image = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2 * width, 3, 4, stride=2, padding=1), nn.Tanh())
         self.apply(initialise)
 
     def forward(self, condition: Condition) -> Images:
-        """The picture, in [-1, 1]; both sides of the condition must be multiples of 2^depth."""
+        """The image, in [-1, 1]; both sides of the condition must be multiples of 2^depth."""
         features, skips = condition, []
         for down in self.down:
             features = down(features)
             skips.append(features)
         for up, skip in zip(self.up, skips[-2::-1], strict=True):
             features = torch.cat([skip, up(features)], dim=1)
-        return self.picture(features)
+        return self.image(features)
 
 
 class PatchCritic(nn.Module):
-    """networks.py's NLayerDiscriminator: a logit for each patch of the condition with a picture.
+    """networks.py's NLayerDiscriminator: a logit for each patch of the condition with an image.
 
     4x4 convolutions: `depth` of stride 2 and two of stride 1, so that a side of n pixels gives n / 2^depth - 2 logits,
-    30x30 of a picture of 256x256; depth 3 sees 70x70 pixels, 2 sees 34x34. LeakyReLU 0.2, no sigmoid.
+    30x30 of an image of 256x256; depth 3 sees 70x70 pixels, 2 sees 34x34. LeakyReLU 0.2, no sigmoid.
     """
 
     def __init__(self, *, channels: int, width: int, depth: int) -> None:
@@ -153,12 +153,12 @@ class PatchCritic(nn.Module):
         self.apply(initialise)
 
     def forward(self, pairs: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 rows columns"]:
-        """The logits, above zero where a patch is judged real, of conditions with their pictures on the channels."""
+        """The logits, above zero where a patch is judged real, of conditions with their images on the channels."""
         return self.layers(pairs)
 
 
 def condition(batch: Batch) -> Condition:
-    """Source picture, source pose, target pose, on the channels."""
+    """Source image, source pose, target pose, on the channels."""
     return torch.cat([batch["source_image"], batch["source_pose"], batch["target_pose"]], dim=1)
 
 
@@ -166,7 +166,7 @@ def condition(batch: Batch) -> Condition:
 class Translation:
     """Generator: BCE(D(A, G), 1) + l1_weight mean |G - B|; critic: 0.5 BCE(D(A, B), 1) + 0.5 BCE(D(A, G), 0).
 
-    A is the condition, B the target, G the generated picture; a BCE is the mean over all patches. The critic moves
+    A is the condition, B the target, G the generated image; a BCE is the mean over all patches. The critic moves
     first (pix2pix_model.py).
     """
 
@@ -193,7 +193,7 @@ class Translation:
         if min(self.size) < 3 * 2**self.critic_depth:
             most = int(math.log2(min(self.size) / 3))
             raise ValueError(
-                f"translation.critic_depth is {self.critic_depth}, which leaves no patch of a picture of "
+                f"translation.critic_depth is {self.critic_depth}, which leaves no patch of an image of "
                 f"{self.size[0]}x{self.size[1]}; it must be at most {most}"
             )
 
@@ -220,7 +220,7 @@ class Translation:
         if player == "critic":
             with torch.no_grad():
                 generated = self.outputs(nets, batch)["translated_image"]
-            pairs = [torch.cat([given, picture], dim=1) for picture in (target, generated)]
+            pairs = [torch.cat([given, image], dim=1) for image in (target, generated)]
             real, fake = nets["critic"](torch.cat(pairs)).flatten().chunk(2)
             return {"real": Term(judged_real(real), 0.5), "fake": Term(judged_fake(fake), 0.5)}
         generated = self.outputs(nets, batch)["translated_image"]

@@ -19,7 +19,7 @@ def check_known(what: str, given: str, known: Collection[str]) -> None:
 
 @runtime_checkable
 class Sized(Protocol):
-    """A row of settings that knows the picture size that it is for."""
+    """A row of settings that knows the image size that it is for."""
 
     @property
     def size(self) -> tuple[int, int]: ...
@@ -28,11 +28,11 @@ class Sized(Protocol):
 Row = TypeVar("Row", bound=Sized)
 
 NEAREST_KIN = {"synthetic-views": "synthetic", "human36m": "deepfashion", "views": "deepfashion"}
-MARKET_HEIGHT = 160  # a folder's pictures up to this height take the settings of 128x64, higher ones those of 256x256
+MARKET_HEIGHT = 160  # a folder's images up to this height take the settings of 128x64, higher ones those of 256x256
 
 
 def settings_for(dataset: str, size: tuple[int, int] | None, rows: Mapping[str, Row]) -> tuple[Row, tuple[int, int]]:
-    """The settings for a data set, and the size of its pictures as (height, width) in pixels.
+    """The settings for a data set, and the size of its images as (height, width) in pixels.
 
     `rows` may have "market1501", "deepfashion", "synthetic" and others. A data set without a row takes that of its
     nearest kin (`NEAREST_KIN`). The data set "folder" takes the row of the first two whose height is nearer, and needs

@@ -1,7 +1,7 @@
 """Triplet: Gupta, Pandey, Patel: Neural Techniques for Pose Guided Image Generation, Stanford CS231n 2018.
 
 PG2 with another second stage. Stage I ("coarse") is PG2's own (`pg2.PoseIntegration`). In stage II ("refinement") PG2's
-difference map plays against a critic that classifies single pictures (target 1, generated and source 0: the triplet),
+difference map plays against a critic that classifies single images (target 1, generated and source 0: the triplet),
 by the rules of the Wasserstein GAN (Arjovsky, Chintala, Bottou, arXiv 1701.07875). Sources: the authors' poster, and
 their released code (ayushgs/PoseGuided: models.py, train.py, utils.py, data_prep.py).
 
@@ -22,7 +22,7 @@ Not repeated, for they are the code's slips:
 - the convolutions of both generators lie in plain dicts, unknown to the optimiser, and stay as they were drawn;
 - the negatives' scores are copied into a new tensor, which cuts the graph: no adversarial gradient reaches G2, and the
   critic learns from the targets alone;
-- the generator is rewarded for the critic's score of the source picture too;
+- the generator is rewarded for the critic's score of the source image too;
 - the scores are split into three in a way that is right for a batch of one only;
 - the critic's ten moves are all on the same batch. WGAN draws a fresh one for each, and so do we.
 
@@ -32,7 +32,7 @@ critic with BCE, "wgan-triplet" the same as a Wasserstein critic. "full" is "wga
 Parameters for 256x256 at width 128: stage I 122.1 M, stage II 12.7 M, critic 10.9 M.
 
 Numbers to expect on DeepFashion (poster; IS / SSIM): g1 2.58 / 0.72, g1+g2+d 2.993 / 0.71, triplet 3.01 / 0.727,
-wgan-triplet 3.02 / 0.73; PG2's own 3.091 / 0.76, the targets 3.25 / 1. SSIM there is of grey pictures, and the notebook
+wgan-triplet 3.02 / 0.73; PG2's own 3.091 / 0.76, the targets 3.25 / 1. SSIM there is of grey images, and the notebook
 of the code takes 400 test images, so these compare within the table only.
 """
 
@@ -80,7 +80,7 @@ class Refinement:
     `game` "wgan": L_adv = -mean D(I), the critic's loss is `wasserstein_critic_terms`; both learn by RMSProp, and each
     of the critic's `critic_turns` moves ends with all its weights clipped to +-`clip_weights`. "bce": L_adv =
     BCE(D(I), 1), the critic's loss is that of `critic_game`; both learn by Adam, nothing is clipped. `critic` is the
-    critic's input there: "stack" (single pictures) or "pair". The critic moves first, as in WGAN's algorithm 1.
+    critic's input there: "stack" (single images) or "pair". The critic moves first, as in WGAN's algorithm 1.
     """
 
     name: ClassVar[str] = "refinement"
@@ -161,7 +161,7 @@ class Settings(NamedTuple):
 
 SETTINGS = {
     "deepfashion": Settings((256, 256), 8.0, PoseIntegration(steps=40_000, batch_size=4, lr=5e-5), Refinement()),
-    # Not published. Our choice: what goes with the pictures (steps, batch, lambda, skips, discs) is PG2's for them.
+    # Not published. Our choice: what goes with the images (steps, batch, lambda, skips, discs) is PG2's for them.
     "market1501": Settings(
         (128, 64),
         4.0,
@@ -169,7 +169,7 @@ SETTINGS = {
         Refinement(steps=14_000, batch_size=16, l1_weight=10.0, full_resolution_skip=False),
     ),
     # Our choice: what two processor cores train in a few minutes. The Wasserstein critic has no normalisation there:
-    # with it the adversarial gradient stayed at least 7 times smaller than that of the other terms: no picture changed.
+    # with it the adversarial gradient stayed at least 7 times smaller than that of the other terms: no image changed.
     "synthetic": Settings(
         (64, 32),
         2.0,

@@ -1,8 +1,8 @@
 """VDG: Lakhal, Lanz, Cavallaro: Pose guided human image synthesis by view disentanglement and enhanced weighting loss,
 ECCV Workshops 2018 (978-3-030-11012-3_30).
 
-Stage I ("coarse", G^rec) draws the person of the source picture in the target pose by late fusion: an encoder for the
-picture, another for the target's pose maps, one decoder. Stage II ("refinement", G^ref) corrects the result, trained
+Stage I ("coarse", G^rec) draws the person of the source image in the target pose by late fusion: an encoder for the
+image, another for the target's pose maps, one decoder. Stage II ("refinement", G^ref) corrects the result, trained
 with an adversarial, a masked SSIM and a masked L1 loss.
 
 Known from the authors' slides: the late fusion, the losses, the data sets, the table below. No code was released and
@@ -10,9 +10,9 @@ the layers, alpha, lambda, the optimiser and the schedule were not found. OUR CH
 - layers: PG2's encoders without the fully connected layer (late fusion replaces that bottleneck), each level's two
   feature maps concatenated and brought back to one's width by a 1x1 convolution, PG2's decoder: VDG compares itself
   with PG2;
-- stage II: late fusion again, of the source picture and stage I's, with N - 2 levels as PG2's G2;
-- the result is stage I's picture + the difference map, as in PG2; both losses are taken on it. The slides write L1 on
-  G^ref's output and SSIM on the final prediction, so `direct=True` reads G^ref's output as the picture itself. The
+- stage II: late fusion again, of the source image and stage I's, with N - 2 levels as PG2's G2;
+- the result is stage I's image + the difference map, as in PG2; both losses are taken on it. The slides write L1 on
+  G^ref's output and SSIM on the final prediction, so `direct=True` reads G^ref's output as the image itself. The
   last layer of a difference map starts at zero, so that stage II starts from stage I's result;
 - the critic and its game: PG2's released code (`critic_game`);
 - alpha = 0.84, the share of (multi-scale) SSIM beside L1 in Zhao et al., Loss functions for image restoration, 2017;
@@ -77,7 +77,7 @@ class LateFusion(nn.Module):
 
 
 class LateFusionGenerator(nn.Module):
-    """G^rec: the source picture and the target's pose maps through an encoder each, fused, to a picture."""
+    """G^rec: the source image and the target's pose maps through an encoder each, fused, to an image."""
 
     def __init__(self, *, size: tuple[int, int], width: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class LateFusionGenerator(nn.Module):
 
 
 class LateFusionRefiner(nn.Module):
-    """G^ref: the source picture and stage I's through an encoder each, fused, to a difference map or a picture."""
+    """G^ref: the source image and stage I's through an encoder each, fused, to a difference map or an image."""
 
     def __init__(self, *, size: tuple[int, int], width: int, starts_at_zero: bool) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class LateFusionRefiner(nn.Module):
         self.decoder = PlainDecoder(width=width, levels=levels, full_resolution_skip=True)
         self.apply(initialise_xavier)
         if starts_at_zero:
-            nn.init.zeros_(self.decoder.picture.weight)
+            nn.init.zeros_(self.decoder.image.weight)
 
     def forward(self, source: Images, coarse: Images) -> Images:
         return self.decoder(self.fusion(self.source_encoder(source), self.coarse_encoder(coarse)))
@@ -161,7 +161,7 @@ class Refinement:
 
     size: tuple[int, int] = (128, 64)  # height, width in pixels
     width: int = 128  # channels of the first level
-    direct: bool = False  # the network's output is the picture, not a difference from stage I's
+    direct: bool = False  # the network's output is the image, not a difference from stage I's
     critic: CriticInput = "stack"
     critic_width: int = 64
     image_weight: float = 10.0  # lambda

@@ -1,8 +1,8 @@
 """VSA: Villegas, Yang, Zou, Sohn, Lin, Lee: Learning to Generate Long-term Future via Hierarchical Prediction, ICML
 2017 (arXiv 1704.05831): its image generator, the visual-structure analogy network.
 
-One stage ("analogy"): pose A is to picture A as pose B is to the picture wanted. In feature space what the target pose
-has more than the source pose is added to the source picture, h = f_img(I_A) + f_pose(P_B) - f_pose(P_A), and decoded.
+One stage ("analogy"): pose A is to image A as pose B is to the image wanted. In feature space what the target pose
+has more than the source pose is added to the source image, h = f_img(I_A) + f_pose(P_B) - f_pose(P_A), and decoded.
 Released code: rubenvillegas/icml2017hierchvid (imggen_src/model_analogy.py, ops.py, train_h36m.py, utils.py), followed
 but for what is listed below.
 
@@ -31,7 +31,7 @@ Our choices
   batch and rate for all data sets but "synthetic", whose settings are ours.
 
 Parameters with 18 joints: generator 5,214,851 at every size (5,222,915 with the code's 32), critic 4,369,921 for
-128x128, 4,353,537 for 128x64, 4,468,225 for 256x256. No numbers are published for single pictures, and none by Si et
+128x128, 4,353,537 for 128x64, 4,468,225 for 256x256. No numbers are published for single images, and none by Si et
 al. that we have seen. On the embedded people, with a random VGG19 and one seed: mask-L1 0.137 ("no-features" 0.136),
 where the best baseline has 0.171.
 """
@@ -132,13 +132,13 @@ class AnalogyGenerator(nn.Module):
         source_pose: Float[Tensor, "batch joints height width"],
         target_pose: Float[Tensor, "batch joints height width"],
     ) -> Images:
-        """The picture, in [-1, 1]."""
+        """The image, in [-1, 1]."""
         before, after = self.pose_encoder(torch.cat([source_pose, target_pose])).chunk(2)
         return self.decoder(self.image_encoder(source) + (after - before))
 
 
 class PoseCritic(nn.Module):
-    """One logit for a picture with a pose: four 5x5 convolutions of stride 2, batch normalisation on all but the first.
+    """One logit for an image with a pose: four 5x5 convolutions of stride 2, batch normalisation on all but the first.
 
     LeakyReLU 0.2, widths 64, 128, 256, 512, one linear unit. The normalisation uses the batch's own statistics.
     """
@@ -157,9 +157,9 @@ class PoseCritic(nn.Module):
         self.logit = nn.Linear(widths[-1] * rows * columns, 1)
         self.apply(initialise)
 
-    def forward(self, pictures: Images, pose: PoseMaps) -> Logits:
-        """Above zero is judged a real picture of that pose."""
-        return self.logit(self.features(torch.cat([pictures, pose], dim=1)).flatten(1)).squeeze(1)
+    def forward(self, images: Images, pose: PoseMaps) -> Logits:
+        """Above zero is judged a real image of that pose."""
+        return self.logit(self.features(torch.cat([images, pose], dim=1)).flatten(1)).squeeze(1)
 
 
 def critic_would_stop(terms: Mapping[str, float], player: str, margin: float) -> bool:
@@ -196,7 +196,7 @@ def half_mean_square(made: Float[Tensor, "*shape"], wanted: Float[Tensor, "*shap
 class Analogy:
     """Generator: 0.5 mean (G - I_B)^2 + alpha 0.5 mean (g(G) - g(I_B))^2 + gamma BCE(D(G, P_B), 1).
 
-    Critic: BCE(D(I_B, P_B), 1) + 0.5 BCE(D(G, P_B), 0) + 0.5 BCE(D(I_A, P_B), 0): the source picture with the target
+    Critic: BCE(D(I_B, P_B), 1) + 0.5 BCE(D(G, P_B), 0) + 0.5 BCE(D(I_A, P_B), 0): the source image with the target
     pose, a mismatch, is to be told too. g are VGG19's features. The generator moves first; who rests when is said by
     `rests`.
     """
@@ -287,7 +287,7 @@ class Analogy:
 
 
 def _critic_terms(critic: nn.Module, batch: Batch, fake: Logits) -> dict[str, Term]:
-    """The critic's terms, given its logits of the generated pictures."""
+    """The critic's terms, given its logits of the generated images."""
     real, mismatch = (critic(batch[name], batch["target_pose"]) for name in ("target_image", "source_image"))
     return {
         "real": Term(judged_real(real)),

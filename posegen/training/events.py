@@ -3,7 +3,7 @@
 What interrupted a stage's training, and when it is no use to try again.
 
 A stage goes on from its last checkpoint as often as workers or machines are lost. It stops where the same failure came
-three times at the same step (a poisoned step: a picture, a batch or a machine that another try does not cure), or where
+three times at the same step (a poisoned step: an image, a batch or a machine that another try does not cure), or where
 many failures in a row brought no checkpoint.
 """
 

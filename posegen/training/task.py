@@ -18,7 +18,7 @@ from posegen.training.checkpoints import Curve
 
 @runtime_checkable
 class Judge(Protocol):
-    """Scores a system while its last stage trains, on pictures that it does not learn from. Pickles to workers."""
+    """Scores a system while its last stage trains, on images that it does not learn from. Pickles to workers."""
 
     @property
     def at(self) -> Collection[int]: ...  # the steps after which it is asked

@@ -56,7 +56,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """A run's folder of trials: `0000/`, `0001/`, ... each with its trial.json, stages and sample pictures."""
+    """A run's folder of trials: `0000/`, `0001/`, ... each with its trial.json, stages and sample images."""
 
     store: Store
     name: str  # of the folder within the run

@@ -1,4 +1,4 @@
-"""The baselines: exact transforms, a slow twin, and pictures that can be worked out by hand."""
+"""The baselines: exact transforms, a slow twin, and images that can be worked out by hand."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import pytest
 
 from posegen.data.geometry.joints import TORSO
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import MEAN_OF, Pose, mean_picture, moved_torso, similarity_transform
+from posegen.evaluation.baselines import MEAN_OF, Pose, mean_image, moved_torso, similarity_transform
 
 SQUARE = np.array([[10, 10], [20, 10], [10, 30], [20, 30]], dtype=np.float32)
 
@@ -66,18 +66,18 @@ def test_points_in_one_place_have_no_transform(swapped):
 
 
 def test_moved_torso_shifts_whole_pixels_exactly_and_continues_the_border():
-    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    moved = moved_torso(picture, pose(SQUARE), pose(SQUARE + np.array([3, -2])))
-    np.testing.assert_array_equal(moved[:38, 3:], picture[2:, :27])
-    np.testing.assert_array_equal(moved[:38, 0], picture[2:, 0])
-    np.testing.assert_array_equal(moved[39, 3:], picture[39, :27])
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    moved = moved_torso(image, pose(SQUARE), pose(SQUARE + np.array([3, -2])))
+    np.testing.assert_array_equal(moved[:38, 3:], image[2:, :27])
+    np.testing.assert_array_equal(moved[:38, 0], image[2:, 0])
+    np.testing.assert_array_equal(moved[39, 3:], image[39, :27])
 
 
 def test_moved_torso_puts_the_torso_on_the_targets():
-    picture = np.zeros((64, 64, 3), dtype=np.uint8)
-    cv2.circle(picture, (20, 30), 2, (255, 255, 255), -1)  # at the lower right corner of the square
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    cv2.circle(image, (20, 30), 2, (255, 255, 255), -1)  # at the lower right corner of the square
     target = applied(np.array([[0, -1.2, 60], [1.2, 0, 8]]), SQUARE)
-    moved = moved_torso(picture, pose(SQUARE), pose(target))
+    moved = moved_torso(image, pose(SQUARE), pose(target))
     rows, columns = np.nonzero(moved[..., 0] > 128)
     np.testing.assert_allclose([columns.mean(), rows.mean()], target[3], atol=0.6)
 
@@ -86,38 +86,38 @@ def test_moved_torso_puts_the_torso_on_the_targets():
 def test_unknown_torso_joint_moves_nothing(joint):
     known, lacking = pose(SQUARE), pose(SQUARE)
     lacking.visible[joint] = False
-    picture = np.zeros((40, 30, 3), dtype=np.uint8)
-    assert moved_torso(picture, known, lacking) is None
-    assert moved_torso(picture, lacking, known) is None
-    assert moved_torso(picture, known, known) is not None
+    image = np.zeros((40, 30, 3), dtype=np.uint8)
+    assert moved_torso(image, known, lacking) is None
+    assert moved_torso(image, lacking, known) is None
+    assert moved_torso(image, known, known) is not None
 
 
 class FakeShards(Shards):
-    """Training pictures that are in memory."""
+    """Training images that are in memory."""
 
-    def __init__(self, pictures: np.ndarray):
-        self.held = pictures
+    def __init__(self, images: np.ndarray):
+        self.held = images
 
-    def picture_count(self, split: str) -> int:
+    def image_count(self, split: str) -> int:
         return len(self.held) if split == "train" else 0
 
-    def pictures(self, split: str, rows: Sequence[int]) -> np.ndarray:
+    def images(self, split: str, rows: Sequence[int]) -> np.ndarray:
         return self.held[np.asarray(rows)]
 
 
-def test_mean_picture_of_few_is_the_mean_of_all():
-    pictures = np.random.default_rng(0).integers(0, 256, (250, 4, 3, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(mean_picture(FakeShards(pictures)), np.rint(pictures.mean(axis=0)))
+def test_mean_image_of_few_is_the_mean_of_all():
+    images = np.random.default_rng(0).integers(0, 256, (250, 4, 3, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(mean_image(FakeShards(images)), np.rint(images.mean(axis=0)))
 
 
-def test_mean_picture_of_many_is_a_repeatable_draw():
-    pictures = np.zeros((MEAN_OF * 2, 1, 1, 3), dtype=np.uint8)
-    pictures[:MEAN_OF] = 200
-    first, second = mean_picture(FakeShards(pictures)), mean_picture(FakeShards(pictures))
+def test_mean_image_of_many_is_a_repeatable_draw():
+    images = np.zeros((MEAN_OF * 2, 1, 1, 3), dtype=np.uint8)
+    images[:MEAN_OF] = 200
+    first, second = mean_image(FakeShards(images)), mean_image(FakeShards(images))
     np.testing.assert_array_equal(first, second)
     assert 90 < first[0, 0, 0] < 110  # about half of the draw
 
 
-def test_no_training_picture_is_told():
-    with pytest.raises(ValueError, match="no training picture"):
-        mean_picture(FakeShards(np.zeros((0, 4, 3, 3), dtype=np.uint8)))
+def test_no_training_image_is_told():
+    with pytest.raises(ValueError, match="no training image"):
+        mean_image(FakeShards(np.zeros((0, 4, 3, 3), dtype=np.uint8)))

@@ -6,11 +6,11 @@ from posegen import catalog
 from posegen.evaluation.metrics import EVERY, METRICS, POSE_METRICS, check_metrics_of, deciding, metrics_of, searched_by
 from tests import posing_systems
 
-PICTURES, JOINTS, BOTH = catalog.system("vdg", "synthetic"), posing_systems.posing(), posing_systems.painting()
+IMAGES, JOINTS, BOTH = catalog.system("vdg", "synthetic"), posing_systems.posing(), posing_systems.painting()
 
 
 def test_scores_are_those_of_what_a_system_makes():
-    assert metrics_of(PICTURES) == tuple(METRICS)
+    assert metrics_of(IMAGES) == tuple(METRICS)
     assert metrics_of(JOINTS) == tuple(POSE_METRICS)
     assert metrics_of(BOTH) == tuple(EVERY) == (*METRICS, *POSE_METRICS)
 
@@ -18,14 +18,14 @@ def test_scores_are_those_of_what_a_system_makes():
 def test_a_score_that_a_system_does_not_have_is_told():
     check_metrics_of(BOTH, ["ssim", "pck"])
     with pytest.raises(ValueError, match=r"no score of vdg is called 'pck'\. There are: mask_l1"):
-        check_metrics_of(PICTURES, ["ssim", "pck"])
+        check_metrics_of(IMAGES, ["ssim", "pck"])
 
 
-def test_pictures_decide_where_there_are_any():
+def test_images_decide_where_there_are_any():
     assert deciding(EVERY) == deciding(METRICS) == "mask_l1"
     assert deciding(POSE_METRICS) == "pose_error"
     assert not any(EVERY[deciding(names)].higher for names in (METRICS, POSE_METRICS))
-    assert [searched_by(system) for system in (PICTURES, JOINTS, BOTH)] == ["mask_ssim", "pose_error", "mask_ssim"]
+    assert [searched_by(system) for system in (IMAGES, JOINTS, BOTH)] == ["mask_ssim", "pose_error", "mask_ssim"]
 
 
 def test_the_span_of_a_score_in_words():

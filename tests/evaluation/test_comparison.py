@@ -169,7 +169,7 @@ def test_other_people_are_told(tmp_path):
         compare_runs([first, other])
 
 
-def test_other_pictures_under_the_same_names_are_told(tmp_path):
+def test_other_images_under_the_same_names_are_told(tmp_path):
     first = a_run(tmp_path / "a", values(0.0), **{"data.seed": 0, "shards.size": [64, 32]})
     other = a_run(tmp_path / "b", values(0.0), source=SOURCE + 0.01, **{"data.seed": 1, "shards.size": [64, 32]})
     with pytest.raises(ValueError, match=r"other data than[\s\S]*data.seed: 0 there, 1 here[\s\S]*--dataset") as told:
@@ -189,11 +189,11 @@ def test_runs_without_a_score_in_common_are_told(tmp_path):
         compare_runs([first, second])
 
 
-def test_other_training_pictures_and_stand_ins_are_noted(tmp_path):
+def test_other_training_images_and_stand_ins_are_noted(tmp_path):
     first = a_run(tmp_path / "a", values(0.0), stand_ins=["random features"])
     found = compare_runs([first, a_run(tmp_path / "b", values(0.0), mean=0.41, stand_ins=["random features"])])
     assert len(found.notes) == 2
-    assert "learnt from other pictures" in found.notes[0]
+    assert "learnt from other images" in found.notes[0]
     assert found.notes[1] == "random features"
     assert found.baselines["mean"][0]["mask_l1"] == 0.4
 
@@ -215,9 +215,9 @@ def three(tmp_path):
 
 
 def test_the_terminals_tables(three):
-    of_pictures, of_joints = tables(three)
+    of_images, of_joints = tables(three)
     printed = io.StringIO()
-    Console(width=100, file=printed).print(of_pictures)
+    Console(width=100, file=printed).print(of_images)
     text = printed.getvalue()
     assert [word for word in text.split() if word in ("better", "worse", "same")] == [
         "same",
@@ -227,7 +227,7 @@ def test_the_terminals_tables(three):
     assert "1,200 + 34 steps" in text
     assert [word in text for word in ("first", "second", "third", "pg2 full", "source", "mean")] == [True] * 6
     assert of_joints.row_count == 5
-    assert of_pictures.row_count == 5
+    assert of_images.row_count == 5
 
 
 def test_the_csv_has_everything(three, tmp_path):
@@ -255,7 +255,7 @@ def test_the_page_has_everything_and_fetches_nothing(three, tmp_path):
         "better −0.1000",
         "same",
         "fine.alpha",
-        "no pictures are shown",
+        "no images are shown",
     ):
         assert said in page, said
     assert "http" not in page
@@ -283,11 +283,11 @@ def test_samples_are_the_fixed_draw_with_the_results_of_reports(block_shards, tm
         (run / "report/fingerprint.json").write_text(json.dumps({"fingerprint": digest(made_of, "report")}))
     samples, notes = fixed_samples(compare_runs(runs))
     assert [panel.label for panel in samples[0]] == ["source", "target pose", "first", "target"]
-    assert [row[2].picture.ravel()[0] for row in samples] == [60 + n for n in range(len(rows))]
+    assert [row[2].image.ravel()[0] for row in samples] == [60 + n for n in range(len(rows))]
     shards = Shards(block_shards)
     targets = shards.split("test").pair_rows(np.array(rows))[1]
-    np.testing.assert_array_equal([row[3].picture for row in samples], shards.pictures("test", targets.tolist()))
-    assert [note.partition(" are shown")[0] for note in notes] == ["no pictures of second", "no pictures of third"]
+    np.testing.assert_array_equal([row[3].image for row in samples], shards.images("test", targets.tolist()))
+    assert [note.partition(" are shown")[0] for note in notes] == ["no images of second", "no images of third"]
     assert "posegen report --run" in notes[0]
 
 

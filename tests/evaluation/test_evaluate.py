@@ -93,7 +93,7 @@ def test_chosen_pairs():
 def test_no_pair_and_no_number_of_pairs_are_told():
     with pytest.raises(ValueError, match="no test pair"):
         chosen_pairs(0, None)
-    with pytest.raises(ValueError, match="no validation pair to score: no two usable validation pictures"):
+    with pytest.raises(ValueError, match="no validation pair to score: no two usable validation images"):
         chosen_pairs(0, 5, split="validation")
     with pytest.raises(ValueError, match="0 was given; at least 1 is needed, and there are 24"):
         chosen_pairs(24, 0)
@@ -125,7 +125,7 @@ def test_means_are_those_of_the_table(system, block_shards, stages, scored, tmp_
             assert metrics["baselines"][baseline][name] == pytest.approx(expected)
 
 
-def test_pictures_before_the_result_are_scored_by_one_metric(system, block_shards, stages, scored, tmp_path):
+def test_images_before_the_result_are_scored_by_one_metric(system, block_shards, stages, scored, tmp_path):
     metrics = run(system, block_shards, stages, tmp_path)
     column = parquet.read_table(tmp_path / "pairs.parquet")["coarse_image.mask_l1"].to_numpy()
     assert metrics["stages"] == {"coarse_image": {"mask_l1": pytest.approx(column.mean())}}
@@ -133,7 +133,7 @@ def test_pictures_before_the_result_are_scored_by_one_metric(system, block_shard
     assert low < column.mean() < high
 
 
-def test_a_system_without_pictures_has_scores_of_joints_alone(block_shards, scored, tmp_path):
+def test_a_system_without_images_has_scores_of_joints_alone(block_shards, scored, tmp_path):
     system = posing_systems.posing()
     checkpoint = tmp_path / "stages/posing/checkpoint_00000004"
     checkpoint.mkdir(parents=True)

@@ -109,12 +109,12 @@ def test_the_source_pose_keeps_what_it_knows_and_fills_with_its_middle(target):
     assert np.isnan(source_poses(target, ALL & False)).all()
 
 
-def test_the_mean_pose_is_that_of_the_training_pictures(block_shards):
+def test_the_mean_pose_is_that_of_the_training_images(block_shards):
     shards = Shards(block_shards)
     np.testing.assert_allclose(mean_pose(shards), shards.split("train").joints.mean(axis=0), rtol=1e-5)
 
 
-def test_the_mean_of_a_joint_is_over_the_pictures_that_know_it(block_shards):
+def test_the_mean_of_a_joint_is_over_the_images_that_know_it(block_shards):
     shards = Shards(block_shards)
     train = shards.split("train")
     nose, ear = JOINTS.index("nose"), JOINTS.index("left_ear")
@@ -123,5 +123,5 @@ def test_the_mean_of_a_joint_is_over_the_pictures_that_know_it(block_shards):
     train.joints[:, ear] = np.nan
     mean = mean_pose(shards)
     np.testing.assert_allclose(mean[nose], train.joints[0, nose])
-    np.testing.assert_array_equal(mean[ear], [15.5, 31.5])  # the middle of a 64x32 picture
+    np.testing.assert_array_equal(mean[ear], [15.5, 31.5])  # the middle of a 64x32 image
     np.testing.assert_allclose(mean[TORSO[0]], train.joints[:, TORSO[0]].mean(axis=0), rtol=1e-5)

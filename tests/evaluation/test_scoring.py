@@ -8,7 +8,7 @@ from posegen import catalog
 from posegen.data.geometry.joints import TORSO
 from posegen.data.loading.dataset import Shards
 from posegen.evaluation.baselines import BASELINES, Pose, moved_torso
-from posegen.evaluation.metrics import METRICS, POSE_BASELINES, POSE_METRICS, as_pictures, mean_pose
+from posegen.evaluation.metrics import METRICS, POSE_BASELINES, POSE_METRICS, mean_pose, to_uint8
 from posegen.evaluation.scoring import (
     STOOD_IN,
     Images,
@@ -43,8 +43,8 @@ MEAN = np.random.default_rng(9).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 ALL = np.ones(COUNT, dtype=bool)
 
 
-def scores_of(raw: dict[str, np.ndarray], pictures: np.ndarray, finite: np.ndarray = ALL) -> dict[str, np.ndarray]:
-    return score_pairs(raw, Made(picture=pictures, finite=finite), Means(picture=MEAN))
+def scores_of(raw: dict[str, np.ndarray], images: np.ndarray, finite: np.ndarray = ALL) -> dict[str, np.ndarray]:
+    return score_pairs(raw, Made(image=images, finite=finite), Means(image=MEAN))
 
 
 def test_columns_of_the_table(raw):
@@ -63,18 +63,18 @@ def test_perfect_generation_is_perfect_and_leaves_the_baselines(raw):
 
 
 def test_baselines_are_scored_as_the_system_is(raw):
-    """A system that gives a baseline's pictures has the baseline's scores."""
+    """A system that gives a baseline's images has the baseline's scores."""
     moved = [
-        moved_torso(picture, Pose(*source), Pose(*target))
-        for picture, source, target in zip(
+        moved_torso(image, Pose(*source), Pose(*target))
+        for image, source, target in zip(
             raw["source_image"],
             zip(raw["source_joints"], raw["source_visible"], strict=True),
             zip(raw["target_joints"], raw["target_visible"], strict=True),
             strict=True,
         )
     ]
-    pictures = {"source": raw["source_image"], "mean": np.stack([MEAN] * COUNT), "similarity": np.stack(moved)}
-    for baseline, generated in pictures.items():
+    images = {"source": raw["source_image"], "mean": np.stack([MEAN] * COUNT), "similarity": np.stack(moved)}
+    for baseline, generated in images.items():
         table = scores_of(raw, generated)
         for name in METRICS:
             np.testing.assert_array_equal(table[name], table[f"{baseline}.{name}"], err_msg=f"{baseline}.{name}")
@@ -87,7 +87,7 @@ def test_source_stands_in_where_the_torso_is_unknown(raw):
     np.testing.assert_array_equal(table["similarity.ssim"] == table["source.ssim"], table[STOOD_IN])
 
 
-def test_a_picture_that_is_no_number_has_no_score(raw):
+def test_a_image_that_is_no_number_has_no_score(raw):
     finite = np.array([True, True, False, True, True])
     table = scores_of(raw, raw["target_image"], finite)
     for name in METRICS:
@@ -161,7 +161,7 @@ def test_scores_of_a_result_that_is_no_number_are_not_a_number(trained, block_sh
 
 
 def test_an_unknown_score_is_told_before_anything_is_synthesized(block_shards, monkeypatch, trained):
-    monkeypatch.setattr("posegen.evaluation.scoring.synthesize", lambda *_: pytest.fail("a picture is synthesized"))
+    monkeypatch.setattr("posegen.evaluation.scoring.synthesize", lambda *_: pytest.fail("an image is synthesized"))
     with pytest.raises(ValueError, match="no score of vdg is called 'lpips'"):
         result_scores(trained, Shards(block_shards), [0], split="test", metrics=["l1", "lpips"])
 
@@ -194,10 +194,10 @@ def test_joints_are_scored_beside_their_baselines(raw):
             np.testing.assert_allclose(table[f"{baseline}.{name}"], alone[name], rtol=1e-6)
 
 
-def test_pictures_on_the_way_have_one_score(raw):
+def test_images_on_the_way_have_one_score(raw):
     broken = np.array([True, True, False, True, True])
     stages = {"coarse_image": Images(raw["target_image"], broken), "other_image": Images(raw["source_image"], ALL)}
-    table = score_pairs(raw, Made(picture=raw["target_image"], finite=ALL, stages=stages), Means(picture=MEAN))
+    table = score_pairs(raw, Made(image=raw["target_image"], finite=ALL, stages=stages), Means(image=MEAN))
     np.testing.assert_array_equal(table["coarse_image.mask_l1"], np.where(broken, 0.0, np.nan))
     np.testing.assert_array_equal(table["other_image.mask_l1"], table["source.mask_l1"])
     assert not any(name.startswith(("coarse_image.", "other_image.")) for name in table.keys() - {
@@ -205,10 +205,10 @@ def test_pictures_on_the_way_have_one_score(raw):
     })  # fmt: skip
 
 
-def test_a_system_without_pictures_has_scores_of_joints_alone(block_shards):
+def test_a_system_without_images_has_scores_of_joints_alone(block_shards):
     shards, trained = Shards(block_shards), posing_systems.trained(posing_systems.posing())
     means = training_means(trained.system, shards)
-    assert means.picture is None
+    assert means.image is None
     np.testing.assert_array_equal(means.pose, mean_pose(shards))
     table = score_chunk(trained, shards, range(24), means)
     np.testing.assert_allclose(table["pose_error"], 5.0, rtol=1e-5)
@@ -226,7 +226,7 @@ def test_a_system_with_both_has_both_and_its_stages(block_shards):
     for name in METRICS:
         np.testing.assert_array_equal(table[name], table[f"source.{name}"])
     raw, columns = next(iter(synthesized(trained, shards, range(8))))
-    foreground, target = as_pictures(columns["foreground_image"]), raw["target_image"].numpy()
+    foreground, target = to_uint8(columns["foreground_image"]), raw["target_image"].numpy()
     expected = METRICS["mask_l1"].function(foreground, target, raw["target_pose_mask"].numpy())
     np.testing.assert_array_equal(table["foreground_image.mask_l1"], expected)
     assert [name for name in table if name.endswith(".mask_l1")] == [

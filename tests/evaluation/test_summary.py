@@ -9,7 +9,7 @@ from posegen.evaluation.scoring import FEW_PERSONS, interval, resampling, summar
 
 
 def table(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of the generated pictures and of the baselines is `values`."""
+    """Every metric of the generated images and of the baselines is `values`."""
     columns = {f"{prefix}{name}": values for prefix in ("", *(f"{b}." for b in BASELINES)) for name in METRICS}
     count = len(values)
     return columns | {"finite": np.ones(count, bool), "similarity.stood_in": np.zeros(count, bool)}
@@ -55,14 +55,12 @@ def test_missing_values_are_left_out_and_counted():
     assert found["notes"][f"source.mask_l1 is undefined: {reason}"] == 1
 
 
-def test_pairs_without_a_picture_are_counted_once():
+def test_pairs_without_a_image_are_counted_once():
     columns = table(np.full(6, 0.5))
     for name in METRICS:
         columns[name] = np.array([0.5] * 5 + [np.nan])
     columns["finite"] = np.array([True] * 5 + [False])
-    assert summary(columns, list("abcdef"))["notes"] == {
-        "generated picture has values that are not numbers: no score": 1
-    }
+    assert summary(columns, list("abcdef"))["notes"] == {"generated image has values that are not numbers: no score": 1}
 
 
 def test_a_mean_of_nothing_is_none():

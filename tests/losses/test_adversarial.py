@@ -48,9 +48,9 @@ class CountingCritic(nn.Module):
         super().__init__()
         self.calls = 0
 
-    def forward(self, pictures):
+    def forward(self, images):
         self.calls += 1
-        return pictures.mean(dim=(1, 2, 3))
+        return images.mean(dim=(1, 2, 3))
 
 
 def test_groups_are_scored_in_one_forward_and_keep_their_names():

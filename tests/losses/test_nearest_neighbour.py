@@ -31,9 +31,9 @@ def gradients(loss, *inputs):
     return torch.autograd.grad(loss(*inputs), inputs)
 
 
-@pytest.fixture(params=[1, 40, 150, 2**18], ids=["a row", "some rows", "some pictures", "everything"])
+@pytest.fixture(params=[1, 40, 150, 2**18], ids=["a row", "some rows", "some images", "everything"])
 def block_size(request, monkeypatch):
-    """Features of (3, 2, 6, 5), 60 numbers a picture, are compared in blocks of this many numbers."""
+    """Features of (3, 2, 6, 5), 60 numbers an image, are compared in blocks of this many numbers."""
     monkeypatch.setattr(nearest_neighbour, "BLOCK_ELEMENTS", request.param)
 
 
@@ -67,7 +67,7 @@ def test_several_as_near_the_first_in_rows_from_the_top_left_counts():
 
 
 @pytest.mark.parametrize("shift", [(1, 0), (0, -1), (2, 2), (-2, 1)])
-def test_a_picture_shifted_within_the_window_costs_nothing_but_at_the_border(shift):
+def test_a_image_shifted_within_the_window_costs_nothing_but_at_the_border(shift):
     target = features(1, 3, 12, 10)
     generated = target.roll(shift, dims=(2, 3))
     window = 2 * max(map(abs, shift)) + 1
@@ -89,7 +89,7 @@ def test_the_border_is_never_compared_with_the_padding(level):
     assert value(generated, generated + 3, window=5) == pytest.approx(2 * 3)
 
 
-def test_a_window_larger_than_the_picture_sees_all_of_it():
+def test_a_window_larger_than_the_image_sees_all_of_it():
     generated, target = features(2, 3, 4, 3), features(2, 3, 4, 3, seed=1)
     pairs = (generated.flatten(2)[..., None] - target.flatten(2)[..., None, :]).abs().sum(dim=1)
     assert value(generated, target, window=9) == pytest.approx(pairs.amin(dim=-1).mean().item())

@@ -22,25 +22,25 @@ def test_the_first_layer_is_not_normalised():
     assert layers == [nn.Sequential, nn.LeakyReLU, *rest, *rest]
 
 
-def test_without_normalisation_a_score_is_the_pictures_own():
+def test_without_normalisation_a_score_is_the_images_own():
     torch.manual_seed(0)
-    critic, pictures = DcganCritic(size=(64, 32), width=4, normalised=False).double(), torch.rand(4, 3, 64, 32).double()
+    critic, images = DcganCritic(size=(64, 32), width=4, normalised=False).double(), torch.rand(4, 3, 64, 32).double()
     layers = [type(layer) for layer in critic.features]
     assert layers == [nn.Sequential, nn.LeakyReLU] * 3
-    torch.testing.assert_close(critic(pictures)[:2], critic(pictures[:2]))
+    torch.testing.assert_close(critic(images)[:2], critic(images[:2]))
 
 
-def test_one_logit_a_picture():
+def test_one_logit_a_image():
     assert DcganCritic(size=(32, 16), channels=6, width=4)(torch.rand(5, 6, 32, 16)).shape == (5,)
 
 
 def test_batch_statistics_in_evaluation_too():
     torch.manual_seed(0)
-    critic, pictures = DcganCritic(size=(32, 16), width=4), torch.rand(4, 3, 32, 16)
-    trained = critic.train()(pictures)
-    assert torch.equal(critic.eval()(pictures), trained)
+    critic, images = DcganCritic(size=(32, 16), width=4), torch.rand(4, 3, 32, 16)
+    trained = critic.train()(images)
+    assert torch.equal(critic.eval()(images), trained)
     assert not list(critic.buffers())
-    assert not torch.allclose(critic(pictures[:2]), trained[:2], atol=1e-3)
+    assert not torch.allclose(critic(images[:2]), trained[:2], atol=1e-3)
 
 
 def test_initialisation_is_uniform_with_deviation_0_02():

@@ -40,13 +40,13 @@ def saved(path, weights, **options):
     return path
 
 
-def pictures(*shape, seed=0):
+def random_images(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 @pytest.mark.parametrize(("layer", "shape"), [("block1_conv2", (2, 64, 12, 8)), ("block2_conv1", (2, 128, 6, 4))])
 def test_shapes_and_range(layer, shape):
-    features = vgg19_features(layer, None)(pictures(2, 3, 12, 8))
+    features = vgg19_features(layer, None)(random_images(2, 3, 12, 8))
     assert features.shape == shape
     assert features.min() == 0  # after the ReLU
     assert features.max() > 0
@@ -63,7 +63,7 @@ def test_names_are_those_of_torchvision():
 
 
 def test_by_hand_through_the_first_block(tmp_path):
-    path, images = saved(tmp_path / "vgg.pth", passing_weights()), pictures(2, 3, 4, 6)
+    path, images = saved(tmp_path / "vgg.pth", passing_weights()), random_images(2, 3, 4, 6)
     features = vgg19_features("block1_conv2", path)(images)
     red = ((images[:, 0] + 1) / 2 - MEAN[0]) / DEVIATION[0]
     torch.testing.assert_close(features[:, 0], red.clamp(min=0))
@@ -72,14 +72,14 @@ def test_by_hand_through_the_first_block(tmp_path):
 
 
 def test_by_hand_through_the_pooling(tmp_path):
-    path, images = saved(tmp_path / "vgg.pth", passing_weights()), pictures(2, 3, 4, 6)
+    path, images = saved(tmp_path / "vgg.pth", passing_weights()), random_images(2, 3, 4, 6)
     features = vgg19_features("block2_conv1", path)(images)
     red = ((images[:, 0] + 1) / 2 - MEAN[0]) / DEVIATION[0]
     largest = red.unfold(1, 2, 2).unfold(2, 2, 2).amax(dim=(-1, -2))
     torch.testing.assert_close(features[:, 0], largest.clamp(min=0))
 
 
-def test_biases_count_and_pictures_are_padded_after_normalisation(tmp_path):
+def test_biases_count_and_images_are_padded_after_normalisation(tmp_path):
     weights = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
     weights["features.0.weight"][0, 1] = 1  # the sum of green over 3x3 pixels
     weights["features.0.bias"][0], weights["features.2.bias"][0] = 2, 0.25
@@ -93,15 +93,15 @@ def test_biases_count_and_pictures_are_padded_after_normalisation(tmp_path):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_mean_colour_is_nothing_and_contrast_scales_the_random_networks_features(layer):
     """Without biases the network is positively homogeneous around the colour that normalisation takes off."""
-    network, contrast = vgg19_features(layer, None).double(), pictures(2, 3, 8, 8).double()
+    network, contrast = vgg19_features(layer, None).double(), random_images(2, 3, 8, 8).double()
     mean = 2 * torch.tensor(MEAN, dtype=torch.float64).view(3, 1, 1) - 1
     torch.testing.assert_close(network(mean.expand(2, 3, 8, 8)), 0 * network(contrast), rtol=0, atol=1e-6)
     torch.testing.assert_close(network(mean + 0.25 * contrast), 0.25 * network(mean + contrast), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("layer", "stride"), [("block1_conv2", 1), ("block2_conv1", 2)])
-def test_a_shifted_picture_has_shifted_features(layer, stride):
-    network, images = vgg19_features(layer, None).double(), pictures(1, 3, 24, 20).double()
+def test_a_shifted_image_has_shifted_features(layer, stride):
+    network, images = vgg19_features(layer, None).double(), random_images(1, 3, 24, 20).double()
     there, back = network(images.roll((2 * stride, -stride), (2, 3))), network(images).roll((2, -1), (2, 3))
     inner = (..., slice(5, -5), slice(4, -4))  # farther from the border than features look
     torch.testing.assert_close(there[inner], back[inner], rtol=0, atol=1e-9)
@@ -109,16 +109,16 @@ def test_a_shifted_picture_has_shifted_features(layer, stride):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_gradient_reaches_the_picture_and_no_parameter(layer):
-    network, images = vgg19_features(layer, None), pictures(1, 3, 8, 8).requires_grad_()
+def test_a_gradient_reaches_the_image_and_no_parameter(layer):
+    network, images = vgg19_features(layer, None), random_images(1, 3, 8, 8).requires_grad_()
     network(images).sum().backward()
     assert images.grad is not None
     assert images.grad.abs().amin() > 0
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
 
 
-def test_the_pictures_stay_as_they_were():
-    images = pictures(1, 3, 8, 8)
+def test_the_images_stay_as_they_were():
+    images = random_images(1, 3, 8, 8)
     before = images.clone()
     vgg19_features("block2_conv1", None)(images)
     assert torch.equal(images, before)
@@ -175,7 +175,7 @@ def test_weights_are_read_from_a_file_of_all_of_vgg19(tmp_path, layer, zipped):
     for name, found in read.state_dict().items():
         assert torch.equal(found, weights[name])
     path.unlink()  # what was mapped is copied
-    images = pictures(1, 3, 6, 6)
+    images = random_images(1, 3, 6, 6)
     plain = nn.functional.conv2d(
         (images + 1) / 2 / torch.tensor(DEVIATION).view(3, 1, 1)
         - (torch.tensor(MEAN) / torch.tensor(DEVIATION)).view(3, 1, 1),

@@ -52,7 +52,7 @@ def test_sizes_that_cannot_be_halved_are_refused(size, message):
 def test_stride_two_pads_as_tensorflow_does(kernel):
     """SAME: out[i] covers in[2 i - before] onwards, before = floor((kernel - 2) / 2); zeros outside."""
     halve = halving_convolution(1, 1, kernel).double()
-    picture = torch.rand(6, 8, dtype=torch.float64)
+    image = torch.rand(6, 8, dtype=torch.float64)
     weight, bias = halve[1].weight[0, 0].detach(), halve[1].bias.item()
     expected, before = torch.full((3, 4), bias, dtype=torch.float64), {3: 0, 5: 1}[kernel]
     for row in range(3):
@@ -61,8 +61,8 @@ def test_stride_two_pads_as_tensorflow_does(kernel):
                 for j in range(kernel):
                     y, x = 2 * row - before + i, 2 * column - before + j
                     if 0 <= y < 6 and 0 <= x < 8:
-                        expected[row, column] += weight[i, j] * picture[y, x]
-    torch.testing.assert_close(halve(picture[None, None])[0, 0].detach(), expected)
+                        expected[row, column] += weight[i, j] * image[y, x]
+    torch.testing.assert_close(halve(image[None, None])[0, 0].detach(), expected)
 
 
 def test_a_residual_block_of_zero_weights_is_the_identity():
@@ -100,7 +100,7 @@ def test_the_decoder_equals_one_that_upsamples_before_its_narrow_convolution():
         features = decoder.blocks[i](torch.cat([features, skips[2 - i]], dim=1))
         if i < 2:
             features = F.relu(decoder.narrowings[i](upsample(features)))
-    torch.testing.assert_close(decoder(bottleneck, skips), decoder.picture(features))
+    torch.testing.assert_close(decoder(bottleneck, skips), decoder.image(features))
 
 
 @pytest.mark.parametrize("full_resolution_skip", [True, False])

@@ -45,8 +45,8 @@ def plain(features: Tensor, transforms, masks, present, *, aggregate, interpolat
     x, y = x / (width / columns), y / (height / rows)
     grid = torch.stack([x / (columns - 1), y / (rows - 1)], dim=-1).flatten(0, 1) * 2 - 1
 
-    def sampled(pictures):
-        values = F.grid_sample(pictures.flatten(0, 1), grid, mode=interpolation, align_corners=True)
+    def sampled(images):
+        values = F.grid_sample(images.flatten(0, 1), grid, mode=interpolation, align_corners=True)
         return values.unflatten(0, (batch, parts)) * present[:, :, None, None, None]
 
     copies, mask = features[:, None].expand(-1, parts, -1, -1, -1), small[:, :, None].to(features)
@@ -209,7 +209,7 @@ def test_masks_of_the_source_move_with_their_pixels():
     assert halves.tolist() == [[[[0.5, 1.5, 1.0, 0.0]]]]
 
 
-def test_translations_are_in_pixels_of_the_picture_at_every_level():
+def test_translations_are_in_pixels_of_the_image_at_every_level():
     for factor in (1, 2, 4):
         features = random(1, 2, 16 // factor, 8 // factor)
         masks = torch.ones(1, 1, 16, 8, dtype=torch.bool)
@@ -219,7 +219,7 @@ def test_translations_are_in_pixels_of_the_picture_at_every_level():
 
 
 def test_unequal_ratios_scale_x_by_width_y_by_height_and_the_terms_that_mix_them_by_both():
-    """x' = x + 2 y + 2 in a picture of 4 rows and 12 columns: for 4 x 6 features x' = x + (1 / 2) 2 y + 2 / 2."""
+    """x' = x + 2 y + 2 in an image of 4 rows and 12 columns: for 4 x 6 features x' = x + (1 / 2) 2 y + 2 / 2."""
     masks = torch.ones(1, 1, 4, 12, dtype=torch.bool)
     features = random(1, 1, 4, 6)
     transform = torch.tensor([[[[1.0, 2, 2], [0, 1, 0]]]])

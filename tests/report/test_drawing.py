@@ -59,14 +59,14 @@ def test_difference_is_dark_where_equal_and_grows():
 @pytest.mark.parametrize(("height", "kind", "tolerance"), [(64, "png", 0), (256, "jpeg", 12)])
 def test_data_uri_reads_back(height, kind, tolerance):
     ramp = np.linspace(0, 255, height)[:, None, None] * np.ones((1, 32, 3)) * [1.0, 0.5, 0.2]
-    picture = ramp.astype(np.uint8)
-    head, encoded = data_uri(picture).split(",")
+    image = ramp.astype(np.uint8)
+    head, encoded = data_uri(image).split(",")
     assert head == f"data:image/{kind};base64"
     back = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_COLOR_RGB)
-    np.testing.assert_allclose(back, picture.astype(int), atol=tolerance)
+    np.testing.assert_allclose(back, image.astype(int), atol=tolerance)
 
 
-def test_sheet_holds_every_picture_in_its_place():
+def test_sheet_holds_every_image_in_its_place():
     colours = [[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (90, 90, 90)]]
     rows = [[np.full((64, 32, 3), colour, dtype=np.uint8) for colour in row] for row in colours]
     whole = sheet(rows, 128)

@@ -14,7 +14,7 @@ from posegen.data.loading.dataset import Shards
 from posegen.evaluation.scoring import score_chunk, summary, synthesized, training_means
 from posegen.report.drawing import cut_sheet
 from posegen.report.page import write_report
-from posegen.report.panels import FIXED, GROUPS, every_view, make_cases, pairs_by_group, ranked, result_pictures
+from posegen.report.panels import FIXED, GROUPS, every_view, make_cases, pairs_by_group, ranked, result_images
 from posegen.stage import System
 from tests import posing_systems
 
@@ -51,7 +51,7 @@ def test_panels_of_a_system_with_both(view_shards):
     ]  # fmt: skip
 
 
-def test_panels_of_a_system_without_pictures(view_shards):
+def test_panels_of_a_system_without_images(view_shards):
     assert labels(posing_systems.posing(), view_shards) == LAST_OF_POSES
     looking = dataclasses.replace(posing_systems.painting(), image="")
     assert labels(looking, view_shards) == ["source", "foreground image", "painted image", *LAST_OF_POSES]
@@ -64,7 +64,7 @@ def test_estimated_and_true_poses_are_drawn_where_they_are(block_shards):
         trained = posing_systems.trained(posing_systems.posing(shift))
         table = {"pair": np.array([3]), "source": np.array(["a"]), "target": np.array(["b"])}
         (case,) = make_cases(trained, Shards(block_shards), table, [0], [])
-        return {panel.label: panel.picture for panel in case.panels}
+        return {panel.label: panel.image for panel in case.panels}
 
     right, wrong = drawn((0.0, 0.0)), drawn((4.0, 0.0))
     np.testing.assert_array_equal(right["estimated pose"], right["true pose"])
@@ -73,7 +73,7 @@ def test_estimated_and_true_poses_are_drawn_where_they_are(block_shards):
     assert wrong["overlay"].shape == (256, 128, 3)
 
 
-def test_page_of_a_system_without_pictures(block_shards, tmp_path):
+def test_page_of_a_system_without_images(block_shards, tmp_path):
     page, metrics = written(posing_systems.posing(), block_shards, tmp_path)
     assert metrics["scores"].keys() == {"pose_error", "pck", "pckh"}
     assert metrics["baselines"].keys() == {"source", "mean"}
@@ -96,12 +96,12 @@ def test_page_of_a_system_with_both(view_shards, tmp_path):
     assert "The pairs with the lowest mask-L1" in words
     assert '<div class="value">5.00 <small>px</small></div>' in words
     assert '<th scope="row">foreground image</th>' in words
-    assert "the source picture itself; of joints: the source&#39;s own joints" in words
+    assert "the source image itself; of joints: the source&#39;s own joints" in words
     assert words.count('class="photo made"') == GROUPS * 3
     assert "+39.9°" in words  # from the camera at 69.6 degrees to that at 109.5
 
 
-def test_cases_without_pictures_are_ranked_by_the_pose_error():
+def test_cases_without_images_are_ranked_by_the_pose_error():
     table = {"pair": np.arange(4), "pose_error": np.array([2.0, np.nan, 1.0, 3.0]), "person": np.array(list("abcd"))}
     assert ranked(table) == [2, 0, 3]
 
@@ -143,11 +143,11 @@ def test_pairs_of_a_group_are_by_source_in_the_order_of_azimuths(view_shards):
         assert azimuths == sorted(azimuths)
 
 
-def test_the_result_without_a_picture_is_the_target_with_the_predicted_skeleton(block_shards):
+def test_the_result_without_a_image_is_the_target_with_the_predicted_skeleton(block_shards):
     trained = posing_systems.trained(posing_systems.posing())
     raw, columns = next(iter(synthesized(trained, Shards(block_shards), [0, 5])))
-    pictures = result_pictures(trained.system, raw, columns)
+    images = result_images(trained.system, raw, columns)
     targets = raw["target_image"].numpy()
-    assert all(picture.shape == (64, 32, 3) for picture in pictures)
-    changed = [(picture != target).any(axis=2).mean() for picture, target in zip(pictures, targets, strict=True)]
+    assert all(image.shape == (64, 32, 3) for image in images)
+    changed = [(image != target).any(axis=2).mean() for image, target in zip(images, targets, strict=True)]
     assert all(0.01 < share < 0.9 for share in changed)

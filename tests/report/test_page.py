@@ -121,7 +121,7 @@ def test_everything_is_escaped(page, parsed):
     assert any(HOSTILE in words for words in parsed.words)
 
 
-def test_pictures_are_whole(parsed, trained):
+def test_images_are_whole(parsed, trained):
     images = [value for tag, name, value in parsed.attributes if (tag, name) == ("img", "src")]
     panels = 6  # source, pose, coarse, result, target, difference
     assert len(images) == panels * (2 * EXTREME + FIXED)
@@ -199,7 +199,7 @@ def test_cases_keep_their_order_and_show_the_pairs(folder, trained, block_shards
     assert [case.scores["mask_l1"] for case in cases] == table["mask_l1"][[17, 2, 9]].tolist()
     labels = ["source", "target pose", "coarse image", "result", "target", "difference"]
     assert all([panel.label for panel in case.panels] == labels for case in cases)
-    shown = {panel.label: panel.picture for panel in cases[0].panels}
+    shown = {panel.label: panel.image for panel in cases[0].panels}
     assert np.abs(shown["result"].astype(int) - shown["target"]).mean() > 0
     assert shown["target pose"].shape == (256, 128, 3)
 

@@ -204,7 +204,7 @@ def written(path: Path, sweep: Sweep, rows=(), shown=None) -> tuple[str, Strict]
     return page, parsed
 
 
-def picture(value: int) -> np.ndarray:
+def image(value: int) -> np.ndarray:
     return np.full((64, 32, 3), value, np.uint8)
 
 
@@ -229,8 +229,8 @@ def whole(three) -> Sweep:
 
 @pytest.fixture
 def pairs() -> list[Row]:
-    given = [Panel(label, "given", picture(n)) for n, label in enumerate(("source", "target pose", "target"))]
-    return [Row(HOSTILE, "target.jpg", given, {1: picture(9), 0: picture(8)}), Row("a", "b", given, {1: picture(7)})]
+    given = [Panel(label, "given", image(n)) for n, label in enumerate(("source", "target pose", "target"))]
+    return [Row(HOSTILE, "target.jpg", given, {1: image(9), 0: image(8)}), Row("a", "b", given, {1: image(7)})]
 
 
 def test_nothing_is_fetched(tmp_path, whole, pairs):
@@ -295,7 +295,7 @@ def test_nothing_judged_is_a_page_too(tmp_path):
     for said in (
         "No trial was started yet.",
         "No trial was judged yet.",
-        "No pictures were kept.",
+        "No images were kept.",
         "Not compared yet.",
     ):
         assert said in parsed.text, said
@@ -326,6 +326,6 @@ def test_eight_settings_of_all_kinds_and_two_hundred_trials(tmp_path):
     assert sweep.papers_trial.number == 5
 
 
-def test_missing_pictures_leave_their_place_empty(tmp_path, whole, pairs):
+def test_missing_images_leave_their_place_empty(tmp_path, whole, pairs):
     page, _ = written(tmp_path, whole, pairs, {1: "best", 0: "paper's"})
     assert page.count('<div class="none">') == 1

@@ -95,7 +95,7 @@ def test_an_empty_folder_is_named(tmp_path: Path):
 
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
-    """Two pictures of the same clothes in either split, in DeepFashion's own layout."""
+    """Two images of the same clothes in either split, in DeepFashion's own layout."""
     for split, item in (("train", "00000001"), ("test", "00000002")):
         rows = []
         for view in ("1_front", "3_back"):
@@ -186,7 +186,7 @@ def test_later_commands_take_what_is_not_given_from_the_run(tmp_path: Path):
     assert plan_for(from_run(options(run=tmp_path))).settings == plan_for(first).settings
 
 
-def test_a_folder_of_unreadable_pictures_has_no_size():
+def test_a_folder_of_unreadable_images_has_no_size():
     with pytest.raises(ValueError, match="--size"):
         common_size(dataclasses.replace(plan_for(Options()).listing, entries=[]))
 

@@ -104,21 +104,21 @@ def test_a_score_of_nothing_is_a_dash():
     assert "3 test pairs" in text
 
 
-def test_pictures_joints_and_stages_have_a_table_each():
-    pictures = {"ssim": 0.5, "mask_ssim": 0.6, "psnr": 12.0, "l1": 0.1, "mask_l1": 0.2}
+def test_images_joints_and_stages_have_a_table_each():
+    images = {"ssim": 0.5, "mask_ssim": 0.6, "psnr": 12.0, "l1": 0.1, "mask_l1": 0.2}
     joints = {"pose_error": 4.25, "pck": 0.75, "pckh": None}
     metrics = {
-        "pairs": 3, "scores": pictures | joints, "baselines": {"source": pictures | joints, "similarity": pictures},
+        "pairs": 3, "scores": images | joints, "baselines": {"source": images | joints, "similarity": images},
         "stages": {"foreground_image": {"mask_l1": 0.0625}, "other_image": {"mask_l1": None}},
         "stage_intervals": {"foreground_image": {"mask_l1": [0.05, 0.075]}, "other_image": {"mask_l1": None}},
     }  # fmt: skip
-    of_pictures, of_joints, of_stages = printed(metrics)
-    assert "similarity" in of_pictures
-    assert "pose_error" not in of_pictures
+    of_images, of_joints, of_stages = printed(metrics)
+    assert "similarity" in of_images
+    assert "pose_error" not in of_images
     assert "4.25" in of_joints
     assert "similarity" not in of_joints
     assert next(line for line in of_stages.splitlines() if "foreground_image" in line).split() == [
         "│", "foreground_image", "│", "0.0625", "│", "0.05", "to", "0.075", "│",
     ]  # fmt: skip
-    assert not any("…" in text for text in (of_pictures, of_joints, of_stages))
+    assert not any("…" in text for text in (of_images, of_joints, of_stages))
     assert len(printed({"pairs": 3, "scores": joints, "baselines": {"source": joints}})) == 1

@@ -1,4 +1,4 @@
-"""The judge of trials: its scores are the scores, its pictures the results."""
+"""The judge of trials: its scores are the scores, its images the results."""
 
 from pathlib import Path
 
@@ -53,14 +53,14 @@ def test_scores_are_the_means_of_the_pairs_scores(system, networks, block_shards
 
 
 def test_samples_are_the_results_of_the_fixed_pairs(system, networks, block_shards: Path, tmp_path: Path):
-    from posegen.evaluation.metrics import as_pictures
+    from posegen.evaluation.metrics import to_uint8
     from posegen.evaluation.scoring import synthesized
 
     judge(system, block_shards, tmp_path)(networks, 4, CPU)
     trained, fixed = Trained(system, networks, CPU), sample_pairs(PAIRS)
     ((_, columns),) = synthesized(trained, Shards(block_shards), fixed, split="test")
-    pictures = read_samples(tmp_path / "trials/0003/samples.png", system.size[1])
-    np.testing.assert_array_equal(np.stack(pictures), as_pictures(columns[system.image]))
+    images = read_samples(tmp_path / "trials/0003/samples.png", system.size[1])
+    np.testing.assert_array_equal(np.stack(images), to_uint8(columns[system.image]))
 
 
 def test_fixed_pairs_lie_along_the_whole_list():
@@ -68,17 +68,17 @@ def test_fixed_pairs_lie_along_the_whole_list():
     assert sample_pairs([3, 5]) == [3, 5]
 
 
-def test_pictures_that_are_not_numbers_are_no_score(system, networks, block_shards: Path, tmp_path: Path):
+def test_images_that_are_not_numbers_are_no_score(system, networks, block_shards: Path, tmp_path: Path):
     broken = {**networks, "refinement": {**networks["refinement"]}}
     torch.manual_seed(0)
     broken["refinement"]["generator"] = system.stages[1].networks()["generator"].eval()
     for parameter in broken["refinement"]["generator"].parameters():
         parameter.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="10 of 10 generated pictures have values that are not numbers"):
+    with pytest.raises(ValueError, match="10 of 10 generated images have values that are not numbers"):
         judge(system, block_shards, tmp_path)(broken, 4, CPU)
 
 
-def test_a_system_without_pictures_is_judged_by_its_joints(block_shards: Path, tmp_path: Path):
+def test_a_system_without_images_is_judged_by_its_joints(block_shards: Path, tmp_path: Path):
     system = posing_systems.posing()
     scores = judge(system, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 8, CPU)
     assert scores.keys() == {"pose_error", "pck", "pckh"}

@@ -252,7 +252,7 @@ def test_a_settings_file_is_kept_with_the_run(tmp_path: Path):
 def test_a_trials_tasks_are_the_same_on_every_node(s3_server, two_nodes, tmp_path: Path):
     """Where shards are read in windows, their manifest is part of a recipe: a node that lacks it fetches it."""
     plan = sweep(Path("unused"), options={"run": "s3://runs/planned", "cache_gb": 5e-6})
-    shards = shards_of(Blocks(people=12), tmp_path / "shards", pictures_per_shard=4)
+    shards = shards_of(Blocks(people=12), tmp_path / "shards", images_per_shard=4)
     made = []
     for node in ("first", "second"):
         two_nodes(node)

@@ -17,7 +17,7 @@ def waves(shape, phase):
 
 @pytest.fixture
 def batch():
-    """Two pairs of 32x16 pictures in float64, as the stages of all systems read them."""
+    """Two pairs of 32x16 images in float64, as the stages of all systems read them."""
     frame = torch.tensor([16.0, 32.0], dtype=torch.float64)
     joints, source_joints = ((waves((2, 18, 2), phase) + 1) / 2 * frame for phase in (3.0, 6.0))
     visible, source_visible = waves((2, 18), 4.0) > -0.5, waves((2, 18), 7.0) > -0.7

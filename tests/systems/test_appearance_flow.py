@@ -73,45 +73,45 @@ def linear(*units):
     return sum((inner + 1) * outer for inner, outer in pairwise(units))
 
 
-def sampled_slowly(pictures, flow):
+def sampled_slowly(images, flow):
     """remap_layer.cpp, loop by loop."""
-    count, channels, height, width = pictures.shape
-    result = torch.zeros(count, channels, *flow.shape[2:], dtype=pictures.dtype)
+    count, channels, height, width = images.shape
+    result = torch.zeros(count, channels, *flow.shape[2:], dtype=images.dtype)
     for n, row, column in torch.cartesian_prod(*map(torch.arange, (count, *flow.shape[2:]))).tolist():
         x, y = column + flow[n, 0, row, column].item(), row + flow[n, 1, row, column].item()
         for taken_x in (math.floor(x), math.floor(x) + 1):
             for taken_y in (math.floor(y), math.floor(y) + 1):
                 if 0 <= taken_x < width and 0 <= taken_y < height:
                     weight = (1 - abs(x - taken_x)) * (1 - abs(y - taken_y))
-                    result[n, :, row, column] += weight * pictures[n, :, taken_y, taken_x]
+                    result[n, :, row, column] += weight * images[n, :, taken_y, taken_x]
     return result
 
 
-def test_no_flow_gives_the_picture_itself():
-    pictures = waves((2, 3, 7, 5), 0.0)
-    torch.testing.assert_close(sampled(pictures, torch.zeros(2, 2, 7, 5).double()), pictures, atol=1e-12, rtol=0)
+def test_no_flow_gives_the_image_itself():
+    images = waves((2, 3, 7, 5), 0.0)
+    torch.testing.assert_close(sampled(images, torch.zeros(2, 2, 7, 5).double()), images, atol=1e-12, rtol=0)
 
 
 def test_a_flow_of_whole_pixels_by_hand():
     """A flow of (2, -1) takes each colour from two columns to the right and one row above; black beyond the edges."""
-    pictures = torch.arange(1.0, 13.0).view(1, 1, 3, 4)
+    images = torch.arange(1.0, 13.0).view(1, 1, 3, 4)
     flow = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(1, 2, 3, 4)
     expected = torch.tensor([[0.0, 0, 0, 0], [3, 4, 0, 0], [7, 8, 0, 0]]).view(1, 1, 3, 4)
-    torch.testing.assert_close(sampled(pictures, flow), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sampled(images, flow), expected, atol=1e-5, rtol=0)
 
 
 def test_a_flow_of_half_a_pixel_by_hand():
     """Half a column to the right is the mean of two columns, at the edge of the last one and nothing."""
-    pictures = torch.tensor([2.0, 4.0, 10.0]).expand(2, 3).view(1, 1, 2, 3)
+    images = torch.tensor([2.0, 4.0, 10.0]).expand(2, 3).view(1, 1, 2, 3)
     flow = torch.tensor([0.5, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 3)
     expected = torch.tensor([3.0, 7.0, 5.0]).expand(2, 3).view(1, 1, 2, 3)
-    torch.testing.assert_close(sampled(pictures, flow), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sampled(images, flow), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("phase", [0.0, 1.0, 2.0])
 def test_sampling_against_loops(phase):
-    pictures, flow = waves((2, 2, 6, 5), phase), 4 * waves((2, 2, 6, 5), phase + 1)
-    torch.testing.assert_close(sampled(pictures, flow), sampled_slowly(pictures, flow))
+    images, flow = waves((2, 2, 6, 5), phase), 4 * waves((2, 2, 6, 5), phase + 1)
+    torch.testing.assert_close(sampled(images, flow), sampled_slowly(images, flow))
 
 
 @pytest.mark.parametrize("offset", [(100.0, 0.0), (0.0, -100.0), (-7.0, 0.0), (0.0, 9.0)])
@@ -121,17 +121,17 @@ def test_outside_is_zero(offset):
 
 
 def test_gradients_of_sampling():
-    pictures, flow = waves((1, 2, 4, 3), 0.0), 1.7 * waves((1, 2, 4, 3), 1.0)
+    images, flow = waves((1, 2, 4, 3), 0.0), 1.7 * waves((1, 2, 4, 3), 1.0)
     away = (flow - flow.round()).abs().min()
     assert away > 1e-3  # between pixels, where the sampling is smooth
-    torch.autograd.gradcheck(sampled, (pictures.requires_grad_(), flow.requires_grad_()))
+    torch.autograd.gradcheck(sampled, (images.requires_grad_(), flow.requires_grad_()))
 
 
 def test_sampling_in_bfloat16_autocast_is_as_exact_as_without():
-    pictures, flow = waves((1, 3, 300, 4), 0.0).float(), (5 * waves((1, 2, 300, 4), 1.0)).bfloat16()
-    exact = sampled(pictures, flow.float())
+    images, flow = waves((1, 3, 300, 4), 0.0).float(), (5 * waves((1, 2, 300, 4), 1.0)).bfloat16()
+    exact = sampled(images, flow.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(sampled(pictures, flow), exact)
+        assert torch.equal(sampled(images, flow), exact)
 
 
 def test_resizing_puts_corners_on_corners():
@@ -179,7 +179,7 @@ def test_the_object_networks_sizes():
 
 
 def test_the_scene_networks_parameters_by_its_layers():
-    """models/kitti_single/deploy.prototxt has 9 channels: the picture and a motion of 6 numbers."""
+    """models/kitti_single/deploy.prototxt has 9 channels: the image and a motion of 6 numbers."""
     encoder, decoder = convolutions(9, 32, 64, 128, 256, 512), convolutions(512, 512, 256, 128, 64, 32, 2)
     with torch.device("meta"):
         published = SceneNetwork(channels=9, size=(224, 224), width=32, depth=5, masked=False)
@@ -208,9 +208,9 @@ def test_parameter_counts(dataset, variant, expected):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_size_fits(size, variant):
     stage = dataclasses.replace(small_stage(variant), size=size)
-    pictures = {name: torch.rand(1, 3, *size) * 2 - 1 for name in ("source_image", "target_image")}
+    images = {name: torch.rand(1, 3, *size) * 2 - 1 for name in ("source_image", "target_image")}
     poses = {name: torch.zeros(1, 18, *size) for name in ("source_pose", "target_pose")}
-    outputs = stage.outputs(stage.networks(), pictures | poses | {"rotation": torch.tensor([180.0])})
+    outputs = stage.outputs(stage.networks(), images | poses | {"rotation": torch.tensor([180.0])})
     assert all(output.shape[2:] == size for output in outputs.values())
 
 
@@ -264,10 +264,10 @@ def test_the_settings():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_first_picture_is_the_source(variant, batch):
+def test_the_first_image_is_the_source(variant, batch):
     stage = small_stage(variant)
-    picture = stage.outputs(double(stage), batch)["sampled_image"]
-    torch.testing.assert_close(picture, batch["source_image"], atol=1e-12, rtol=0)
+    image = stage.outputs(double(stage), batch)["sampled_image"]
+    torch.testing.assert_close(image, batch["source_image"], atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -287,21 +287,21 @@ def test_every_variant_trains(variant, batch):
 def test_the_flow_depends_on_its_condition(variant, batch):
     stage = small_stage(variant)
     networks = moving(double(stage))
-    picture = stage.outputs(networks, batch)["sampled_image"]
+    image = stage.outputs(networks, batch)["sampled_image"]
     for column in set(stage.reads) - {"target_image", "target_person_mask"}:
         changed = stage.outputs(networks, {**batch, column: -batch[column]})["sampled_image"]
-        assert not torch.allclose(changed, picture), column
+        assert not torch.allclose(changed, image), column
 
 
-def test_a_known_flow_moves_the_picture(batch):
+def test_a_known_flow_moves_the_image(batch):
     """A bias alone: every colour from three columns to the right and a row above; black, which is -1, beyond."""
     stage = small_stage("no-mask")
     networks = double(stage)
     networks["generator"].flow[-1].bias.data = torch.tensor([3.0, -1.0]).double()
-    picture = stage.outputs(networks, batch)["sampled_image"]
-    expected = torch.full_like(picture, -1.0)
+    image = stage.outputs(networks, batch)["sampled_image"]
+    expected = torch.full_like(image, -1.0)
     expected[:, :, 1:, :-3] = batch["source_image"][:, :, :-1, 3:]
-    torch.testing.assert_close(picture, expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(image, expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

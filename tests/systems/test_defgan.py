@@ -29,7 +29,7 @@ STRIDING = (
 
 @pytest.fixture
 def batch(batch):
-    """The usual pictures with two people whose limbs are all there, in each other's pose."""
+    """The usual images with two people whose limbs are all there, in each other's pose."""
     poses = torch.tensor([STANDING, STRIDING], dtype=torch.float64)
     visible = torch.ones(2, 18, dtype=torch.bool)
     visible[1, 17] = False

@@ -256,13 +256,13 @@ def test_the_last_hourglass_is_decoded(batch):
 
 
 @pytest.mark.parametrize("mirrored_too", [True, False])
-def test_with_the_mirrored_picture_the_estimate_mirrors_exactly(batch, mirrored_too):
+def test_with_the_mirrored_image_the_estimate_mirrors_exactly(batch, mirrored_too):
     stage = small(mirrored_too=mirrored_too)
     networks = double(stage)
     networks["estimator"].eval()
     one, other = (
-        stage.outputs(networks, {"target_image": picture})["estimated_joints"]
-        for picture in (batch["target_image"], batch["target_image"].flip(3))
+        stage.outputs(networks, {"target_image": image})["estimated_joints"]
+        for image in (batch["target_image"], batch["target_image"].flip(3))
     )
     mirrored = other[:, MIRROR] * torch.tensor([-1, 1]) + torch.tensor([SIZE[1] - 1, 0])
     assert torch.allclose(mirrored, one) == mirrored_too
@@ -272,7 +272,7 @@ def test_the_loss_by_hand(batch):
     """Networks that give nothing: the mean square of the wanted maps over the joints that are known."""
     stage = small(stacks=3)
     wanted = Gaussians(sigma=1.0)((batch["target_joints"] + 0.5) / 2 - 0.5, batch["target_visible"], 16, 8)
-    squares = [wanted[picture, joint].square().mean() for picture, joint in batch["target_visible"].nonzero().tolist()]
+    squares = [wanted[image, joint].square().mean() for image, joint in batch["target_visible"].nonzero().tolist()]
     terms = stage.loss("generator", {"estimator": Nothing(3)}, batch)
     assert list(terms) == ["stack_1", "stack_2", "stack_3"]
     for term in terms.values():
@@ -287,9 +287,9 @@ class Nothing(nn.Module):
         super().__init__()
         self.stacks = stacks
 
-    def forward(self, pictures):
-        batch, _, height, width = pictures.shape
-        return pictures.new_zeros(batch, self.stacks, 18, height // 2, width // 2)
+    def forward(self, images):
+        batch, _, height, width = images.shape
+        return images.new_zeros(batch, self.stacks, 18, height // 2, width // 2)
 
 
 @pytest.mark.parametrize("rotation", [0.0, 30.0])
@@ -322,43 +322,43 @@ def test_the_losses_gradient():
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
 def test_turning_by_right_angles_moves_pixels_as_they_are(quarters):
-    pictures, angle = waves((1, 3, 6, 6), 0.0), torch.tensor([quarters * math.pi / 2], dtype=torch.float64)
+    images, angle = waves((1, 3, 6, 6), 0.0), torch.tensor([quarters * math.pi / 2], dtype=torch.float64)
     joints = torch.tensor([[1.0, 4.0]], dtype=torch.float64).expand(1, 18, 2)
-    moved, places = turned(pictures, joints, angle, torch.ones_like(angle))
-    torch.testing.assert_close(moved, pictures.rot90(-quarters, (2, 3)))  # clockwise
+    moved, places = turned(images, joints, angle, torch.ones_like(angle))
+    torch.testing.assert_close(moved, images.rot90(-quarters, (2, 3)))  # clockwise
     x, y = places[0, 0].round().long().tolist()
-    torch.testing.assert_close(moved[0, :, y, x], pictures[0, :, 4, 1])
+    torch.testing.assert_close(moved[0, :, y, x], images[0, :, 4, 1])
 
 
 @pytest.mark.parametrize(("degrees", "scale"), [(0.0, 1.25), (0.0, 0.75), (30.0, 1.0), (-20.0, 1.2), (17.0, 0.8)])
 def test_joints_stay_on_what_they_are_on(degrees, scale):
-    """A blob in the picture is found where the joint has gone, in pictures that are no square."""
+    """A blob in the image is found where the joint has gone, in images that are no square."""
     joints = torch.tensor([[20.0, 40.0], [14.0, 25.0]], dtype=torch.float64).repeat(9, 1)[None]
-    pictures = Gaussians(sigma=2.0)(joints, torch.ones(1, 18, dtype=torch.bool), 64, 32)[:, :3]
+    images = Gaussians(sigma=2.0)(joints, torch.ones(1, 18, dtype=torch.bool), 64, 32)[:, :3]
     angle, factor = (torch.tensor([value], dtype=torch.float64) for value in (math.radians(degrees), scale))
-    moved, places = turned(pictures, joints, angle, factor)
+    moved, places = turned(images, joints, angle, factor)
     weights = moved[0, :2] / moved[0, :2].sum(dim=(1, 2), keepdim=True)
     rows, columns = torch.arange(64, dtype=torch.float64), torch.arange(32, dtype=torch.float64)
     centres = torch.stack([(weights.sum(1) * columns).sum(1), (weights.sum(2) * rows).sum(1)], dim=1)
     torch.testing.assert_close(centres, places[0, :2], atol=0.05, rtol=0)
-    assert moved[0, 0].sum() / pictures[0, 0].sum() == pytest.approx(scale**2, rel=0.02)
+    assert moved[0, 0].sum() / images[0, 0].sum() == pytest.approx(scale**2, rel=0.02)
 
 
-def test_pictures_vary_within_the_settings():
+def test_images_vary_within_the_settings():
     stage = Estimation(size=(64, 64), rotation=30.0, scaling=0.25)
     middle = torch.tensor([31.5, 31.5])
     joints = torch.stack([middle, middle + torch.tensor([0.0, 10.0])] * 9)[None].expand(200, 18, 2)
     torch.manual_seed(0)
-    pictures, moved = stage.varied(torch.ones(200, 3, 64, 64), joints)
+    images, moved = stage.varied(torch.ones(200, 3, 64, 64), joints)
     arms = moved[:, 1] - moved[:, 0]
     torch.testing.assert_close(moved[:, 0], middle.expand(200, 2))
     scales, angles = arms.norm(dim=1) / 10, torch.rad2deg(torch.atan2(-arms[:, 0], arms[:, 1]))
     for values, low, high in ((scales, 0.75, 1.25), (angles, -30, 30)):
         assert low <= values.min() < low + 0.05 * (high - low)
         assert high >= values.max() > high - 0.05 * (high - low)
-    assert pictures.min() == 0  # grey, where the picture does not reach
+    assert images.min() == 0  # grey, where the image does not reach
     still = dataclasses.replace(stage, rotation=0.0, scaling=0.0)
-    assert all(map(torch.equal, still.varied(pictures, moved), (pictures, moved)))
+    assert all(map(torch.equal, still.varied(images, moved), (images, moved)))
 
 
 def test_every_convolution_learns(batch):
@@ -372,13 +372,13 @@ def test_every_convolution_learns(batch):
     assert all(kernel.grad.abs().sum() > 0 for kernel in kernels)
 
 
-def test_the_source_picture_is_not_looked_at(batch):
+def test_the_source_image_is_not_looked_at(batch):
     stage = small()
     networks = double(stage)
     stage.loss("generator", networks, {name: batch[name] for name in READ})
 
 
-def test_a_picture_does_not_depend_on_those_estimated_with_it(batch):
+def test_a_image_does_not_depend_on_those_estimated_with_it(batch):
     stage = small()
     networks = double(stage)
     networks["estimator"].eval()

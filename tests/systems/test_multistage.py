@@ -87,9 +87,9 @@ def bits(networks):
 class Seen(nn.Module):
     """A critic that remembers what it was shown."""
 
-    def forward(self, pictures):
-        self.pictures = pictures
-        return pictures.mean(dim=(1, 2, 3))
+    def forward(self, images):
+        self.images = images
+        return images.mean(dim=(1, 2, 3))
 
 
 # --- what there is
@@ -109,7 +109,7 @@ def test_parameter_counts():
 PARAMETERS = {
     "pose": {"generator": 4_285_476},
     "foreground": {"generator": 23_632_067, "critic": 10_925_057},
-    "background": {"generator": 54_425_603, "foreground_critic": 10_925_057, "picture_critic": 10_896_257},
+    "background": {"generator": 54_425_603, "foreground_critic": 10_925_057, "image_critic": 10_896_257},
 }
 
 
@@ -140,14 +140,14 @@ def test_only_the_networks_of_a_variant_exist():
     full = {
         "pose": ["generator"],
         "foreground": ["critic", "generator"],
-        "background": ["foreground_critic", "generator", "picture_critic"],
+        "background": ["foreground_critic", "generator", "image_critic"],
     }
-    joint = ["background_foreground_critic", "background_generator", "background_picture_critic"]
+    joint = ["background_foreground_critic", "background_generator", "background_image_critic"]
     assert found == {
         **dict.fromkeys(("full", "global-l1", "one-branch", "concatenated"), full),
         "no-adversarial": {**full, "foreground": ["generator"]},
         "one-stage": {"pose": ["generator"], "whole": ["critic", "generator"]},
-        "one-critic": {**full, "background": ["generator", "picture_critic"]},
+        "one-critic": {**full, "background": ["generator", "image_critic"]},
         "joint": {**full, "joint": [*joint, "foreground_critic", "foreground_generator", "pose_generator"]},
     }
 
@@ -295,13 +295,13 @@ def test_the_foreground_is_the_formula():
     """F_t* = f_dec(f_pose(P_t*) - f_pose(P_s) + f_img(F_s)), with each encoder called by itself."""
     torch.manual_seed(0)
     network = ForegroundNetwork(size=SIZE, width=4, depth=2, fusion="analogy").double()
-    picture, source, target = (waves((2, channels, *SIZE), channels) for channels in (3, 18, 18))
+    image, source, target = (waves((2, channels, *SIZE), channels) for channels in (3, 18, 18))
     target = target.flip(0)
-    image, own, wanted = network.image_encoder(picture), network.pose_encoder(source), network.pose_encoder(target)
+    image, own, wanted = network.image_encoder(image), network.pose_encoder(source), network.pose_encoder(target)
     expected = network.decoder(wanted[-1] - own[-1] + image[-1], wanted[:-1])
-    torch.testing.assert_close(network(picture, source, target), expected)
+    torch.testing.assert_close(network(image, source, target), expected)
     still = network.decoder(image[-1], own[:-1])
-    torch.testing.assert_close(network(picture, source, source), still)
+    torch.testing.assert_close(network(image, source, source), still)
 
 
 @pytest.mark.parametrize("fusion", ["analogy", "concatenation", "one-branch"])
@@ -316,7 +316,7 @@ def test_the_foreground_depends_on_all_that_it_is_given(fusion):
         assert not torch.allclose(network(*changed), made)
 
 
-def test_a_picture_does_not_depend_on_those_made_with_it(batch):
+def test_a_image_does_not_depend_on_those_made_with_it(batch):
     for stage in small_stages("joint").values():
         networks = double(stage)
         alone = stage.outputs(networks, {name: value[:1] for name, value in batch.items()})
@@ -347,7 +347,7 @@ def test_both_pairs_of_the_foreground_critic_carry_the_predicted_pose(player, ba
     stage = dataclasses.replace(small_stages()["foreground"], backdrop=-0.5)
     networks = {**double(stage), "critic": Seen()}
     stage.loss(player, networks, batch)
-    real, fake = networks["critic"].pictures.chunk(2)
+    real, fake = networks["critic"].images.chunk(2)
     assert not torch.allclose(batch["predicted_pose"], batch["target_pose"])
     assert torch.equal(real[:, 3:], batch["predicted_pose"])
     assert torch.equal(fake[:, 3:], batch["predicted_pose"])
@@ -358,21 +358,21 @@ def test_both_pairs_of_the_foreground_critic_carry_the_predicted_pose(player, ba
 @pytest.mark.parametrize("player", ["critic", "generator"])
 def test_what_the_two_critics_of_stage_three_see(player, batch):
     stage = small_stages()["background"]
-    networks = {**double(stage), "foreground_critic": Seen(), "picture_critic": Seen()}
+    networks = {**double(stage), "foreground_critic": Seen(), "image_critic": Seen()}
     stage.loss(player, networks, batch)
     made, target, mask = (stage.outputs(networks, batch)["composed_image"], batch["target_image"],
                           batch["target_person_mask"])  # fmt: skip
-    real, fake = networks["foreground_critic"].pictures.chunk(2)
+    real, fake = networks["foreground_critic"].images.chunk(2)
     assert torch.equal(real, torch.cat([target * mask, batch["predicted_pose"]], dim=1))
     assert torch.equal(fake, torch.cat([made * mask, batch["predicted_pose"]], dim=1))
-    assert torch.equal(networks["picture_critic"].pictures, torch.cat([target, made]))
+    assert torch.equal(networks["image_critic"].images, torch.cat([target, made]))
 
 
-def test_the_critic_of_one_stage_sees_whole_pictures_with_the_predicted_pose(batch):
+def test_the_critic_of_one_stage_sees_whole_images_with_the_predicted_pose(batch):
     stage = small_stages("one-stage")["whole"]
     networks = {**double(stage), "critic": Seen()}
     stage.loss("critic", networks, batch)
-    real, fake = networks["critic"].pictures.chunk(2)
+    real, fake = networks["critic"].images.chunk(2)
     made = stage.outputs(networks, batch)["composed_image"]
     assert torch.equal(real, torch.cat([batch["target_image"], batch["predicted_pose"]], dim=1))
     assert torch.equal(fake, torch.cat([made, batch["predicted_pose"]], dim=1))
@@ -398,7 +398,7 @@ def test_undecided_critics_cost_log_two(variant, stage, critics, batch):
     assert {term.weight for term in adversarial} == {1.0}
 
 
-def test_the_losses_on_pictures(batch):
+def test_the_losses_on_images(batch):
     """Weights alpha and beta on the parts by area; "global-l1" has their sum on the whole foreground."""
     wanted, mask = cut_out(batch["target_image"], batch["target_person_mask"], 0.0), batch["target_person_mask"]
     for variant in ("full", "global-l1", "no-adversarial"):
@@ -420,7 +420,7 @@ def test_the_losses_on_pictures(batch):
 
 
 @pytest.mark.parametrize("filled", [0.0, 1.0])
-def test_pictures_without_person_or_without_background_cost_no_nan(filled, batch):
+def test_images_without_person_or_without_background_cost_no_nan(filled, batch):
     masks = {name: torch.full_like(batch[name], filled) for name in ("source_person_mask", "target_person_mask")}
     for name in ("foreground", "background"):
         stage = small_stages()[name]
@@ -490,14 +490,14 @@ def test_joint_training_starts_where_the_three_stages_ended(batch):
 
 
 @pytest.mark.parametrize(("drawing", "reached"), [(Gaussians(sigma=2.0), True), (Discs(radius=2.0), False)])
-def test_joint_losses_of_pictures_reach_the_pose_transformer_through_gaussians(drawing, reached, batch):
+def test_joint_losses_of_images_reach_the_pose_transformer_through_gaussians(drawing, reached, batch):
     stages, _, game = joint_game()
     stage = dataclasses.replace(stages["joint"], pose_maps=drawing, pose_weight=0.0)
     terms = stage.loss("generator", game.networks, batch)
     total(terms).backward()
     gradients = [p.grad.abs().sum() for p in game.bare["pose_generator"].parameters()]
     assert (sum(gradients).item() > 0) == reached
-    assert game.bare["foreground_generator"].decoder.picture[0].weight.grad.abs().sum() > 0
+    assert game.bare["foreground_generator"].decoder.image[0].weight.grad.abs().sum() > 0
 
 
 def test_the_joint_stage_names_each_stages_networks():
@@ -573,26 +573,26 @@ GOLDEN = {
     },
     "full background": {
         "generator/foreground_adversarial": 0.46964854,
-        "generator/picture_adversarial": 0.45350337,
+        "generator/image_adversarial": 0.45350337,
         "generator/foreground_l1": 0.39324081,
         "generator/background_l1": 0.98262507,
         "generator/total": 138.50974,
         "generator/gradient": 49.287542,
         "critic/foreground_real": 0.47046757,
         "critic/foreground_fake": 0.9815343,
-        "critic/picture_real": 0.42157644,
-        "critic/picture_fake": 1.0048221,
+        "critic/image_real": 0.42157644,
+        "critic/image_fake": 1.0048221,
         "critic/total": 2.8784003,
         "critic/gradient": 6.9988606,
     },
     "one-critic background": {
-        "generator/picture_adversarial": 0.45350337,
+        "generator/image_adversarial": 0.45350337,
         "generator/foreground_l1": 0.39324081,
         "generator/background_l1": 0.98262507,
         "generator/total": 138.04008,
         "generator/gradient": 49.29106,
-        "critic/picture_real": 0.42158014,
-        "critic/picture_fake": 1.0048251,
+        "critic/image_real": 0.42158014,
+        "critic/image_fake": 1.0048251,
         "critic/total": 1.4264052,
         "critic/gradient": 5.5912352,
     },
@@ -614,7 +614,7 @@ GOLDEN = {
         "generator/foreground_foreground_l1": 0.32326311,
         "generator/foreground_background_l1": 0.61176753,
         "generator/background_foreground_adversarial": 0.48154446,
-        "generator/background_picture_adversarial": 0.44992,
+        "generator/background_image_adversarial": 0.44992,
         "generator/background_foreground_l1": 0.39201245,
         "generator/background_background_l1": 0.98848468,
         "generator/total": 1757.0922,
@@ -623,8 +623,8 @@ GOLDEN = {
         "critic/foreground_fake": 0.94513071,
         "critic/background_foreground_real": 0.48209083,
         "critic/background_foreground_fake": 0.95968556,
-        "critic/background_picture_real": 0.41446614,
-        "critic/background_picture_fake": 1.0076606,
+        "critic/background_image_real": 0.41446614,
+        "critic/background_image_fake": 1.0076606,
         "critic/total": 4.2899485,
         "critic/gradient": 7.6129416,
     },

@@ -112,7 +112,7 @@ def test_coordinates_by_hand():
     assert numbers[4:] == [-1.0] * 32
 
 
-def test_the_refined_picture_is_the_coarse_one_and_a_difference(batch):
+def test_the_refined_image_is_the_coarse_one_and_a_difference(batch):
     stage = small_stages()[1]
     networks = double(stage)
     difference = networks["generator"](batch["coarse_image"], batch["source_image"])
@@ -131,7 +131,7 @@ def test_the_generator_of_stage_two_minimises_what_is_published(batch):
 
 
 def published_critic_loss(kind, critic, batch, refined):
-    """Written out from the released code's description; two pictures a group."""
+    """Written out from the released code's description; two images a group."""
     source, target = batch["source_image"], batch["target_image"]
     if kind == "pair":
         logits = critic(torch.cat([torch.cat([source, target], 1), torch.cat([source, refined], 1)]))
@@ -151,7 +151,7 @@ def test_the_critic_minimises_what_is_published(kind, batch):
     torch.testing.assert_close(total(stage.loss("critic", networks, batch)), expected)
 
 
-def test_the_coarse_picture_takes_part_in_the_critics_statistics_but_in_no_loss(batch):
+def test_the_coarse_image_takes_part_in_the_critics_statistics_but_in_no_loss(batch):
     stage = small_stages()[1]
     networks = double(stage)
     terms = stage.loss("critic", networks, batch)

@@ -92,17 +92,17 @@ def test_the_critics_patches(depth, side, logits):
 
 @pytest.mark.parametrize(("depth", "seen"), [(1, 16), (2, 34), (3, 70)])
 def test_what_a_logit_sees(depth, seen):
-    """The pixels on which one logit depends. Normalisation, which sees the whole picture, is taken out."""
+    """The pixels on which one logit depends. Normalisation, which sees the whole image, is taken out."""
     critic = PatchCritic(channels=1, width=2, depth=depth).double()
     for index, layer in enumerate(critic.layers):
         if isinstance(layer, nn.GroupNorm):
             critic.layers[index] = nn.Identity()
         elif isinstance(layer, nn.Conv2d):
             nn.init.ones_(layer.weight)
-    picture = torch.ones(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
-    logits = critic(picture)
+    image = torch.ones(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
+    logits = critic(image)
     logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
-    rows, columns = picture.grad[0, 0].nonzero(as_tuple=True)
+    rows, columns = image.grad[0, 0].nonzero(as_tuple=True)
     assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (seen, seen)
     assert len(rows) == seen * seen
 
@@ -133,17 +133,17 @@ def test_sizes_that_cannot_be_halved_are_refused_with_sizes_that_can(size, messa
 def test_the_sizes_that_are_named_do_fit():
     for size in ((96, 48), (112, 64), (128, 80), (240, 160), (256, 176), (32, 32)):
         stage = small_stage(size=size)
-        pictures = {name: torch.zeros(1, c, *size) for name, c in (("source_image", 3), ("target_image", 3))}
-        pictures |= {name: torch.zeros(1, 18, *size) for name in ("source_pose", "target_pose")}
+        images = {name: torch.zeros(1, c, *size) for name, c in (("source_image", 3), ("target_image", 3))}
+        images |= {name: torch.zeros(1, 18, *size) for name in ("source_pose", "target_pose")}
         networks = stage.networks()
-        assert stage.outputs(networks, pictures)["translated_image"].shape == (1, 3, *size)
-        assert torch.isfinite(total(stage.loss("critic", networks, pictures)))
+        assert stage.outputs(networks, images)["translated_image"].shape == (1, 3, *size)
+        assert torch.isfinite(total(stage.loss("critic", networks, images)))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("critic_depth", 4, "leaves no patch of a picture of 64x32; it must be at most 3"),
+        ("critic_depth", 4, "leaves no patch of an image of 64x32; it must be at most 3"),
         ("critic_depth", 0, "it must be at least 1"),
         ("dropout", 1.0, "translation.dropout is 1.0; it must be at least 0 and less than 1"),
         ("l1_weight", -1.0, "it must be at least 0"),
@@ -191,18 +191,18 @@ def test_every_variant_trains(variant, batch):
             network.zero_grad()
 
 
-def test_the_picture_depends_on_every_column_of_the_condition(batch):
+def test_the_image_depends_on_every_column_of_the_condition(batch):
     stage = small_stage()
     networks = double(stage)
-    picture = stage.outputs(networks, batch)["translated_image"]
-    assert picture.abs().max() < 1
+    image = stage.outputs(networks, batch)["translated_image"]
+    assert image.abs().max() < 1
     for column in ("source_image", "source_pose", "target_pose"):
         changed = stage.outputs(networks, {**batch, column: -batch[column]})["translated_image"]
-        assert not torch.allclose(changed, picture)
+        assert not torch.allclose(changed, image)
 
 
 @pytest.mark.parametrize("column", ["source_image", "source_pose", "target_pose", "target_image"])
-def test_the_critic_sees_the_condition_with_the_picture(column, batch):
+def test_the_critic_sees_the_condition_with_the_image(column, batch):
     stage = small_stage()
     networks = double(stage)
     networks["generator"] = Still(waves((2, 3, *SIZE), 2.0))
@@ -213,17 +213,17 @@ def test_the_critic_sees_the_condition_with_the_picture(column, batch):
 
 
 class Still(nn.Module):
-    """A generator that gives the same picture whatever the condition."""
+    """A generator that gives the same image whatever the condition."""
 
-    def __init__(self, picture):
+    def __init__(self, image):
         super().__init__()
-        self.picture = picture
+        self.image = image
 
     def forward(self, condition):
-        return self.picture
+        return self.image
 
 
-def test_a_picture_does_not_depend_on_those_made_with_it(batch):
+def test_a_image_does_not_depend_on_those_made_with_it(batch):
     """What instance normalisation gives: batch normalisation at the paper's batch of one."""
     stage = small_stage()
     networks = double(stage)

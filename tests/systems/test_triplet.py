@@ -173,7 +173,7 @@ def test_the_classifying_critic_minimises_the_poster_s_loss(batch):
 
 @pytest.mark.parametrize("variant", TWO_STAGES)
 def test_the_generator_minimises_the_poster_s_loss(variant, batch):
-    stage = small_refinement(variant, critic_normalised=False)  # so that a picture's score is its own
+    stage = small_refinement(variant, critic_normalised=False)  # so that an image's score is its own
     networks = double(stage)
     refined, target = stage.outputs(networks, batch)["refined_image"], batch["target_image"]
     judged = torch.cat([batch["source_image"], refined], 1) if variant == "g1+g2+d" else refined
@@ -258,7 +258,7 @@ def test_the_critics_turns_leave_the_generators_bits_alone(batch):
     stage = small_refinement()
     before = copies(game_of(stage).bare)
     game, _, found = played(stage, batch)
-    *_, (_, weights, _) = found  # when the generator's own turn scores its pictures
+    *_, (_, weights, _) = found  # when the generator's own turn scores its images
     assert all(map(torch.equal, before["generator"], weights["generator"]))
     assert not any(torch.equal(a, b) for a, b in zip(before["critic"], weights["critic"], strict=True) if a.ndim > 1)
     assert same(weights, game.bare) == {"generator": False, "critic": True}
@@ -292,11 +292,11 @@ def test_stage_two_neither_holds_nor_changes_stage_ones_networks(batch):
     assert not any(isinstance(m, pg2.PoseIntegrator) for net in game.bare.values() for m in net.modules())
 
 
-def test_a_critic_without_normalisation_scores_each_picture_alone(batch):
+def test_a_critic_without_normalisation_scores_each_image_alone(batch):
     critic = double(small_refinement(critic_normalised=False))["critic"]
     assert not any(isinstance(m, nn.BatchNorm2d) for m in critic.modules())
-    pictures = torch.cat([batch["source_image"], batch["target_image"]])
-    torch.testing.assert_close(critic(pictures)[:2], critic(pictures[:2]))
+    images = torch.cat([batch["source_image"], batch["target_image"]])
+    torch.testing.assert_close(critic(images)[:2], critic(images[:2]))
 
 
 # The terms of the second step of training, in float64 on the CPU.

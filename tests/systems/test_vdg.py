@@ -58,14 +58,14 @@ def test_every_variant_trains(variant, batch):
             assert any(p.grad.abs().sum() > 0 for name in player.nets for p in networks[name].parameters())
 
 
-def test_the_coarse_picture_depends_on_source_and_pose(batch):
+def test_the_coarse_image_depends_on_source_and_pose(batch):
     stage, _ = small_stages()
     networks = double(stage)
-    picture = stage.outputs(networks, batch)["coarse_image"]
-    assert picture.shape == batch["target_image"].shape
+    image = stage.outputs(networks, batch)["coarse_image"]
+    assert image.shape == batch["target_image"].shape
     for column in ("source_image", "target_pose"):
         changed = stage.outputs(networks, {**batch, column: -batch[column]})["coarse_image"]
-        assert not torch.allclose(changed, picture)
+        assert not torch.allclose(changed, image)
 
 
 def test_late_fusion_by_hand():
@@ -78,12 +78,12 @@ def test_late_fusion_by_hand():
     assert fused.flatten().tolist() == [2.0, 0.0]  # relu(2 * 1 - 0.5 + 0.5) and relu(2 * 1 - 9 + 0.5)
 
 
-def test_stage_two_starts_from_the_coarse_picture(batch):
+def test_stage_two_starts_from_the_coarse_image(batch):
     _, stage = small_stages()
     assert torch.equal(stage.outputs(double(stage), batch)["refined_image"], batch["coarse_image"])
 
 
-def test_direct_predicts_the_picture_itself(batch):
+def test_direct_predicts_the_image_itself(batch):
     stage = dataclasses.replace(small_stages()[1], direct=True)
     networks = double(stage)
     output = networks["generator"](batch["source_image"], batch["coarse_image"])
@@ -97,10 +97,10 @@ def image_loss(stage, batch):
 
 
 def test_the_loss_of_each_variant(batch):
-    """At the start the refined picture is the coarse one, so the losses follow from the columns."""
-    picture, target, mask = batch["coarse_image"], batch["target_image"], batch["target_pose_mask"]
-    plain, masked = l1(picture, target).item(), masked_l1(picture, target, mask).item()
-    similar = {w: masked_ssim_loss(picture, target, mask, mask_weight=w).item() for w in (1.0, 2.0)}
+    """At the start the refined image is the coarse one, so the losses follow from the columns."""
+    image, target, mask = batch["coarse_image"], batch["target_image"], batch["target_pose_mask"]
+    plain, masked = l1(image, target).item(), masked_l1(image, target, mask).item()
+    similar = {w: masked_ssim_loss(image, target, mask, mask_weight=w).item() for w in (1.0, 2.0)}
     expected = {
         "l1": 10 * plain,
         "mask-l1": 10 * (plain + masked),

@@ -105,7 +105,7 @@ def test_a_deconvolution_of_stride_one_is_a_convolution_with_its_kernel_turned()
 
 
 def test_the_pose_encoder_is_shared_and_only_the_difference_counts(batch):
-    """With the target pose equal to the source pose, the decoder sees the picture's features alone."""
+    """With the target pose equal to the source pose, the decoder sees the image's features alone."""
     generator = double(small_stage())["generator"]
     source, pose = batch["source_image"], batch["source_pose"]
     torch.testing.assert_close(generator(source, pose, pose), generator.decoder(generator.image_encoder(source)))
@@ -220,17 +220,17 @@ def test_an_undecided_critic_costs_log_two(batch):
 
 
 def test_the_critics_three_pairs(batch):
-    """Real: target picture, target pose. Fake: generated picture. Mismatch: source picture, still the target pose."""
+    """Real: target image, target pose. Fake: generated image. Mismatch: source image, still the target pose."""
     stage = small_stage()
     networks = double(stage)
     terms = stage.loss("critic", networks, batch)
-    pictures = {
+    images = {
         "real": batch["target_image"],
         "fake": stage.outputs(networks, batch)["analogy_image"],
         "mismatch": batch["source_image"],
     }
     for name, sign in (("real", 1), ("fake", -1), ("mismatch", -1)):
-        logits = networks["critic"](pictures[name], batch["target_pose"])
+        logits = networks["critic"](images[name], batch["target_pose"])
         assert terms[name].value.item() == pytest.approx(F.softplus(-sign * logits).mean().item())
 
 

@@ -128,23 +128,23 @@ def test_a_trial_outside_the_space_is_passed_over(outside: Settings):
 
 @pytest.mark.parametrize(
     ("domain", "value"),
-    [(tune.choice(["stack", "picture"]), "pair"), (tune.loguniform(1, 10), 0.0)],
+    [(tune.choice(["stack", "image"]), "pair"), (tune.loguniform(1, 10), 0.0)],
     ids=["no choice", "zero on a logarithmic scale"],
 )
 def test_a_trial_outside_the_space_by_kind_is_passed_over(domain, value):
     chooser = Tpe(Space("here", {"setting": domain}), UP, 0, TRIALS)
     chooser.learn(trial(0, {"setting": value}, 0.9))
-    assert chooser.propose(1)["setting"] in ("stack", "picture") or 1 <= chooser.propose(1)["setting"] <= 10
+    assert chooser.propose(1)["setting"] in ("stack", "image") or 1 <= chooser.propose(1)["setting"] <= 10
 
 
 def test_choices_and_whole_numbers_come_back_as_they_are():
-    mixed = Space("here", {"critic": tune.choice(["stack", "picture"]), "width": tune.qrandint(16, 64, 16)})
+    mixed = Space("here", {"critic": tune.choice(["stack", "image"]), "width": tune.qrandint(16, 64, 16)})
     chooser, seen = Tpe(mixed, UP, 0, 20), []
     for number in range(20):
         seen.append(chooser.propose(number))
-        chooser.learn(trial(number, seen[-1], 0.9 if seen[-1] == {"critic": "picture", "width": 48} else 0.1))
+        chooser.learn(trial(number, seen[-1], 0.9 if seen[-1] == {"critic": "image", "width": 48} else 0.1))
     assert all(type(s["width"]) is int and s["width"] in (16, 32, 48, 64) for s in seen)
-    assert {s["critic"] for s in seen} == {"stack", "picture"}
+    assert {s["critic"] for s in seen} == {"stack", "image"}
 
 
 def test_with_two_scores_the_proposals_draw_near_to_their_front():

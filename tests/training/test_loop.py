@@ -177,21 +177,21 @@ def test_only_the_columns_that_are_read_are_asked_for(block_shards: Path, tmp_pa
 
 @dataclass(frozen=True)
 class Brightness:
-    """A judge: the mean of what the generator makes of one fixed picture."""
+    """A judge: the mean of what the generator makes of one fixed image."""
 
     at: tuple[int, ...] = (4, 8)
     broken_at: int = 0
 
     def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
         if step == self.broken_at:
-            raise ValueError("3 of 8 generated pictures have values that are not numbers")
+            raise ValueError("3 of 8 generated images have values that are not numbers")
         return {"brightness": brightness(networks["tug"])}
 
 
 @torch.no_grad()
 def brightness(networks: Networks) -> float:
-    picture = torch.linspace(-1, 1, 3 * 64 * 32).reshape(1, 3, 64, 32)
-    return Tug().outputs(networks, {"source_image": picture})["tug_image"].double().mean().item()
+    image = torch.linspace(-1, 1, 3 * 64 * 32).reshape(1, 3, 64, 32)
+    return Tug().outputs(networks, {"source_image": image})["tug_image"].double().mean().item()
 
 
 class Asked(Alone):
@@ -273,7 +273,7 @@ def test_a_finished_stage_is_asked_for_its_scores_once_more(block_shards: Path, 
 
 def test_a_score_that_is_not_a_number_ends_the_stage_with_the_judges_words(block_shards: Path, tmp_path: Path):
     work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4), broken_at=4)
-    with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step 4: 3 of 8 generated pictures have values"):
+    with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step 4: 3 of 8 generated images have values"):
         train_stage(work, Alone())
     assert [read_progress(path).step for path in checkpoints(work.folder)] == [2, 3]
 

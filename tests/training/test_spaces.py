@@ -22,7 +22,7 @@ MIXED = {
     "refinement.width": tune.qrandint(16, 64, 16),
     "coarse.width": tune.lograndint(1, 1025),
     "refinement.mask_weight": tune.quniform(0, 4, 0.5),
-    "refinement.critic": tune.choice(["stack", "picture", "pair"]),
+    "refinement.critic": tune.choice(["stack", "image", "pair"]),
 }
 
 
@@ -126,7 +126,7 @@ def test_distributions_in_words():
         "refinement.width": "whole numbers, uniform from 16 to 64 in steps of 16",
         "coarse.width": "whole numbers, log-uniform from 1 to 1,024",
         "refinement.mask_weight": "uniform from 0 to 4 in steps of 0.5",
-        "refinement.critic": "one of stack, picture, pair",
+        "refinement.critic": "one of stack, image, pair",
     }
     assert Space("here", MIXED).logarithmic() == ["refinement.image_weight", "coarse.width"]
 
@@ -142,9 +142,9 @@ def test_a_grid_has_both_ends_and_even_spaces_on_each_scale():
 
 
 def test_a_grid_has_all_choices_and_no_whole_number_twice():
-    grid = space(critic=tune.choice(["stack", "picture"]), batch_size=tune.randint(2, 5)).grid(100)
+    grid = space(critic=tune.choice(["stack", "image"]), batch_size=tune.randint(2, 5)).grid(100)
     sizes = [2, 3, 4]
-    assert [tuple(point.values()) for point in grid] == [(c, size) for c in ("stack", "picture") for size in sizes]
+    assert [tuple(point.values()) for point in grid] == [(c, size) for c in ("stack", "image") for size in sizes]
     assert all(type(point["refinement.batch_size"]) is int for point in grid)
 
 
@@ -179,7 +179,7 @@ def test_random_points_lie_in_their_ranges_and_on_their_steps():
         "refinement.width": lambda v: type(v) is int and v in (16, 32, 48, 64),
         "coarse.width": lambda v: type(v) is int and 1 <= v <= 1024,
         "refinement.mask_weight": lambda v: type(v) is float and 0 <= v <= 4 and v * 2 == int(v * 2),
-        "refinement.critic": lambda v: v in ("stack", "picture", "pair"),
+        "refinement.critic": lambda v: v in ("stack", "image", "pair"),
     }
     assert all(list(point) == list(fits) for point in points)
     assert [(path, p[path]) for p in points for path, fit in fits.items() if not fit(p[path])] == []

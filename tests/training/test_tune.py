@@ -158,8 +158,8 @@ def test_population_based_training_knows_choices():
     random.seed(0)
     settings: Settings = {"critic": "stack"}
     for _ in range(50):
-        settings = explored(Space("here", {"critic": tune.choice(["stack", "picture"])}), settings)
-        assert settings["critic"] in ("stack", "picture")
+        settings = explored(Space("here", {"critic": tune.choice(["stack", "image"])}), settings)
+        assert settings["critic"] in ("stack", "image")
 
 
 class Written:

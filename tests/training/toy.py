@@ -12,7 +12,7 @@ from posegen.stage import Networks, Player, Term
 
 @dataclass(frozen=True, kw_only=True)
 class Tug:
-    """The generator pulls a picture towards the target, the critic tells them apart; dropout is the noise."""
+    """The generator pulls an image towards the target, the critic tells them apart; dropout is the noise."""
 
     name: ClassVar[str] = "tug"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image")

@@ -1,4 +1,4 @@
-"""Finding a folder's annotation files, and giving every picture the pose that its annotations mean."""
+"""Finding a folder's annotation files, and giving every image the pose that its annotations mean."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posegen.data import reasons
-from posegen.data.formats.images import PictureIndex
+from posegen.data.formats.images import ImageIndex
 from posegen.data.formats.keypoint_files import (
     COCO,
     COCO_RESULTS,
@@ -35,15 +35,15 @@ class JointFiles(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PosedPictures:
-    """Poses by split of the annotation file (None: it stands for none) and picture, and what did not fit together."""
+class PosedImages:
+    """Poses by split of the annotation file (None: it stands for none) and image, and what did not fit together."""
 
     poses: dict[str | None, dict[str, Pose]]
     rejects: list[Reject]
 
     @cached_property
     def names(self) -> set[str]:
-        """All pictures that have a pose."""
+        """All images that have a pose."""
         return {name for poses in self.poses.values() for name in poses}
 
 
@@ -97,7 +97,7 @@ def _found(folder: Path) -> list[JointFiles]:
 
 
 def _pg2_pickles(folder: Path) -> list[JointFiles]:
-    """A file for all pictures, or those of both splits; one of a split alone stands for none, as with the others."""
+    """A file for all images, or those of both splits; one of a split alone stands for none, as with the others."""
     files = peaks_files(folder)
     if None in files:
         return [JointFiles(PG2_PICKLES, ((files[None], None),))]
@@ -133,33 +133,31 @@ def _is_openpose(file: Path | None) -> bool:
     return file is not None and detect_format(file) == OPENPOSE
 
 
-def pose_pictures(joint_files: JointFiles, pictures: PictureIndex, layout: str | None) -> PosedPictures:
-    """Reads the files and finds the picture of each annotation, by path, name or name without suffix.
+def pose_images(joint_files: JointFiles, images: ImageIndex, layout: str | None) -> PosedImages:
+    """Reads the files and finds the image of each annotation, by path, name or name without suffix.
 
-    A picture that a file names twice is rejected, since nothing says which annotation is right; so is an annotation
-    that fits no picture, or several. Raises ValueError as `read_annotations` and `read_pg2_poses` do.
+    An image that a file names twice is rejected, since nothing says which annotation is right; so is an annotation
+    that fits no image, or several. Raises ValueError as `read_annotations` and `read_pg2_poses` do.
     """
     poses: dict[str | None, dict[str, Pose]] = {}
     rejects: list[Reject] = []
     for path, split in joint_files.files:
         annotations = read_pg2_poses(path) if joint_files.format == PG2_PICKLES else read_annotations(path, layout)
-        poses[split], refused = _match(annotations, pictures, split or "train", path.name)
+        poses[split], refused = _match(annotations, images, split or "train", path.name)
         rejects += refused
-    return PosedPictures(poses, rejects)
+    return PosedImages(poses, rejects)
 
 
-def _match(
-    annotations: Annotations, pictures: PictureIndex, split: str, file: str
-) -> tuple[dict[str, Pose], list[Reject]]:
-    labels: dict[str, list[str]] = {}  # of each picture
+def _match(annotations: Annotations, images: ImageIndex, split: str, file: str) -> tuple[dict[str, Pose], list[Reject]]:
+    labels: dict[str, list[str]] = {}  # of each image
     rejects: list[Reject] = []
     for label in (*annotations.poses, *annotations.duplicates):
-        found = pictures.find(label)
+        found = images.find(label)
         if len(found) == 1:
             labels.setdefault(found[0], []).append(label)
         else:
             fits = f", fits {', '.join(found[:3])}: name it by its path" if found else ""
-            rejects.append(Reject(label, split, reasons.NO_PICTURE, f"named in {file}{fits}"))
+            rejects.append(Reject(label, split, reasons.NO_IMAGE, f"named in {file}{fits}"))
     poses: dict[str, Pose] = {}
     for name, named in labels.items():
         if len(named) == 1 and named[0] in annotations.poses:

@@ -31,7 +31,7 @@ class Lens(NamedTuple):
     """The inside of a camera: float64 arrays, the first two in pixels."""
 
     focal_length: np.ndarray  # (2,)
-    center: np.ndarray  # (2,), x and y where the optical axis meets the picture
+    center: np.ndarray  # (2,), x and y where the optical axis meets the image
     radial_distortion: np.ndarray  # (3,)
     tangential_distortion: np.ndarray  # (2,)
 
@@ -39,7 +39,7 @@ class Lens(NamedTuple):
 class Camera(NamedTuple):
     """A lens, its place in the world (3,), and the rotation (3, 3) from the world to the camera's own axes.
 
-    These are x to the right of the picture, y down, z forward.
+    These are x to the right of the image, y down, z forward.
     """
 
     lens: Lens
@@ -58,7 +58,7 @@ def rotation_matrix(quaternion: Float[np.ndarray, "4"]) -> Float[np.ndarray, "3 
 
 
 def project(camera: Camera, points: Float[np.ndarray, "*points 3"]) -> Float[np.ndarray, "*points 2"]:
-    """Points of the world in pixels of the picture; NaN where a point is not in front of the camera.
+    """Points of the world in pixels of the image; NaN where a point is not in front of the camera.
 
     Human3.6M's own model, as VideoPose3D's `project_to_2d` has it, so that its published 2D joints come out: with
     u = (x/z, y/z) kept within [-1, 1], r2 = |u|^2, radial k and tangential p,

@@ -1,9 +1,9 @@
-"""Encoded pictures: decoded strictly, fitted to the training size, encoded again only where that must be.
+"""Encoded images: decoded strictly, fitted to the training size, encoded again only where that must be.
 
-A picture is what OpenCV's `imread` shows, with the camera's orientation (EXIF) applied, because that is what pose
-estimators are run on. The loader's JPEG decoder does not turn pictures, so turned ones are stored upright.
+An image is what OpenCV's `imread` shows, with the camera's orientation (EXIF) applied, because that is what pose
+estimators are run on. The loader's JPEG decoder does not turn images, so turned ones are stored upright.
 
-Picture files on disk: finding them, telling which one a name means, reading their bytes, their fingerprint.
+Image files on disk: finding them, telling which one a name means, reading their bytes, their fingerprint.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ _DIRECT_COLOURS = ("Gray", "YCbCr", "RGB")  # the colour spaces that every libjp
 
 
 class Opened(NamedTuple):
-    """A decoded picture: RGB uint8 (height, width, 3), and whether `decode_into` reads the same from the same bytes."""
+    """A decoded image: RGB uint8 (height, width, 3), and whether `decode_into` reads the same from the same bytes."""
 
     pixels: UInt8[ndarray, "height width 3"]
     storable: bool
 
 
 class Fitted(NamedTuple):
-    """A picture of the training size: its bytes, and the factors (x, y) by which it was stretched."""
+    """An image of the training size: its bytes, and the factors (x, y) by which it was stretched."""
 
     image: bytes
     scale: tuple[float, float]
@@ -45,9 +45,9 @@ class Fitted(NamedTuple):
 
 
 def open_image(image: bytes) -> Opened:
-    """Decode a picture of any kind that OpenCV reads; grey, CMYK, 16-bit and transparent ones become plain RGB.
+    """Decode an image of any kind that OpenCV reads; grey, CMYK, 16-bit and transparent ones become plain RGB.
 
-    Raises ValueError(reason, detail) where it is truncated, damaged or no picture.
+    Raises ValueError(reason, detail) where it is truncated, damaged or no image.
     """
     if _is_jpeg(image):
         return _open_jpeg(image)
@@ -81,15 +81,15 @@ def _by_opencv(image: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> UInt
     except cv2.error as error:
         raise ValueError(DAMAGED, str(error)) from None
     if pixels is None:
-        raise ValueError(DAMAGED, "OpenCV reads no picture from it")
+        raise ValueError(DAMAGED, "OpenCV reads no image from it")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def fit(image: bytes, *, height: int, width: int, jpeg_quality: int) -> Fitted:
-    """The picture at (height, width): untouched bytes where it has that size already, else stretched and a JPEG again.
+    """The image at (height, width): untouched bytes where it has that size already, else stretched and a JPEG again.
 
     Stretching averages areas where it shrinks both ways and is linear else (our choice). JPEGs keep the full colour
-    resolution (4:4:4), because small pictures suffer from coarser colour twice. Raises what `open_image` raises.
+    resolution (4:4:4), because small images suffer from coarser colour twice. Raises what `open_image` raises.
     """
     pixels, storable = open_image(image)
     old_height, old_width = pixels.shape[:2]
@@ -103,7 +103,7 @@ def fit(image: bytes, *, height: int, width: int, jpeg_quality: int) -> Fitted:
 
 
 def scaled_joints(joints: Float[ndarray, "18 2"], scale: tuple[float, float]) -> Float[ndarray, "18 2"]:
-    """Joints of a stretched picture. Whole numbers are pixel centres, as for OpenCV: x' = (x + 1/2) scale - 1/2."""
+    """Joints of a stretched image. Whole numbers are pixel centres, as for OpenCV: x' = (x + 1/2) scale - 1/2."""
     if scale == (1.0, 1.0):
         return joints
     return ((joints + 0.5) * np.array(scale) - 0.5).astype(np.float32)
@@ -113,7 +113,7 @@ def decode_into(image: bytes | memoryview, out: UInt8[ndarray, "height width 3"]
     """Decode a stored JPEG or PNG as RGB into `out`, which must have its size. JPEGs decode without the GIL."""
     if _is_jpeg(image):
         decoded = simplejpeg.decode_jpeg(image, colorspace="RGB", strict=True, buffer=out)
-        assert decoded.shape == out.shape, f"stored picture of {decoded.shape} in shards of {out.shape}"
+        assert decoded.shape == out.shape, f"stored image of {decoded.shape} in shards of {out.shape}"
     else:
         out[...] = _by_opencv(image)
 
@@ -122,7 +122,7 @@ READABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # what O
 UNREADABLE = (".heic", ".heif", ".avif", ".gif")
 
 
-def picture_sizes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
+def image_sizes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
     """Sizes in bytes of the files below `folder` with one of the suffixes (in any case), by path inside it, sorted.
 
     Hidden files and folders are passed over; a link that leads nowhere has the size -1.
@@ -137,8 +137,8 @@ def picture_sizes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
-def read_picture(path: Path) -> bytes:
-    """The file's bytes, of whatever kind: they are checked where the picture is decoded.
+def read_image(path: Path) -> bytes:
+    """The file's bytes, of whatever kind: they are checked where the image is decoded.
 
     Raises ValueError("unreadable file", detail).
     """
@@ -151,15 +151,15 @@ def read_picture(path: Path) -> bytes:
     return content
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of a picture file in pixels, or None where it cannot be read."""
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of an image file in pixels, or None where it cannot be read."""
     content = path.read_bytes() if path.is_file() else b""
     pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR) if content else None
     return None if pixels is None else pixels.shape[:2]
 
 
-class PictureIndex:
-    """Which picture a name means: its path or the end of it, with or without the suffix, or its COCO image id."""
+class ImageIndex:
+    """Which image a name means: its path or the end of it, with or without the suffix, or its COCO image id."""
 
     def __init__(self, names: Collection[str]) -> None:
         self.first_names = list(names)[:3]
@@ -176,12 +176,12 @@ class PictureIndex:
                 self._numbers.setdefault(number[1].zfill(12), []).append(name)
 
     def only(self, name: str) -> str | None:
-        """The picture that `name` means, or None where it fits none or several."""
+        """The image that `name` means, or None where it fits none or several."""
         found = self.find(name)
         return found[0] if len(found) == 1 else None
 
     def find(self, name: str) -> list[str]:
-        """The pictures that `name` may mean; the first rule that gives any decides, and more than one is ambiguous."""
+        """The images that `name` may mean; the first rule that gives any decides, and more than one is ambiguous."""
         name = name.replace("\\", "/")
         for found in (self._whole.get(name), self._ends.get(name)):
             if found:
@@ -202,7 +202,7 @@ def fingerprint(reader: str, listing: Listing, sizes: Mapping[str, int]) -> str:
     """SHA-256 over everything that a listing says and the files' sizes, by entry path.
 
     Our choice: sizes are read without opening a file, and neither times nor absolute paths count, so a copy of the data
-    has the same fingerprint. A picture replaced by another one of the same size goes unseen.
+    has the same fingerprint. An image replaced by another one of the same size goes unseen.
     """
     digest = hashlib.sha256(reader.encode())
     for entry in listing.entries:

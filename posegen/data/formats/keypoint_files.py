@@ -1,7 +1,7 @@
 """Annotation files of people's joints: pose-gan CSV, OpenPose JSON, COCO person keypoints, COCO keypoint results.
 
-Every reader gives the 18 joints of `joints.JOINTS` by picture name, as it stands in the file; which file on disk that
-name means is decided by who reads the pictures. Numbers that are not finite are passed on: such a picture is rejected
+Every reader gives the 18 joints of `joints.JOINTS` by image name, as it stands in the file; which file on disk that
+name means is decided by who reads the images. Numbers that are not finite are passed on: such an image is rejected
 when it is prepared, and only that one. What does not parse is a ValueError with the file and the line or JSON path.
 """
 
@@ -19,7 +19,7 @@ from posegen.data.geometry.joints import LAYOUTS, from_layout, looks_like_body_2
 POSE_GAN, OPENPOSE = "pose-gan CSV", "OpenPose JSON"
 COCO, COCO_RESULTS = "COCO person keypoints JSON", "COCO keypoint results JSON"
 FORMATS = (
-    f"{POSE_GAN} (first line name:keypoints_y:keypoints_x), {OPENPOSE} (a folder with a file for each picture, key "
+    f"{POSE_GAN} (first line name:keypoints_y:keypoints_x), {OPENPOSE} (a folder with a file for each image, key "
     f"'people'), {COCO} (keys 'images' and 'annotations'), {COCO_RESULTS} (a list with 'image_id' and 'keypoints')"
 )
 HEADER = "name:keypoints_y:keypoints_x"
@@ -30,7 +30,7 @@ _OPENPOSE_KEYS = ("pose_keypoints_2d", "pose_keypoints")  # since OpenPose 1.2; 
 
 
 class Pose(NamedTuple):
-    """One person: joints float32 (18, 2), x and y in pixels of the picture, -1 where unknown; visible bool (18,)."""
+    """One person: joints float32 (18, 2), x and y in pixels of the image, -1 where unknown; visible bool (18,)."""
 
     joints: np.ndarray
     visible: np.ndarray
@@ -38,7 +38,7 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """The poses of a file or folder, by picture name in file order; names that occur twice, and where, are apart."""
+    """The poses of a file or folder, by image name in file order; names that occur twice, and where, are apart."""
 
     format: str
     poses: dict[str, Pose]
@@ -46,7 +46,7 @@ class Annotations:
 
 
 class _Candidate(NamedTuple):
-    """One of the people of a picture; of several the one with the highest rank is taken, the first of equals."""
+    """One of the people of an image; of several the one with the highest rank is taken, the first of equals."""
 
     rank: float
     pose: Pose
@@ -128,10 +128,10 @@ def _coordinates(text: str, axis: str, place: str) -> list[float]:
 
 
 def read_openpose(path: Path, layout: str | None = None) -> Annotations:
-    """OpenPose's files, one a picture, in a folder and those below it (or one such file): versions 1.0 to 1.7.
+    """OpenPose's files, one an image, in a folder and those below it (or one such file): versions 1.0 to 1.7.
 
-    The picture's name is the file's path in the folder without `_keypoints` and `.json`. Of several people the one with
-    the highest sum of confidences over the 18 joints is taken; a picture without anybody has no visible joint. A joint
+    The image's name is the file's path in the folder without `_keypoints` and `.json`. Of several people the one with
+    the highest sum of confidences over the 18 joints is taken; an image without anybody has no visible joint. A joint
     is missing where its confidence is 0. Without a `layout`, 25 points that do not look like BODY_25 are a ValueError.
     """
     folder = path if path.is_dir() else path.parent
@@ -145,11 +145,11 @@ def read_openpose(path: Path, layout: str | None = None) -> Annotations:
             f"{path}: the people have 25 points that do not look like OpenPose's BODY_25 (point 8 is not between the "
             "hips). Say which order they have: layout 'body_25b', or 'body_25' if they are right as they are."
         )
-    poses = ((_picture_name(file, folder), str(file), _best_of(found, layout)) for file, found in people.items())
+    poses = ((_image_name(file, folder), str(file), _best_of(found, layout)) for file, found in people.items())
     return _annotations(OPENPOSE, poses)
 
 
-def _picture_name(file: Path, folder: Path) -> str:
+def _image_name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix().removesuffix(".json").removesuffix("_keypoints")
 
 
@@ -179,8 +179,8 @@ def _best_of(people: list[np.ndarray], layout: str | None) -> Pose:
 def read_coco(path: Path) -> Annotations:
     """COCO person keypoints: 17 points a person, known where their flag is not 0; the neck is made of the shoulders.
 
-    Of several people of a picture the largest by `area` (or by `bbox`) that has a known point is taken; crowds and
-    annotations without `keypoints` are passed over. A listed picture without anybody has no visible joint.
+    Of several people of an image the largest by `area` (or by `bbox`) that has a known point is taken; crowds and
+    annotations without `keypoints` are passed over. A listed image without anybody has no visible joint.
     """
     content = _load(path)
     if not (isinstance(content, dict) and isinstance(annotations := content.get("annotations"), list)):
@@ -202,10 +202,10 @@ def read_coco(path: Path) -> Annotations:
 
 
 def read_coco_results(path: Path) -> Annotations:
-    """COCO keypoint results: detections with `image_id`, 17 points and `score`; of a picture's several the best score.
+    """COCO keypoint results: detections with `image_id`, 17 points and `score`; of an image's several the best score.
 
     Results name no file. The names are taken from the first other JSON file in the folder whose `images` list has any
-    of the ids; without one a picture is called by its id in twelve digits, as COCO's own files are, or by an id in
+    of the ids; without one an image is called by its id in twelve digits, as COCO's own files are, or by an id in
     letters. A detection without any known point is taken only where there is no other.
     """
     detections = _load(path)

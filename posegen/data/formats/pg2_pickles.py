@@ -1,14 +1,14 @@
 """PG2's pickles: the people that its pose estimator found (`all_peaks_dic_*`, `subsets_dic_*`) and its pair lists.
 
-`all_peaks_dic_*.p` holds, for each picture's name, 18 lists of candidates (x, y, score, id), x and y in pixels;
-`subsets_dic_*.p` an array (people, 20) a picture: the ids of a person's 18 joints (-1: none), the total score and the
+`all_peaks_dic_*.p` holds, for each image's name, 18 lists of candidates (x, y, score, id), x and y in pixels;
+`subsets_dic_*.p` an array (people, 20) an image: the ids of a person's 18 joints (-1: none), the total score and the
 number of joints. `p_pairs_*.p` is a list of pairs of names. They are read by `plain_pickles`, which runs nothing.
 
 Which candidates are the person (PG2's `convert_market.py`, `_get_valid_peaks`): the row with the largest total score,
 the first of equals, and of each joint the last candidate whose id is in that row; where no row has a total score above
 -1, the first candidate of each joint. PG2's `convert_DF.py` finds the same and then returns the unfiltered candidates,
 so its joints are the first ones, of whoever that is, and joints that the person does not have appear. Here DeepFashion
-is read as Market-1501 is: we take that for a slip, and the paper knows of one person a picture.
+is read as Market-1501 is: we take that for a slip, and the paper knows of one person an image.
 """
 
 import math
@@ -29,7 +29,7 @@ PG2_PICKLES = "PG2 pickles"
 PEAKS, SUBSETS = "all_peaks_dic_", "subsets_dic_"
 _TOTAL_SCORE = -2  # column of a person's row
 _COLUMNS = len(JOINTS) + 2
-_NOT_READ = ("flip", "samples", "seq")  # PG2's files of mirrored pictures, and of pictures for figures
+_NOT_READ = ("flip", "samples", "seq")  # PG2's files of mirrored images, and of images for figures
 
 
 class _Candidate(NamedTuple):
@@ -47,8 +47,8 @@ def peaks_files(root: Path) -> dict[str | None, Path]:
     """The candidates' files of `root`, by split; by None one that stands for no split.
 
     They lie in `root`, or else in its folder `PoseFiltered` or `..._PoseFiltered`, and say their split in their names
-    (`all_peaks_dic_Market-1501_train.p`, `..._test_clean.p`, `all_peaks_dic_DeepFashion.p`). Those of mirrored pictures
-    are passed over: pictures are mirrored in training. Raises ValueError where several stand for the same.
+    (`all_peaks_dic_Market-1501_train.p`, `..._test_clean.p`, `all_peaks_dic_DeepFashion.p`). Those of mirrored images
+    are passed over: images are mirrored in training. Raises ValueError where several stand for the same.
     """
     found: dict[str | None, Path] = {}
     for path in _first_of(root, f"{PEAKS}*.p"):
@@ -57,7 +57,7 @@ def peaks_files(root: Path) -> dict[str | None, Path]:
             split = next((split for split in ("train", "test") if split in words), None)
             if split in found:
                 raise ValueError(
-                    f"expected one file '{PEAKS}*.p' in '{path.parent}' for {split or 'all pictures'}, found "
+                    f"expected one file '{PEAKS}*.p' in '{path.parent}' for {split or 'all images'}, found "
                     f"{found[split].name} and {path.name}: move one away."
                 )
             found[split] = path
@@ -80,10 +80,10 @@ def _words(path: Path) -> set[str]:
 
 
 def read_pg2_poses(peaks: Path) -> Annotations:
-    """The poses of a candidates' file and of the `subsets_dic_*` beside it, by name; sorted, as PG2 lists pictures.
+    """The poses of a candidates' file and of the `subsets_dic_*` beside it, by name; sorted, as PG2 lists images.
 
     Pixels are kept as they are (PG2 cuts them down to whole ones). Raises ValueError where a file is missing, is no
-    such pickle, or asks for more than plain data (`plain_pickles`), and where the two do not name the same pictures.
+    such pickle, or asks for more than plain data (`plain_pickles`), and where the two do not name the same images.
     """
     subsets = peaks.with_name(peaks.name.replace(PEAKS, SUBSETS, 1))
     if not subsets.is_file() or subsets == peaks:
@@ -93,7 +93,7 @@ def read_pg2_poses(peaks: Path) -> Annotations:
     candidates, people = _by_name(peaks, "lists of candidates"), _by_name(subsets, "arrays of people")
     if strangers := [name for name in candidates if name not in people]:
         raise ValueError(
-            f"{subsets}: {len(strangers):,} of the {len(candidates):,} pictures in {peaks.name} are not in it, "
+            f"{subsets}: {len(strangers):,} of the {len(candidates):,} images in {peaks.name} are not in it, "
             f"{strangers[:3]}: the two files are not of one run."
         )
     poses = {
@@ -110,12 +110,12 @@ def read_pg2_pairs(path: Path) -> list[tuple[str, str]]:
     """
     listed = read_plain_pickle(path)
     if not isinstance(listed, list) or not listed:
-        raise ValueError(f"{path}: expected PG2's list of pairs of picture names, found {reprlib.repr(listed)}")
+        raise ValueError(f"{path}: expected PG2's list of pairs of image names, found {reprlib.repr(listed)}")
     pairs = []
     for number, pair in enumerate(listed):
         names = [text(name) for name in pair] if isinstance(pair, list | tuple) else []
         if len(names) != 2 or names[0] is None or names[1] is None:
-            raise ValueError(f"{path}: pair {number}: expected two picture names, found {reprlib.repr(pair)}")
+            raise ValueError(f"{path}: pair {number}: expected two image names, found {reprlib.repr(pair)}")
         pairs.append((names[0], names[1]))
     return pairs
 
@@ -123,10 +123,10 @@ def read_pg2_pairs(path: Path) -> list[tuple[str, str]]:
 def _by_name(path: Path, what: str) -> Mapping[str, Any]:
     content = read_plain_pickle(path)
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: expected PG2's {what} by picture name, found {reprlib.repr(content)}")
+        raise ValueError(f"{path}: expected PG2's {what} by image name, found {reprlib.repr(content)}")
     named = {text(name): value for name, value in content.items()}
     if None in named or len(named) < len(content):
-        raise ValueError(f"{path}: expected texts as picture names, each once, found {reprlib.repr(list(content))}")
+        raise ValueError(f"{path}: expected texts as image names, each once, found {reprlib.repr(list(content))}")
     return named  # pyright: ignore[reportReturnType]
 
 
@@ -148,7 +148,7 @@ def _of_joint(found: object, place: str) -> list[_Candidate]:
 
 
 def _number(value: Any) -> float:
-    """As float; a whole number beyond any float is infinite, so that its picture is rejected and no other."""
+    """As float; a whole number beyond any float is infinite, so that its image is rejected and no other."""
     try:
         return float(value)
     except OverflowError:

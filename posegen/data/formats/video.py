@@ -1,4 +1,4 @@
-"""Frames of videos, and square parts of pictures: how an entry names them, and how they are read."""
+"""Frames of videos, and square parts of images: how an entry names them, and how they are read."""
 
 import re
 from collections.abc import Collection
@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from posegen.data import reasons
-from posegen.data.formats.images import open_image, read_picture
+from posegen.data.formats.images import open_image, read_image
 
-FORWARD = 100  # frames that are decoded on the way rather than sought (our choice): a seek starts at a whole picture
+FORWARD = 100  # frames that are decoded on the way rather than sought (our choice): a seek starts at a whole image
 OPEN_VIDEOS = 32  # kept open in a process, for a group's views take turns
 LARGEST = 10_000  # pixels; a larger square is no crop of any video, but a mistake in its joints
 
 
 class Square(NamedTuple):
-    """A square part of a picture in whole pixels; its left upper corner may lie outside."""
+    """A square part of an image in whole pixels; its left upper corner may lie outside."""
 
     left: int
     top: int
@@ -27,7 +27,7 @@ class Square(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A square part of a picture file, or of a frame of a video (`frame` counts from 0, and is None for a picture).
+    """A square part of an image file, or of a frame of a video (`frame` counts from 0, and is None for an image).
 
     As text it is the path with a media fragment: `a.mp4#frame=25&xywh=-3,10,700,700`.
     """
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 def parse_part(text: str) -> Part:
     """The part that a text names."""
     found = re.fullmatch(r"(.*)#(?:frame=(\d+)&)?xywh=(-?\d+),(-?\d+),(\d+),\d+", text, re.DOTALL)
-    assert found is not None, f"no part of a picture: {text}"
+    assert found is not None, f"no part of an image: {text}"
     path, frame, *numbers = found.groups()
     return Part(Path(path), None if frame is None else int(frame), Square(*map(int, numbers)))
 
@@ -69,7 +69,7 @@ def square_around(low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"], mar
 
 
 def cut_out(pixels: UInt8[np.ndarray, "height width 3"], square: Square) -> UInt8[np.ndarray, "side side 3"]:
-    """The square part; what lies outside of the picture is black."""
+    """The square part; what lies outside of the image is black."""
     height, width = pixels.shape[:2]
     left, top, side = square
     (x, right), (y, bottom) = np.clip([left, left + side], 0, width), np.clip([top, top + side], 0, height)
@@ -83,12 +83,12 @@ def read_part(part: Part) -> bytes:
 
     Raises ValueError(reason, detail) where the file cannot be read, is damaged, or has no such frame.
     """
-    pixels = _read_picture(part.path) if part.frame is None else _opened(part.path).frame(part.frame)
+    pixels = _read_image(part.path) if part.frame is None else _opened(part.path).frame(part.frame)
     return cv2.imencode(".bmp", cut_out(pixels, part.square))[1].tobytes()
 
 
-def _read_picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    content = read_picture(path)
+def _read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    content = read_image(path)
     return cv2.cvtColor(open_image(content).pixels, cv2.COLOR_RGB2BGR)
 
 

@@ -18,7 +18,7 @@ JOINTS = (
     "right_eye", "left_eye", "right_ear", "left_ear",
 )  # fmt: skip
 
-TORSO = (2, 5, 8, 11)  # both shoulders and both hips: a picture without one of them is never paired
+TORSO = (2, 5, 8, 11)  # both shoulders and both hips: an image without one of them is never paired
 
 # The 23 limbs of PG2's pose mask; the first 13 of them and the face's four are what a skeleton drawing shows.
 LIMBS = (

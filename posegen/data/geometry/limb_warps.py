@@ -42,12 +42,12 @@ _ON_THE_EDGE = 1e-9  # pixels by which the centre of a pixel may lie outside a p
 
 
 class LimbWarps(NamedTuple):
-    """The parts of the source picture and where they belong in the target picture, in the order of `PARTS`.
+    """The parts of the source image and where they belong in the target image, in the order of `PARTS`.
 
-    transforms: (x, y, 1) of the target picture to (x, y) of the source picture, as a sampler needs them; the identity
+    transforms: (x, y, 1) of the target image to (x, y) of the source image, as a sampler needs them; the identity
         where a part is dropped.
-    masks: with geometry "code" in the target picture, empty where the target hides the part, and kept where the part is
-        dropped for its source, because the average over parts counts it. With geometry "paper" in the source picture,
+    masks: with geometry "code" in the target image, empty where the target hides the part, and kept where the part is
+        dropped for its source, because the average over parts counts it. With geometry "paper" in the source image,
         empty where the part is dropped.
     present: False where a part is dropped: it gives zeros.
     mirrored: where the opposite limb of the source stands in.

@@ -23,7 +23,7 @@ class Discs:
     """Solid discs: `present` within `radius` pixels of the joint, `absent` elsewhere and where the joint is unknown.
 
     PG2 (`_getSparsePose`, convert_market.py): radius 4 at both image sizes, 49 pixels, centre truncated to whole
-    pixels (towards zero, as Python's int), values 0 and 1 scaled to -1 and +1 by the trainer. Parts outside the picture
+    pixels (towards zero, as Python's int), values 0 and 1 scaled to -1 and +1 by the trainer. Parts outside the image
     are clipped.
     """
 

@@ -1,4 +1,4 @@
-"""From pairs of mapped shards to a raw batch: rows gathered, pictures decoded, pairs mirrored."""
+"""From pairs of mapped shards to a raw batch: rows gathered, images decoded, pairs mirrored."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Shards to batches: memory-mapped files, pairs drawn by (seed, draw), pictures decoded in threads.
+"""Shards to batches: memory-mapped files, pairs drawn by (seed, draw), images decoded in threads.
 
 A raw batch is what is copied to the device: "pair" int64 (b,), places in the split's list of pairs, and for the roles
 source and target "_image" uint8 (b, H, W, 3) RGB, "_joints" float32 (b, 18, 2) in pixels, "_visible" bool (b, 18),
@@ -41,8 +41,8 @@ def training_batches(
     Draw d takes the places d * batch_size .. (d + 1) * batch_size - 1 of an endless stream of permutations, one an
     epoch. Pairs and flips depend on (seed, d) and the place in the global batch only, so any number of workers sees the
     same pairs in the same order, and a run that goes on at d sees what an uninterrupted one would have seen
-    (MosaicML Streaming's elastic determinism). With `flip`, half of the pairs are mirrored, both pictures together and
-    left and right joints exchanged: our choice, where PG2 stores mirrored pictures with poses of their own.
+    (MosaicML Streaming's elastic determinism). With `flip`, half of the pairs are mirrored, both images together and
+    left and right joints exchanged: our choice, where PG2 stores mirrored images with poses of their own.
 
     With `window`, in bytes (`windows.window_bytes`), the order keeps to windows of shards, and those of two windows at
     most are mapped; without, all are.

@@ -117,8 +117,8 @@ Filter = Callable[[ndarray], ndarray]  # of (height, width) values: for each pix
 class Crf:
     """The two Gaussian kernels between pixels: one of place and colour, which keeps edges, and one of place alone.
 
-    The deviations of places are pixels of a picture whose longer side is `side`, the largest that CRF-RNN takes, and
-    shrink with smaller ones (our choice: it names them for such pictures only). Colours are 0 to 255.
+    The deviations of places are pixels of an image whose longer side is `side`, the largest that CRF-RNN takes, and
+    shrink with smaller ones (our choice: it names them for such images only). Colours are 0 to 255.
     """
 
     appearance_place: float = 160.0  # theta_alpha
@@ -131,7 +131,7 @@ class Crf:
 
 
 def mean_field(
-    picture: UInt8[ndarray, "height width 3"], log_odds: Float[ndarray, "height width"], crf: Crf | None = None
+    image: UInt8[ndarray, "height width 3"], log_odds: Float[ndarray, "height width"], crf: Crf | None = None
 ) -> Float[ndarray, "height width"]:
     """The probability q of the person for each pixel, from the log odds u of each pixel by itself.
 
@@ -140,7 +140,7 @@ def mean_field(
     """
     crf = crf or Crf()
     kernels = [
-        (crf.appearance_weight, appearance_filter(picture, crf)),
+        (crf.appearance_weight, appearance_filter(image, crf)),
         (crf.smoothness_weight, smoothness_filter(log_odds.shape, crf)),
     ]
     person = _sigmoid(log_odds)
@@ -149,19 +149,19 @@ def mean_field(
     return person
 
 
-def appearance_filter(picture: UInt8[ndarray, "height width 3"], crf: Crf) -> Filter:
+def appearance_filter(image: UInt8[ndarray, "height width 3"], crf: Crf) -> Filter:
     """exp(-|p_i - p_j|^2 / 2 alpha^2 - |I_i - I_j|^2 / 2 beta^2), on the permutohedral lattice."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows, columns = np.mgrid[:height, :width]
     places = np.stack([columns, rows], axis=-1) / (crf.appearance_place * max(height, width) / crf.side)
-    features = np.concatenate([places, picture / crf.appearance_colour], axis=-1).reshape(-1, 5)
+    features = np.concatenate([places, image / crf.appearance_colour], axis=-1).reshape(-1, 5)
     lattice = PermutohedralFilter(features)
     total = lattice(np.ones(height * width))
     return lambda values: (lattice(values.ravel()) / total).reshape(height, width)
 
 
 def smoothness_filter(size: tuple[int, ...], crf: Crf) -> Filter:
-    """exp(-|p_i - p_j|^2 / 2 gamma^2); nothing lies beyond the picture's border."""
+    """exp(-|p_i - p_j|^2 / 2 gamma^2); nothing lies beyond the image's border."""
     deviation = crf.smoothness_place * max(size) / crf.side
 
     def blurred(values: ndarray) -> ndarray:

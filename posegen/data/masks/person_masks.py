@@ -1,9 +1,9 @@
-"""The person's mask from joints and picture alone: f_CRF of the multistage paper, without a trained network.
+"""The person's mask from joints and image alone: f_CRF of the multistage paper, without a trained network.
 
 The multistage paper takes its masks from CRF-RNN, whose first half is a trained network. In its place (our choice): the
 limbs, as thick as people are, say where the person surely is, may be, and cannot be; GrabCut (Rother, Kolmogorov,
 Blake, SIGGRAPH 2004) learns the colours of both and cuts between them; CRF-RNN's second half, the mean field of a fully
-connected random field (`mean_field`), puts the edge where the picture has one.
+connected random field (`mean_field`), puts the edge where the image has one.
 
 The person's mask by a segmentation network, where the user has its file: the first half of CRF-RNN, replaced.
 
@@ -69,7 +69,7 @@ NECK_RADIUS, HEAD_RADIUS, HEAD_ABOVE_NECK = 0.12, 0.20, 0.42
 
 
 class Bar(NamedTuple):
-    """A part in a picture: pixels."""
+    """A part in an image: pixels."""
 
     start: Float[ndarray, "2"]
     end: Float[ndarray, "2"]
@@ -78,24 +78,24 @@ class Bar(NamedTuple):
 
 
 def person_mask(
-    picture: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
+    image: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
 ) -> UInt8[ndarray, "height width"]:
-    """1 on the person whose joints these are and 0 elsewhere; the same for the same picture, which is RGB.
+    """1 on the person whose joints these are and 0 elsewhere; the same for the same image, which is RGB.
 
     Pieces that no bone runs through are dropped. Joints that are not visible are not read.
 
     Raises ValueError(reason, detail) where the joints are too few to say where the person is.
     """
-    seeds = limb_seeds(joints, visible, height=picture.shape[0], width=picture.shape[1])
+    seeds = limb_seeds(joints, visible, height=image.shape[0], width=image.shape[1])
     surely = seeds == cv2.GC_FGD
     if surely.sum() < COLOURS:
-        raise ValueError(TOO_FEW_JOINTS, "no limb lies in the picture")
+        raise ValueError(TOO_FEW_JOINTS, "no limb lies in the image")
     if np.isin(seeds, (cv2.GC_BGD, cv2.GC_PR_BGD)).sum() < COLOURS:
         return np.ones_like(seeds)
-    log_odds = np.where(_cut(picture, seeds), CUT_LOG_ODDS, -CUT_LOG_ODDS)
+    log_odds = np.where(_cut(image, seeds), CUT_LOG_ODDS, -CUT_LOG_ODDS)
     log_odds[surely] = SURE_LOG_ODDS
     log_odds[seeds == cv2.GC_BGD] = -SURE_LOG_ODDS
-    return pieces_with(surely, mean_field(picture, log_odds) > 0.5)
+    return pieces_with(surely, mean_field(image, log_odds) > 0.5)
 
 
 def limb_seeds(
@@ -180,7 +180,7 @@ def _hidden_legs(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Ba
 
 
 def _up(joints: ndarray, visible: ndarray) -> ndarray:
-    """The direction from the hips to the shoulders; the picture's where one of the four is hidden."""
+    """The direction from the hips to the shoulders; the image's where one of the four is hidden."""
     if not visible[list(TORSO)].all():
         return np.array((0.0, -1.0))
     return _direction(joints[list(_SHOULDERS)].mean(axis=0) - joints[list(_HIPS)].mean(axis=0))
@@ -216,12 +216,12 @@ def _filled(corners: Float[ndarray, "4 2"], height: int, width: int) -> Bool[nda
 
 
 def _cut(
-    picture: UInt8[ndarray, "height width 3"], seeds: UInt8[ndarray, "height width"]
+    image: UInt8[ndarray, "height width 3"], seeds: UInt8[ndarray, "height width"]
 ) -> Bool[ndarray, "height width"]:
     """GrabCut from the seeds. It draws its first colours by OpenCV's random numbers, so these begin anew."""
     cv2.setRNGSeed(0)
     labels, models = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
-    cv2.grabCut(picture, labels, None, *models, CUTS, cv2.GC_INIT_WITH_MASK)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    cv2.grabCut(image, labels, None, *models, CUTS, cv2.GC_INIT_WITH_MASK)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
 
 
@@ -238,7 +238,7 @@ SIDE = 320  # pixels of the square that the network sees
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]
 DOUBT = 0.01  # no pixel is surer than this: it may still follow its neighbours
 
-Estimate = Callable[[ndarray, ndarray, ndarray], ndarray]  # picture, joints, visible -> mask, as `person_mask`
+Estimate = Callable[[ndarray, ndarray, ndarray], ndarray]  # image, joints, visible -> mask, as `person_mask`
 
 
 @dataclass(frozen=True)
@@ -248,21 +248,21 @@ class PersonNetwork:
     path: Path
 
     def __call__(
-        self, picture: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
+        self, image: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
     ) -> UInt8[ndarray, "height width"]:
         """1 on the person whose joints these are. Raises ValueError(reason) where the network sees nobody there."""
-        probability = np.clip(self.probability(picture), DOUBT, 1 - DOUBT)
-        mask = mean_field(picture, np.log(probability / (1 - probability))) > 0.5
+        probability = np.clip(self.probability(image), DOUBT, 1 - DOUBT)
+        mask = mean_field(image, np.log(probability / (1 - probability))) > 0.5
         mask = pieces_with(_joint_pixels(joints[visible], mask.shape), mask)
         if not mask.any():
             raise ValueError(NOBODY)
         return mask
 
-    def probability(self, picture: UInt8[ndarray, "height width 3"]) -> Float[ndarray, "height width"]:
-        """What the network makes of a picture: its first output, stretched to [0, 1] as rembg does."""
-        height, width = picture.shape[:2]
+    def probability(self, image: UInt8[ndarray, "height width 3"]) -> Float[ndarray, "height width"]:
+        """What the network makes of an image: its first output, stretched to [0, 1] as rembg does."""
+        height, width = image.shape[:2]
         net = open_network(self.path)
-        square = _resized(picture, SIDE, SIDE).astype(np.float32)
+        square = _resized(image, SIDE, SIDE).astype(np.float32)
         normal = (square / max(float(square.max()), 1e-6) - MEAN) / DEVIATION
         net.setInput(normal.transpose(2, 0, 1)[None].astype(np.float32))
         seen = net.forward(net.getUnconnectedOutLayersNames()[0]).reshape(SIDE, SIDE)
@@ -306,7 +306,7 @@ def _resized(values: ndarray, height: int, width: int) -> ndarray:
 
 
 def _joint_pixels(joints: Float[ndarray, "n 2"], size: tuple[int, ...]) -> Bool[ndarray, "height width"]:
-    """Which pixels have a joint in them; joints outside the picture are left out."""
+    """Which pixels have a joint in them; joints outside the image are left out."""
     columns, rows = np.rint(joints).astype(np.int64).T
     inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
     pixels = np.zeros(size, bool)

@@ -26,9 +26,9 @@ def pose_mask(
 
     For each of the 23 limbs whose joints are both visible: discs of `radius` pixels at both ends and at the points
     i/n between them, i = 1 .. n-1, n = int(length / radius); then a closing (dilation, erosion) by a 5x5 square. Every
-    centre is truncated to whole pixels. PG2 uses radius 4 at both of its picture sizes.
+    centre is truncated to whole pixels. PG2 uses radius 4 at both of its image sizes.
 
-    Discs of centres outside the picture are clipped, not left out. The closing sees nothing beyond the border: the
+    Discs of centres outside the image are clipped, not left out. The closing sees nothing beyond the border: the
     erosion does not eat the mask there, as with scikit-image, which PG2 uses. Joints that are not visible are not read.
     Time and memory grow with the limbs' lengths, so coordinates must be of a sane size.
     """
@@ -61,7 +61,7 @@ def _disc(radius: int) -> UInt8[ndarray, "side side"]:
 def pack(mask: UInt8[ndarray, "height width"]) -> bytes:
     """A mask of 0 and 1 in one bit a pixel, row by row, compressed by zlib: some 200 bytes at 128x64.
 
-    Level 1 is our choice: level 6 saves 50 bytes of a picture's 2.3 kB.
+    Level 1 is our choice: level 6 saves 50 bytes of an image's 2.3 kB.
     """
     return zlib.compress(np.packbits(mask).tobytes(), level=1)
 

@@ -18,24 +18,24 @@ from numpy import ndarray
 from posegen.data import reasons
 from posegen.data.formats.images import fit, open_image, scaled_joints
 from posegen.data.geometry.joints import TORSO
-from posegen.data.listing import Entry, Listing, Picture, Reject, Source
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject, Source
 from posegen.data.masks.person_masks import Estimate, person_mask
 from posegen.data.masks.pose_masks import pack, pose_mask
 from posegen.data.shards import manifest as shard_files
 from posegen.data.sources.pairs import ordered_pairs
 from posegen.storage.files import write_json
 
-COORDINATE_LIMIT = 1e5  # pixels; joints beyond it are no coordinates of any picture, and drawing them would not end
+COORDINATE_LIMIT = 1e5  # pixels; joints beyond it are no coordinates of any image, and drawing them would not end
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """What the stored pictures look like. Radius 4 is PG2's at both of its sizes; the rest is our choice."""
+    """What the stored images look like. Radius 4 is PG2's at both of its sizes; the rest is our choice."""
 
     size: tuple[int, int]  # height, width in pixels
     mask_radius: int = 4  # pixels
-    pictures_per_shard: int = 2000  # a larger group is a shard of its own
-    jpeg_quality: int = 95  # of pictures that had to be resized
+    images_per_shard: int = 2000  # a larger group is a shard of its own
+    jpeg_quality: int = 95  # of images that had to be resized
     person_masks: Literal["own", "estimated"] = "own"  # what the data set has; or what it lacks estimated
     person_network: str = ""  # of estimated masks: first digits of the sha256 of the network's file; "" is GrabCut
 
@@ -58,11 +58,11 @@ class Work:
 
 
 class Row(NamedTuple):
-    """One picture as it is stored, and what there is to note about it."""
+    """One image as it is stored, and what there is to note about it."""
 
     entry: Entry
     image: bytes
-    joints: ndarray  # float32 (18, 2), pixels of the stored picture; -1 where they were not finite
+    joints: ndarray  # float32 (18, 2), pixels of the stored image; -1 where they were not finite
     visible: ndarray  # bool (18,)
     pose_mask: bytes
     person_mask: bytes | None
@@ -87,20 +87,20 @@ def make_shard(
 ) -> dict:
     """Write the files of one shard and return its summary, which is written last and holds `made_from`.
 
-    Nothing but the summary is written where no picture is usable. Reading and checking never raises for a picture: it
+    Nothing but the summary is written where no image is usable. Reading and checking never raises for an image: it
     becomes a reject.
     """
     rows, rejects = _usable_rows(work, source, settings, estimate)
     pairs, lost = _pairs(work, rows)
     files = folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"
     if rows:
-        shard_files.write_arrow(files[0], shard_files.PICTURES, _picture_columns(rows))
+        shard_files.write_arrow(files[0], shard_files.IMAGES, _image_columns(rows))
         shard_files.write_arrow(files[1], shard_files.PAIRS, _pair_columns(pairs))
     summary = {
         "made_from": made_from,
         "split": work.split,
         "number": work.number,
-        "pictures": len(work.entries),
+        "images": len(work.entries),
         "rows": len(rows),
         "groups": len({row.entry.group for row in rows}),
         "pairs": len(pairs.order),
@@ -141,7 +141,7 @@ def _reject(entry: Entry, error: Exception) -> Reject:
 def prepare(
     entry: Entry, source: Source, settings: ShardSettings, *, listed: bool, estimate: Estimate = person_mask
 ) -> Row:
-    """Load, check, fit and mask one picture. `listed`: a given pair names it, so that it need not fit the pairing rule.
+    """Load, check, fit and mask one image. `listed`: a given pair names it, so that it need not fit the pairing rule.
 
     A person mask that the data set does not have is estimated on what is stored, where the settings say so.
 
@@ -149,15 +149,15 @@ def prepare(
     """
     if entry.distractor and not listed:
         raise ValueError(reasons.DISTRACTOR)
-    picture = source.load(entry)
-    visible = np.asarray(picture.visible, bool)
+    image = source.load(entry)
+    visible = np.asarray(image.visible, bool)
     if not listed:
         _check_torso(visible)
     height, width = settings.size
-    fitted = fit(picture.image, height=height, width=width, jpeg_quality=settings.jpeg_quality)
-    joints = scaled_joints(np.asarray(picture.joints, np.float32), fitted.scale)
+    fitted = fit(image.image, height=height, width=width, jpeg_quality=settings.jpeg_quality)
+    joints = scaled_joints(np.asarray(image.joints, np.float32), fitted.scale)
     _check_coordinates(joints[visible])
-    mask = _own_mask(picture, height, width)
+    mask = _own_mask(image, height, width)
     estimated = mask is None and settings.person_masks == "estimated"
     if estimated:
         mask = estimate(open_image(fitted.image).pixels, joints, visible)
@@ -197,10 +197,10 @@ def _any_outside(joints: ndarray, height: int, width: int) -> bool:
     return bool(((joints < -0.5) | (joints >= (width - 0.5, height - 0.5))).any())
 
 
-def _own_mask(picture: Picture, height: int, width: int) -> ndarray | None:
-    if picture.person_mask is None:
+def _own_mask(image: LoadedImage, height: int, width: int) -> ndarray | None:
+    if image.person_mask is None:
         return None
-    mask = (picture.person_mask > 0).astype(np.float32)
+    mask = (image.person_mask > 0).astype(np.float32)
     if mask.shape != (height, width):
         mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
     return (mask >= 0.5).astype(np.uint8)
@@ -222,7 +222,7 @@ def _lost(split: str, pair: Iterable[str], reason: str) -> Reject:
     return Reject(",".join(pair), split, reason)
 
 
-def _picture_columns(rows: Sequence[Row]) -> dict[str, pa.Array]:
+def _image_columns(rows: Sequence[Row]) -> dict[str, pa.Array]:
     entries = [row.entry for row in rows]
     joints = np.stack([row.joints for row in rows]).astype(np.float32)
     visible = np.stack([row.visible for row in rows]).astype(np.uint8)
@@ -245,17 +245,17 @@ def _pair_columns(pairs: Pairs) -> dict[str, pa.Array]:
     return {"source": pa.array(source), "target": pa.array(target), "order": pa.array(pairs.order.astype(np.int64))}
 
 
-def plan_works(listing: Listing, pictures_per_shard: int) -> tuple[list[Work], list[Reject]]:
-    """Works of whole groups of one split, and what is rejected before a picture is opened.
+def plan_works(listing: Listing, images_per_shard: int) -> tuple[list[Work], list[Reject]]:
+    """Works of whole groups of one split, and what is rejected before an image is opened.
 
     Groups come in the order in which the listing first names them; they share a shard as long as it stays within
-    `pictures_per_shard`. Rejects: entries whose name their split has already, given pairs that join two groups or name
-    a picture that the listing does not have.
+    `images_per_shard`. Rejects: entries whose name their split has already, given pairs that join two groups or name
+    an image that the listing does not have.
     """
     works, rejects = [], []
     for split in sorted({entry.split for entry in listing.entries} | set(listing.pairs)):
         entries, repeated = _first_of_each_name(entry for entry in listing.entries if entry.split == split)
-        packs = list(_packs(entries, pictures_per_shard))
+        packs = list(_packs(entries, images_per_shard))
         given = listing.pairs.get(split)
         pairs, lost = ([None] * len(packs), []) if given is None else _spread(split, given, packs)
         works += [Work(split, number, tuple(pack), pairs[number]) for number, pack in enumerate(packs)]
@@ -272,13 +272,13 @@ def _first_of_each_name(entries: Iterable[Entry]) -> tuple[list[Entry], list[Rej
     return list(first.values()), rejects
 
 
-def _packs(entries: Sequence[Entry], pictures_per_shard: int) -> Iterator[list[Entry]]:
+def _packs(entries: Sequence[Entry], images_per_shard: int) -> Iterator[list[Entry]]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.group, []).append(entry)
     pack: list[Entry] = []
     for members in groups.values():
-        if pack and len(pack) + len(members) > pictures_per_shard:
+        if pack and len(pack) + len(members) > images_per_shard:
             yield pack
             pack = []
         pack.extend(members)

@@ -1,15 +1,15 @@
 """The files of a shards folder: their names, their columns, and writing them so that they are complete or not there.
 
-<split>-00000.arrow        pictures, whole groups; one record batch, uncompressed, so that it can be memory-mapped
+<split>-00000.arrow        images, whole groups; one record batch, uncompressed, so that it can be memory-mapped
 <split>-00000.pairs.arrow  ordered pairs of rows of that shard
 <split>-00000.json         what became of the shard's entries; written last, so a shard without it does not count
 manifest.json              everything that was counted; written last of all, so a folder without it is not complete
 rejects.parquet            what was not used, and why
 
 The manifest's entry of a shard: "split", "file" and "pairs_file" with their "bytes" and "pairs_bytes", the numbers of
-its pictures ("rows") and "pairs", and the first and last "order" of its pairs ([] where it has none).
+its images ("rows") and "pairs", and the first and last "order" of its pairs ([] where it has none).
 
-Where the pictures and pairs of a split lie in its shards, told by the manifest without opening a shard.
+Where the images and pairs of a split lie in its shards, told by the manifest without opening a shard.
 """
 
 import errno
@@ -30,7 +30,7 @@ SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 REJECTS = "rejects.parquet"
 
-PICTURES = pa.schema(
+IMAGES = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
         pa.field("identity", pa.string(), nullable=False),
@@ -109,12 +109,12 @@ def read_arrow(path: Path) -> pa.RecordBatch:
         raise ValueError(
             f"{path} cannot be mapped: {error}. A process may have so many maps (vm.max_map_count, 65,530 as a rule), "
             "and needs two for each shard that it reads at once. Give --cache-gb, so that training keeps to windows of "
-            "shards, or make larger shards by --set shards.pictures_per_shard=20000."
+            "shards, or make larger shards by --set shards.images_per_shard=20000."
         ) from error
 
 
 class SplitIndex:
-    """Shards are numbered from 0 as the manifest has them; pictures and pairs are counted within a shard or a split.
+    """Shards are numbered from 0 as the manifest has them; images and pairs are counted within a shard or a split.
 
     Where a given list mixes the shards, places in it are known from the "order" of all pairs (16 bytes a pair are
     held then); else from the numbers of pairs alone.
@@ -129,7 +129,7 @@ class SplitIndex:
         self._mixed = any(last >= first for (_, last), (first, _) in pairwise(ends))
 
     @property
-    def picture_count(self) -> int:
+    def image_count(self) -> int:
         return int(self._rows[-1])
 
     @property
@@ -137,11 +137,11 @@ class SplitIndex:
         return int(self._pairs[-1])
 
     def first_row(self, shard: int) -> int:
-        """The row in the split of a shard's first picture."""
+        """The row in the split of a shard's first image."""
         return int(self._rows[shard])
 
     def rows(self, rows: Int[ndarray, " n"]) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
-        """The shards of pictures given by their rows in the split, and their rows there."""
+        """The shards of images given by their rows in the split, and their rows there."""
         return _found(rows, self._rows)
 
     def pairs(self, places: Int[ndarray, " n"]) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:

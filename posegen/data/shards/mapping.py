@@ -1,4 +1,4 @@
-"""Shards of a split, all or some, as one list of pictures and one list of pairs, read through memory maps.
+"""Shards of a split, all or some, as one list of images and one list of pairs, read through memory maps.
 
 The shards of a run as their readers see them: mapped in place, or shard by shard through the node's cache.
 """
@@ -27,15 +27,15 @@ ALWAYS = ("joints", "visible")
 
 
 class MappedSplit:
-    """Pictures by row and pairs by their place in the list, counted over the shards that are mapped.
+    """Images by row and pairs by their place in the list, counted over the shards that are mapped.
 
-    Encoded pictures and masks stay in the files until they are touched; joints and azimuths (166 bytes a picture) and
+    Encoded images and masks stay in the files until they are touched; joints and azimuths (166 bytes an image) and
     pair numbers (8 bytes a pair, 16 where a given list mixes the shards) are held in memory.
     """
 
-    def __init__(self, pictures: Sequence[pa.RecordBatch], pairs: Sequence[pa.RecordBatch]) -> None:
+    def __init__(self, images: Sequence[pa.RecordBatch], pairs: Sequence[pa.RecordBatch]) -> None:
         """The shards' two files, mapped, in the order of the manifest."""
-        self._batches = pictures
+        self._batches = images
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self._binary = {
             name: [_BinaryColumn(batch.column(name)) for batch in self._batches]
@@ -60,7 +60,7 @@ class MappedSplit:
         self._listed = None if (np.diff(order) > 0).all() else np.argsort(order)
 
     @property
-    def picture_count(self) -> int:
+    def image_count(self) -> int:
         return int(self._starts[-1])
 
     @property
@@ -68,7 +68,7 @@ class MappedSplit:
         return len(self._source)
 
     def pair_rows(self, pairs: Int[ndarray, " n"]) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
-        """Rows of the source and of the target pictures of pairs, given by their places in the split's list."""
+        """Rows of the source and of the target images of pairs, given by their places in the split's list."""
         stored = pairs if self._listed is None else self._listed[pairs]
         return self._source[stored], self._target[stored]
 
@@ -79,7 +79,7 @@ class MappedSplit:
         return self._text("group", row)
 
     def identities(self) -> dict[str, str]:
-        """The identity of every picture, by name."""
+        """The identity of every image, by name."""
         names, identities = (
             [text for batch in self._batches for text in batch.column(column).to_pylist()]
             for column in ("name", "identity")
@@ -91,7 +91,7 @@ class MappedSplit:
         return self._batches[shard].column(column)[place].as_py()
 
     def image(self, row: int) -> memoryview:
-        """The encoded picture."""
+        """The encoded image."""
         shard, place = self._find(row)
         return self._binary["image"][shard][place]
 
@@ -143,7 +143,7 @@ class Piece(NamedTuple):
     """Shards of a split that are mapped together, and where in the split they lie."""
 
     mapped: MappedSplit
-    first_row: int  # in the split, of the first picture
+    first_row: int  # in the split, of the first image
     places: Int[ndarray, " pairs"]  # in the split's list, of all pairs
 
 
@@ -179,14 +179,14 @@ class Shards:
         return cls(store.folder / name, ShardCache.of(store, name=name, limit=limit))
 
     def index(self, split: str) -> SplitIndex:
-        """Where the pictures and pairs of a split lie; empty where the manifest has none of it."""
+        """Where the images and pairs of a split lie; empty where the manifest has none of it."""
         if split not in self._indices:
             shards = [shard for shard in self.manifest["shards"] if shard["split"] == split]
             self._indices[split] = SplitIndex(shards, partial(self._orders, split))
         return self._indices[split]
 
     def split(self, split: str) -> MappedSplit:
-        """All pictures and pairs of a split, mapped as long as this lives: where they fit on the node's disk."""
+        """All images and pairs of a split, mapped as long as this lives: where they fit on the node's disk."""
         if split not in self._splits:
             needed, limit = sum(map(shard_bytes, self.index(split).shards)), self._cache and self._cache.limit
             assert limit is None or needed <= limit, f"'{split}' takes {needed} bytes of {limit}: read it in windows"
@@ -203,8 +203,8 @@ class Shards:
             self._cache.prefetch(file_sizes(entries), stop)
         if stop.is_set():
             raise CancelledError
-        pictures = [self._read(shard["file"], shard["bytes"]) for shard in entries]
-        return MappedSplit(pictures, [self._read(shard["pairs_file"], shard["pairs_bytes"]) for shard in entries])
+        images = [self._read(shard["file"], shard["bytes"]) for shard in entries]
+        return MappedSplit(images, [self._read(shard["pairs_file"], shard["pairs_bytes"]) for shard in entries])
 
     def pieces(self, split: str) -> Iterator[Piece]:
         """All of a split in the order of the manifest: at once where it is in place, else one shard after the other."""
@@ -231,8 +231,8 @@ class Shards:
     def pair_count(self, split: str) -> int:
         return self.index(split).pair_count
 
-    def picture_count(self, split: str) -> int:
-        return self.index(split).picture_count
+    def image_count(self, split: str) -> int:
+        return self.index(split).image_count
 
     def checked_pairs(self, split: str, pairs: Sequence[int]) -> Int[ndarray, " n"]:
         """Places in a split's list of pairs. Raises ValueError for those that it does not have."""
@@ -248,20 +248,20 @@ class Shards:
                 names[place] = mapped.name(source), mapped.name(target)
         return [names[place] for place in range(len(names))]
 
-    def pictures(self, split: str, rows: Sequence[int]) -> UInt8[ndarray, "n height width 3"]:
-        """Decoded RGB pictures of a split, by their rows 0 .. picture_count - 1."""
-        places = _places(rows, self.picture_count(split), f"pictures of '{split}'")
-        pictures = np.empty((len(places), *self.size, 3), np.uint8)
-        for picture, (mapped, row) in zip(pictures, self._rows(split, places), strict=True):
-            decode_into(mapped.image(row), picture)
-        return pictures
+    def images(self, split: str, rows: Sequence[int]) -> UInt8[ndarray, "n height width 3"]:
+        """Decoded RGB images of a split, by their rows 0 .. image_count - 1."""
+        places = _places(rows, self.image_count(split), f"images of '{split}'")
+        images = np.empty((len(places), *self.size, 3), np.uint8)
+        for image, (mapped, row) in zip(images, self._rows(split, places), strict=True):
+            decode_into(mapped.image(row), image)
+        return images
 
     def identities(self, split: str) -> dict[str, str]:
-        """The identity of every picture of a split, by name."""
+        """The identity of every image of a split, by name."""
         return {name: identity for piece in self.pieces(split) for name, identity in piece.mapped.identities().items()}
 
     def _rows(self, split: str, rows: Int[ndarray, " n"]) -> Iterator[tuple[MappedSplit, int]]:
-        """What is mapped of each picture, and its row there."""
+        """What is mapped of each image, and its row there."""
         if self._cache is None:
             yield from ((self.split(split), row) for row in rows.tolist())
             return

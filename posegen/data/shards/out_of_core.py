@@ -324,7 +324,7 @@ def _check_largest(manifest: Mapping, limit: int) -> None:
         raise ValueError(
             f"--cache-gb {limit / 1e9:g} was given, and {largest['file']} with its pairs alone takes "
             f"{shard_bytes(largest) / 1e9:g} GB: give at least twice that, or make smaller shards by --set "
-            f"shards.pictures_per_shard={largest['rows'] // 4 or 1}."
+            f"shards.images_per_shard={largest['rows'] // 4 or 1}."
         )
 
 

@@ -1,12 +1,12 @@
-"""A source's pictures to shards, on Ray Data: decoded and checked, resized where needed, with pose masks and pairs.
+"""A source's images to shards, on Ray Data: decoded and checked, resized where needed, with pose masks and pairs.
 
 The driver handles names and joints only. One task makes one shard of whole groups, so pairs are formed inside a shard
 without a join, memory is bounded by the size of a shard times the number of CPUs, and no pixel passes the driver. What
 was finished before an interruption is kept.
 
-Given pair lists decide for their split: what they name is stored and paired, even a distractor or a picture without
-shoulders or hips (published lists decide what is scored), and other pictures that could be paired are stored as well.
-Without a list: all ordered pairs of a group's usable pictures.
+Given pair lists decide for their split: what they name is stored and paired, even a distractor or an image without
+shoulders or hips (published lists decide what is scored), and other images that could be paired are stored as well.
+Without a list: all ordered pairs of a group's usable images.
 """
 
 import json
@@ -51,7 +51,7 @@ def write_shards(
 
     `listing` is the source's own, or that with a validation split (`splits.with_validation`).
     Shards that are there already for the same fingerprint,
-    listing and settings are kept; files of others are removed first. `progress` hears of pictures done, on the driver.
+    listing and settings are kept; files of others are removed first. `progress` hears of images done, on the driver.
     `estimate` makes the person masks that the source lacks, where the settings say so.
 
     Raises ValueError, with the counts by reason, where the training, the test or a listed split ends without a pair,
@@ -69,7 +69,7 @@ def write_shards(
         return finished
     folder = store.fetch(PLACE, wanted=lambda name: name.endswith(".json"))
     folder.mkdir(parents=True, exist_ok=True)
-    works, rejects = plan_works(listing, settings.pictures_per_shard)
+    works, rejects = plan_works(listing, settings.images_per_shard)
     summaries = _finished(folder, works, made_from, sizes)
     _remove_all_but(store, summaries)
     missing = [work for work in works if work.stem not in summaries]
@@ -82,12 +82,12 @@ def write_shards(
         estimate=estimate,
     )
     total = sum(len(work.entries) for work in works)
-    done = sum(summary["pictures"] for summary in summaries.values())
-    progress("pictures", done, total)
+    done = sum(summary["images"] for summary in summaries.values())
+    progress("images", done, total)
     for summary in _made(missing, make):
         summaries[shard_files.shard_stem(summary["split"], summary["number"])] = summary
-        done += summary["pictures"]
-        progress("pictures", done, total)
+        done += summary["images"]
+        progress("images", done, total)
     return _conclude(store, source.name, made_from, [*listing.rejects, *rejects], [summaries[w.stem] for w in works])
 
 
@@ -115,14 +115,14 @@ def _remove_all_but(store: Store, stems: Iterable[str]) -> None:
 def _make_and_publish(
     work: Work, source: Source, store: Store, settings: ShardSettings, made_from: Mapping, *, estimate: Estimate
 ) -> dict:
-    """One shard in the run, its summary last. Where the run is a URI, the pictures do not stay on this node."""
+    """One shard in the run, its summary last. Where the run is a URI, the images do not stay on this node."""
     folder = store.folder / PLACE
     folder.mkdir(parents=True, exist_ok=True)
     summary = make_shard(work, source, folder, settings, made_from, estimate=estimate)
-    pictures = [f"{work.stem}.arrow", f"{work.stem}.pairs.arrow"] if summary["rows"] else []
-    for name in (*pictures, f"{work.stem}.json"):
+    images = [f"{work.stem}.arrow", f"{work.stem}.pairs.arrow"] if summary["rows"] else []
+    for name in (*images, f"{work.stem}.json"):
         store.publish(f"{PLACE}/{name}")
-    for name in pictures if store.remote else ():
+    for name in images if store.remote else ():
         (folder / name).unlink()
     return summary
 
@@ -187,12 +187,12 @@ def _write_rejects(rejects: Sequence[Reject], path: Path) -> None:
 
 
 def _counts(split: str, rejects: Sequence[Reject], summaries: Sequence[Mapping]) -> dict[str, int]:
-    """Usable are the stored pictures and those that lack nothing but a partner; the others were rejected."""
+    """Usable are the stored images and those that lack nothing but a partner; the others were rejected."""
     of_split = [summary for summary in summaries if summary["split"] == split]
     why = [reject.reason for reject in rejects if reject.split == split]
     usable = sum(summary["rows"] for summary in of_split) + why.count(reasons.ALONE)
     return {
-        "pictures": usable + sum(reason not in reasons.NO_UNUSABLE_PICTURE for reason in why),
+        "images": usable + sum(reason not in reasons.NO_UNUSABLE_IMAGE for reason in why),
         "usable": usable,
         "groups": sum(summary["groups"] for summary in of_split),
         "pairs": sum(summary["pairs"] for summary in of_split),
@@ -205,8 +205,8 @@ def _check_pairs(folder: Path, name: str, split: str, counts: Mapping[str, int],
     by_reason = Counter(reject.reason for reject in rejects if reject.split == split).most_common()
     why = ", ".join(f"{count:,} {reason}" for reason, count in by_reason) or "nothing"
     raise ValueError(
-        f"{name}: no pair is left in the split '{split}'. Of its {counts['pictures']:,} pictures, {counts['usable']:,} "
-        f"are usable; rejected: {why}. A pair takes two pictures of one person that can be decoded and whose shoulders "
+        f"{name}: no pair is left in the split '{split}'. Of its {counts['images']:,} images, {counts['usable']:,} "
+        f"are usable; rejected: {why}. A pair takes two images of one person that can be decoded and whose shoulders "
         f"and hips are known. Every reject is named in {folder / shard_files.REJECTS}."
     )
 

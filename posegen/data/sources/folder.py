@@ -1,4 +1,4 @@
-"""A folder of one's own pictures, with the joints in any format of `keypoint_files`."""
+"""A folder of one's own images, with the joints in any format of `keypoint_files`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,34 +8,34 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from posegen.data import reasons
-from posegen.data.formats.annotations import JointFiles, PosedPictures, find_joint_files, pose_pictures, split_file
-from posegen.data.formats.images import READABLE, UNREADABLE, PictureIndex, fingerprint, picture_sizes, read_picture
+from posegen.data.formats.annotations import JointFiles, PosedImages, find_joint_files, pose_images, split_file
+from posegen.data.formats.images import READABLE, UNREADABLE, ImageIndex, fingerprint, image_sizes, read_image
 from posegen.data.formats.keypoint_files import OPENPOSE
 from posegen.data.formats.pg2_pickles import pairs_pickle
 from posegen.data.geometry.joints import LAYOUTS
-from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.sources.market1501 import camera
 from posegen.data.sources.pairs import given_pairs, read_pairs
 from posegen.data.sources.splits import SPLITS, shared_identities, split_entries
 
 _LAYOUTS = tuple(layout for layout in LAYOUTS if layout.startswith("body"))
-_SPLIT_FOLDERS = (*SPLITS, "val")  # sub-folders of these names say nothing about who is in a picture
+_SPLIT_FOLDERS = (*SPLITS, "val")  # sub-folders of these names say nothing about who is in an image
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Pictures in `root/images`, or else anywhere below `root`, and their joints.
+    """Images in `root/images`, or else anywhere below `root`, and their joints.
 
     `joints` is the annotation file or folder; None looks for one, as `find_joint_files` says. `layout` is the order of
     OpenPose's points where their number does not tell it ("body_25b").
 
-    `identity` is a regular expression that is searched in a picture's path (inside the pictures' folder), and whose
-    first group is the identity. None takes the sub-folder's name where the pictures lie in several sub-folders, one a
-    person, and else the text before the first `_` of the name. A picture where that finds nothing is rejected. A group
+    `identity` is a regular expression that is searched in an image's path (inside the images' folder), and whose
+    first group is the identity. None takes the sub-folder's name where the images lie in several sub-folders, one a
+    person, and else the text before the first `_` of the name. An image where that finds nothing is rejected. A group
     is an identity; a view is the camera of a Market-1501 name ("c1"), or nothing.
 
     The splits are those of `pairs-train.csv` and `pairs-test.csv` (or PG2's `p_pairs_train.p` and `p_pairs_test.p`)
-    where these are in `root` (a picture may be in both), else those of the annotation files where there is one for
+    where these are in `root` (an image may be in both), else those of the annotation files where there is one for
     each. Otherwise whole identities are held out for testing, about the share `test_share` of them and at least one,
     chosen by a hash of their names (our choice: an identity more hardly moves the others).
     """
@@ -50,11 +50,11 @@ class Folder:
     def listing(self) -> Listing:
         """All entries. Raises ValueError for settings that are wrong and files that are missing or do not parse."""
         if not self.root.is_dir():
-            raise ValueError(f"'{self.root}' is not a folder. Expected one with pictures and their joints.")
+            raise ValueError(f"'{self.root}' is not a folder. Expected one with images and their joints.")
         check_settings(layout=self.layout, identity=self.identity, test_share=self.test_share)
         folder = (self.root / "images" if (self.root / "images").is_dir() else self.root).absolute()
         sizes = _sizes(folder)
-        index = PictureIndex(sizes)
+        index = ImageIndex(sizes)
         joint_files, joints_note = find_joint_files(self.root, self.joints)
         posed = self._posed(joint_files, index)
         identities, identity_note = self._identities(sizes)
@@ -62,10 +62,10 @@ class Folder:
         listed = {split: _listed(path, index) for split, path in lists.items()}
         drafts = _drafts(folder, posed, identities)
         if not drafts:
-            raise ValueError(f"no picture with joints has an identity: {list(posed.names)[:3]} ({identity_note})")
+            raise ValueError(f"no image with joints has an identity: {list(posed.names)[:3]} ({identity_note})")
         split = split_entries(drafts, listed, self.test_share)
         unused = _unused(sizes, posed, identities, split.entries, joint_files)
-        unsupported = [Reject(name, "train", reasons.UNSUPPORTED) for name in picture_sizes(folder, UNREADABLE)]
+        unsupported = [Reject(name, "train", reasons.UNSUPPORTED) for name in image_sizes(folder, UNREADABLE)]
         listing = Listing(split.entries, "", [*posed.rejects, *split.rejects, *unused, *unsupported])
         listing = _with_pairs(listing, lists, index)
         notes = (joints_note, identity_note, split.note, *_shared(split.entries), *listing.notes)
@@ -74,23 +74,23 @@ class Folder:
             listing, fingerprint=fingerprint(self.name, listing, {str(folder / name): sizes[name] for name in sizes})
         )
 
-    def load(self, entry: Entry) -> Picture:
+    def load(self, entry: Entry) -> LoadedImage:
         """The file's bytes as they are, of whatever kind. Raises ValueError("unreadable file", detail)."""
         assert entry.joints is not None
         assert entry.visible is not None
-        return Picture(read_picture(Path(entry.path)), entry.joints, entry.visible)
+        return LoadedImage(read_image(Path(entry.path)), entry.joints, entry.visible)
 
-    def _posed(self, joint_files: JointFiles, index: PictureIndex) -> PosedPictures:
+    def _posed(self, joint_files: JointFiles, index: ImageIndex) -> PosedImages:
         if self.layout is not None and joint_files.format != OPENPOSE:
             raise ValueError(f"layout '{self.layout}' is for OpenPose's points, but the joints are {joint_files}.")
-        posed = pose_pictures(joint_files, index, self.layout)
+        posed = pose_images(joint_files, index, self.layout)
         if not posed.names:
             named = [reject.name for reject in posed.rejects]
-            raise ValueError(f"no joints belong to a picture: pictures are {index.first_names}, joints of {named[:3]}.")
+            raise ValueError(f"no joints belong to an image: images are {index.first_names}, joints of {named[:3]}.")
         return posed
 
     def _identities(self, names: Iterable[str]) -> tuple[dict[str, str], str]:
-        """The identity of each picture that has one, and a sentence about the rule."""
+        """The identity of each image that has one, and a sentence about the rule."""
         if self.identity is not None:
             found = {name: re.search(self.identity, name) for name in names}
             identities = {name: match[1] for name, match in found.items() if match}
@@ -102,7 +102,7 @@ class Folder:
 
 
 def check_settings(*, layout: str | None, identity: str | None, test_share: float) -> None:
-    """Raise ValueError for the first setting of one's own pictures that is wrong."""
+    """Raise ValueError for the first setting of one's own images that is wrong."""
     if layout is not None and layout not in _LAYOUTS:
         raise ValueError(f"layout '{layout}' is unknown. Expected one of {', '.join(_LAYOUTS)}.")
     if not 0 < test_share < 1:
@@ -116,16 +116,16 @@ def check_settings(*, layout: str | None, identity: str | None, test_share: floa
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    sizes = picture_sizes(folder, READABLE)
+    sizes = image_sizes(folder, READABLE)
     if not sizes:
-        other = ", ".join(list(picture_sizes(folder, UNREADABLE))[:3])
+        other = ", ".join(list(image_sizes(folder, UNREADABLE))[:3])
         hint = f" There are {other}, which must be turned into one of these first." if other else ""
-        raise ValueError(f"'{folder}' holds no picture. Expected files that end with {', '.join(READABLE)}.{hint}")
+        raise ValueError(f"'{folder}' holds no image. Expected files that end with {', '.join(READABLE)}.{hint}")
     return sizes
 
 
 def _by_rule(names: list[str]) -> tuple[dict[str, str], str]:
-    """By sub-folder where there are several below the folder that holds all pictures; else by the start of the name."""
+    """By sub-folder where there are several below the folder that holds all images; else by the start of the name."""
     folders = {name: PurePosixPath(name).parts[:-1] for name in names}
     levels = zip(*folders.values(), strict=False)
     shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
@@ -147,14 +147,14 @@ def _pair_list(root: Path, split: str) -> Path | None:
     return split_file(root, f"pairs-{split}.csv") or pairs_pickle(root, split)
 
 
-def _listed(path: Path, index: PictureIndex) -> set[str]:
-    """The pictures that a pair list names."""
+def _listed(path: Path, index: ImageIndex) -> set[str]:
+    """The images that a pair list names."""
     labels = {label for pair in read_pairs(path) for label in pair}
     return {found for label in labels if (found := index.only(label)) is not None}
 
 
-def _drafts(folder: Path, posed: PosedPictures, identities: Mapping[str, str]) -> list[Entry]:
-    """Entries of the pictures that have joints and an identity, with the split of their annotation file or ""."""
+def _drafts(folder: Path, posed: PosedImages, identities: Mapping[str, str]) -> list[Entry]:
+    """Entries of the images that have joints and an identity, with the split of their annotation file or ""."""
     return [
         Entry(name, split or "", identities[name], identities[name], camera(name), str(folder / name), *pose)
         for split, poses in posed.poses.items()
@@ -165,12 +165,12 @@ def _drafts(folder: Path, posed: PosedPictures, identities: Mapping[str, str]) -
 
 def _unused(
     names: Iterable[str],
-    posed: PosedPictures,
+    posed: PosedImages,
     identities: Mapping[str, str],
     entries: list[Entry],
     joint_files: JointFiles,
 ) -> list[Reject]:
-    """Pictures that no annotation names, and those whose identity is unknown, in the split of their identity."""
+    """Images that no annotation names, and those whose identity is unknown, in the split of their identity."""
     splits = {entry.identity: entry.split for entry in entries}
     refused = {reject.name for reject in posed.rejects}
     rejects = []
@@ -183,7 +183,7 @@ def _unused(
     return rejects
 
 
-def _with_pairs(listing: Listing, lists: Mapping[str, Path], index: PictureIndex) -> Listing:
+def _with_pairs(listing: Listing, lists: Mapping[str, Path], index: ImageIndex) -> Listing:
     known = {reject.name for reject in listing.rejects}
     for split, path in lists.items():
         given = given_pairs(path, split, listing.entries, find=index.only, known=known)

@@ -1,6 +1,6 @@
 """Market-1501 (Zheng et al. 2015) with pose-gan's or PG2's joints: the data set of PG2, Deformable GAN and VDG.
 
-The pictures lie as they are distributed, `bounding_box_train` and `bounding_box_test` of 64x128 JPEGs named
+The images lie as they are distributed, `bounding_box_train` and `bounding_box_test` of 64x128 JPEGs named
 `0002_c1s1_000451_03.jpg` (identity, camera and sequence, frame, box). The joints are pose-gan's
 `market-annotation-{train,test}.csv` in the same folder; so are the pair lists, where there are any. A split without
 such a file takes PG2's pickles (`pg2_pickles`), joints and pairs each for themselves.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from posegen.data import reasons
-from posegen.data.formats.images import READABLE, fingerprint, picture_sizes, read_picture
+from posegen.data.formats.images import READABLE, fingerprint, image_sizes, read_image
 from posegen.data.formats.keypoint_files import Annotations, read_pose_gan_csv
 from posegen.data.formats.pg2_pickles import (
     PEAKS,
@@ -23,7 +23,7 @@ from posegen.data.formats.pg2_pickles import (
     peaks_files,
     read_pg2_poses,
 )
-from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.sources.pairs import PUBLISHED_TEST_PAIRS, given_pairs, ordered_pairs, published_draw, usable_rows
 from posegen.data.sources.splits import SPLITS
 
@@ -39,7 +39,7 @@ def camera(name: str) -> str:
 
 @dataclass(frozen=True)
 class Market1501:
-    """The pictures in the official layout. A group is an identity, the text before the first `_`; a view is a camera.
+    """The images in the official layout. A group is an identity, the text before the first `_`; a view is a camera.
 
     Entries stand in the order of the annotation files, on which the order of the pairs depends; those of PG2's pickles
     are sorted by name. A pair list in the root is honoured; without one, training pairs follow the rule, and test pairs
@@ -58,7 +58,7 @@ class Market1501:
         joint_notes: list[str] = []
         for split in SPLITS:
             file = self._joint_file(split)
-            found, refused, split_sizes = self._pictures(split, file)
+            found, refused, split_sizes = self._images(split, file)
             entries += found
             rejects += refused
             sizes |= split_sizes
@@ -67,11 +67,11 @@ class Market1501:
         listing = Listing(entries, "", [*rejects, *unknown], pairs, (*joint_notes, *notes))
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes))
 
-    def load(self, entry: Entry) -> Picture:
+    def load(self, entry: Entry) -> LoadedImage:
         """The JPEG's bytes as they are. Raises ValueError("unreadable file", detail)."""
         assert entry.joints is not None
         assert entry.visible is not None
-        return Picture(read_picture(Path(entry.path)), entry.joints, entry.visible)
+        return LoadedImage(read_image(Path(entry.path)), entry.joints, entry.visible)
 
     def _check_layout(self) -> None:
         expected = [f"bounding_box_{split}" for split in SPLITS] + [_annotation_file(split) for split in SPLITS]
@@ -85,22 +85,22 @@ class Market1501:
             there = sorted(path.name for path in self.root.iterdir())[:8]
             raise ValueError(
                 f"Market-1501 root '{self.root}' lacks {', '.join(missing)}; there is {', '.join(there) or 'nothing'}. "
-                "The pictures are Market-1501's own folders, the CSV files come with pose-gan (Deformable GAN's code); "
+                "The images are Market-1501's own folders, the CSV files come with pose-gan (Deformable GAN's code); "
                 f"PG2's pickles, {PEAKS}*.p, serve as well, in the root or in PoseFiltered."
             )
 
     def _joint_file(self, split: str) -> Path:
-        """pose-gan's file of a split where it is there, else PG2's of the split, else PG2's of all pictures."""
+        """pose-gan's file of a split where it is there, else PG2's of the split, else PG2's of all images."""
         if (file := self.root / _annotation_file(split)).exists():
             return file
         pickles = peaks_files(self.root)
         return pickles.get(split, pickles.get(None, file))
 
-    def _pictures(self, split: str, file: Path) -> tuple[list[Entry], list[Reject], dict[str, int]]:
+    def _images(self, split: str, file: Path) -> tuple[list[Entry], list[Reject], dict[str, int]]:
         folder = self._folder(split)
-        sizes, annotations = picture_sizes(folder, READABLE), self._annotations(file, split)
+        sizes, annotations = image_sizes(folder, READABLE), self._annotations(file, split)
         if not sizes:
-            raise ValueError(f"'{folder}' holds no picture. Expected Market-1501's JPEGs, as 0002_c1s1_000451_03.jpg.")
+            raise ValueError(f"'{folder}' holds no image. Expected Market-1501's JPEGs, as 0002_c1s1_000451_03.jpg.")
         entries = [
             Entry(name, split, person, person, camera(name), str(folder / name), *pose, person in DISTRACTORS)
             for name, pose in annotations.poses.items()
@@ -109,7 +109,7 @@ class Market1501:
         ]
         if not entries:
             raise ValueError(
-                f"no picture in '{folder}' has a row in '{file}': pictures are called {list(sizes)[:3]}, "
+                f"no image in '{folder}' has a row in '{file}': images are called {list(sizes)[:3]}, "
                 f"rows {list(annotations.poses)[:3]}."
             )
         paths = {str(folder / name): size for name, size in sizes.items()}
@@ -119,11 +119,11 @@ class Market1501:
         return (self.root / f"bounding_box_{split}").absolute()
 
     def _annotations(self, file: Path, split: str) -> Annotations:
-        """A split's poses. Of PG2's file for both, those of the other split's pictures are left out."""
+        """A split's poses. Of PG2's file for both, those of the other split's images are left out."""
         if not is_peaks_file(file):
             return read_pose_gan_csv(file)
         annotations = read_pg2_poses(file)
-        others = {name for other in SPLITS if other != split for name in picture_sizes(self._folder(other), READABLE)}
+        others = {name for other in SPLITS if other != split for name in image_sizes(self._folder(other), READABLE)}
         poses = {name: pose for name, pose in annotations.poses.items() if name not in others}
         return replace(annotations, poses=poses)
 
@@ -157,7 +157,7 @@ def _annotation_file(split: str) -> str:
 
 
 def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, file: str) -> list[Reject]:
-    """Pictures whose row is missing or there twice, and rows without a picture."""
+    """Images whose row is missing or there twice, and rows without an image."""
     annotated = {**annotations.poses, **annotations.duplicates}
     return [
         *(
@@ -170,7 +170,7 @@ def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, fil
             for name, where in annotations.duplicates.items()
             if name in sizes
         ),
-        *(Reject(name, split, reasons.NO_PICTURE, f"named in {file}") for name in annotated if name not in sizes),
+        *(Reject(name, split, reasons.NO_IMAGE, f"named in {file}") for name in annotated if name not in sizes),
     ]
 
 

@@ -81,7 +81,7 @@ def read_pairs_csv(path: Path) -> list[tuple[str, str]]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a comma-separated text file in UTF-8 ({error})") from None
     if not pairs:
-        raise ValueError(f"{path}: expected pairs of picture names after the header, found none")
+        raise ValueError(f"{path}: expected pairs of image names after the header, found none")
     return pairs
 
 
@@ -104,7 +104,7 @@ class GivenPairs(NamedTuple):
 def given_pairs(
     path: Path, split: str, entries: Sequence[Entry], *, find: Callable[[str], str | None], known: Collection[str]
 ) -> GivenPairs:
-    """The pairs of a list, in its order, without those that name a picture that is not among the split's entries.
+    """The pairs of a list, in its order, without those that name an image that is not among the split's entries.
 
     `find` gives the entry's name for a name of the list, or None; names in `known` are rejected elsewhere already.
     Raises ValueError where no pair is left, or where one joins two groups: pairs are formed within a group.
@@ -117,13 +117,13 @@ def given_pairs(
     kept = [(source, target) for source, target in pairs if source in groups and target in groups]
     _check_kept(path, kept, groups, missing)
     rejects = [
-        Reject(name, split, reasons.NO_PICTURE, f"named in {path.name}")
+        Reject(name, split, reasons.NO_IMAGE, f"named in {path.name}")
         for name in missing
         if name not in known and names[name] not in known
     ]
     left_out = len(listed) - len(kept)
     note = (
-        f"{path.name}: {left_out:,} of {len(listed):,} pairs are left out: they name pictures that cannot be used here."
+        f"{path.name}: {left_out:,} of {len(listed):,} pairs are left out: they name images that cannot be used here."
     )
     return GivenPairs(kept, rejects, (note,) if left_out else ())
 
@@ -131,8 +131,8 @@ def given_pairs(
 def _check_kept(path: Path, kept: list[tuple[str, str]], groups: dict[str, str], missing: list[str]) -> None:
     if not kept:
         raise ValueError(
-            f"{path}: no pair names two pictures with joints that are here. Names without a picture: {missing[:3]}, "
-            f"pictures of this split: {list(groups)[:3]}."
+            f"{path}: no pair names two images with joints that are here. Names without an image: {missing[:3]}, "
+            f"images of this split: {list(groups)[:3]}."
         )
     for source, target in kept:
         if groups[source] != groups[target]:

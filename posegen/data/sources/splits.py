@@ -1,4 +1,4 @@
-"""Which of one's own pictures are for training and which for testing, and who is held out for validation."""
+"""Which of one's own images are for training and which for testing, and who is held out for validation."""
 
 import hashlib
 from collections import Counter
@@ -25,7 +25,7 @@ class SplitEntries(NamedTuple):
 def split_entries(entries: Sequence[Entry], lists: Mapping[str, Collection[str]], test_share: float) -> SplitEntries:
     """Entries in the split whose pair list names them; else in the one they have; else by held-out identities.
 
-    `lists` holds the names in each split's pair list, where there is one. A picture in both lists becomes two entries.
+    `lists` holds the names in each split's pair list, where there is one. An image in both lists becomes two entries.
     One in neither list and without a split goes to the split without a list, or is rejected where both have one.
     Raises ValueError where identities must be held out and there are not two that can be paired.
     """
@@ -60,11 +60,11 @@ def _pairable_identities(entries: Sequence[Entry]) -> list[str]:
     usable = Counter(entries[row].identity for row in rows)
     pairable = _paired_identities(entries, rows)
     found = (
-        f"{len(entries):,} pictures with joints, {usable.total():,} of them with both shoulders and both hips, "
-        f"{len(usable):,} identities in these, {len(pairable):,} with two or more pictures"
+        f"{len(entries):,} images with joints, {usable.total():,} of them with both shoulders and both hips, "
+        f"{len(usable):,} identities in these, {len(pairable):,} with two or more images"
     )
     if not pairable:
-        raise ValueError(f"no two pictures can be paired: there are {found}. A pair is two pictures of one identity.")
+        raise ValueError(f"no two images can be paired: there are {found}. A pair is two images of one identity.")
     if len(pairable) == 1:
         raise ValueError(
             f"only the identity '{pairable[0]}' can be paired, so nobody can be held out for testing: there are "
@@ -95,9 +95,9 @@ def shared_identities(entries: Sequence[Entry]) -> int:
 def with_validation(listing: Listing, share: float) -> Listing:
     """The listing with a share of its training identities, at least one and not all, in the split "validation".
 
-    They are chosen by `held_out` among those that can be paired in training, have no picture in the test split and none
+    They are chosen by `held_out` among those that can be paired in training, have no image in the test split and none
     that is a distractor, so that settings can be judged by people who are neither trained on nor tested on. Given
-    training pairs go where their pictures are; one that joins both sides is rejected. Where none goes to validation,
+    training pairs go where their images are; one that joins both sides is rejected. Where none goes to validation,
     it is paired by the rule. Rejects stay where the reader put them, for nothing says whose they are.
 
     Raises ValueError where the share is not between 0 and 1, or where fewer than two identities can be held out.
@@ -129,7 +129,7 @@ def with_validation(listing: Listing, share: float) -> Listing:
 
 
 def _validation_candidates(entries: Sequence[Entry], share: float) -> list[str]:
-    """The identities that may be held out. Pictures whose joints are still to be made count as usable."""
+    """The identities that may be held out. Images whose joints are still to be made count as usable."""
     training = [entry for entry in entries if entry.split == "train"]
     barred = {entry.identity for entry in entries if entry.split == "test" or entry.distractor}
     unknown = [row for row, entry in enumerate(training) if entry.joints is None]
@@ -140,8 +140,8 @@ def _validation_candidates(entries: Sequence[Entry], share: float) -> list[str]:
             f"a validation split (the share {share:g} of the training identities) takes two identities at least, one "
             f"to hold out and one to train on, and {len(candidates)} qualify: there are "
             f"{len({entry.identity for entry in training}):,} training identities, {len(pairable):,} of them with two "
-            f"or more usable pictures, {len(pairable) - len(candidates):,} of these also tested on or distractors. "
-            "Give pictures of more people for training only, or do without a validation split."
+            f"or more usable images, {len(pairable) - len(candidates):,} of these also tested on or distractors. "
+            "Give images of more people for training only, or do without a validation split."
         )
     return candidates
 
@@ -149,7 +149,7 @@ def _validation_candidates(entries: Sequence[Entry], share: float) -> list[str]:
 def _divided_pairs(
     pairs: Mapping[str, list[tuple[str, str]]], entries: Sequence[Entry]
 ) -> tuple[Mapping[str, list[tuple[str, str]]], list[Reject]]:
-    """Given pairs with those of training in the split of their pictures, and the rejects of those that join two.
+    """Given pairs with those of training in the split of their images, and the rejects of those that join two.
 
     A name without an entry decides nothing: such a pair is rejected with its split's shards.
     """

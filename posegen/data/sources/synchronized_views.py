@@ -1,4 +1,4 @@
-"""Folders of synchronized views: takes, the pictures or videos of their cameras, and the joints in these.
+"""Folders of synchronized views: takes, the images or videos of their cameras, and the joints in these.
 
 One's own recordings of a person by several calibrated cameras at once, for the systems that turn people.
 
@@ -17,16 +17,16 @@ import numpy as np
 
 from posegen.data import reasons
 from posegen.data.formats.calibration import FORMATS, plain_name, read_azimuths
-from posegen.data.formats.images import READABLE, fingerprint, picture_sizes
+from posegen.data.formats.images import READABLE, fingerprint, image_sizes
 from posegen.data.formats.keypoint_files import MISSING, Pose, read_openpose
 from posegen.data.formats.video import LARGEST, Part, Square, parse_part, part_sizes, read_part, square_around
-from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.sources.folder import check_settings
 from posegen.data.sources.splits import SPLITS, held_out
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 EXPECTED = (
-    f"a calibration file ({FORMATS}) and a folder for each take, with each camera's pictures in TAKE/CAMERA/*.jpg or "
+    f"a calibration file ({FORMATS}) and a folder for each take, with each camera's images in TAKE/CAMERA/*.jpg or "
     "its video TAKE/CAMERA.mp4 (also in TAKE/images or TAKE/videos), and OpenPose's JSON files in TAKE/CAMERA_json "
     "(also in TAKE/pose)"
 )
@@ -38,7 +38,7 @@ Item = TypeVar("Item")
 
 
 class Refused(NamedTuple):
-    """What of a view cannot be used: a picture, an annotation or all of it (`frame` is None)."""
+    """What of a view cannot be used: an image, an annotation or all of it (`frame` is None)."""
 
     frame: int | None
     reason: str
@@ -47,18 +47,18 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """What one camera saw in one take: a video, or a picture a frame, with poses by frame, and what is not usable."""
+    """What one camera saw in one take: a video, or an image a frame, with poses by frame, and what is not usable."""
 
     take: str
     camera: str  # as its folder or file is called
     video: Path | None
-    pictures: Mapping[int, Path]
+    images: Mapping[int, Path]
     poses: Mapping[int, Pose]
     refused: tuple[Refused, ...]
 
     def path(self, frame: int) -> Path:
         """The file that holds the frame."""
-        return self.video or self.pictures[frame]
+        return self.video or self.images[frame]
 
 
 def find_calibration(root: Path, given: Path | None) -> Path:
@@ -79,7 +79,7 @@ def find_calibration(root: Path, given: Path | None) -> Path:
 
 
 def find_views(root: Path, layout: str | None) -> list[View]:
-    """All views of all takes that have joints or pictures. Raises ValueError where there is no take, as readers do."""
+    """All views of all takes that have joints or images. Raises ValueError where there is no take, as readers do."""
     if not root.is_dir():
         raise ValueError(f"'{root}' is not a folder. Expected one with {EXPECTED}.")
     takes = [path for path in sorted(root.absolute().iterdir()) if path.is_dir() and _is_own(path.name)]
@@ -95,10 +95,10 @@ def _is_own(name: str) -> bool:
 
 
 def _views(take: Path, layout: str | None) -> list[View]:
-    joints, videos, pictures = _joint_folders(take), _videos(take), _picture_folders(take)
-    names = {plain_name(name): name for name in (*videos, *pictures, *joints)}
+    joints, videos, images = _joint_folders(take), _videos(take), _image_folders(take)
+    names = {plain_name(name): name for name in (*videos, *images, *joints)}
     return [
-        _view(take.name, name, _of(name, joints), _of(name, videos), _of(name, pictures), layout)
+        _view(take.name, name, _of(name, joints), _of(name, videos), _of(name, images), layout)
         for name in sorted(names.values())
     ]
 
@@ -118,8 +118,8 @@ def _joint_folders(take: Path) -> dict[str, Path]:
     return {re.sub(r"_json$", "", path.name): path for path in found}
 
 
-def _picture_folders(take: Path) -> dict[str, Path]:
-    return {path.name: path for path in _folders(take, ["images"]) if picture_sizes(path, READABLE)}
+def _image_folders(take: Path) -> dict[str, Path]:
+    return {path.name: path for path in _folders(take, ["images"]) if image_sizes(path, READABLE)}
 
 
 def _videos(take: Path) -> dict[str, Path]:
@@ -128,10 +128,10 @@ def _videos(take: Path) -> dict[str, Path]:
 
 
 def _view(
-    take: str, camera: str, joints: Path | None, video: Path | None, pictures: Path | None, layout: str | None
+    take: str, camera: str, joints: Path | None, video: Path | None, images: Path | None, layout: str | None
 ) -> View:
-    folder = pictures if video is None else None
-    files = [] if folder is None else [folder / name for name in picture_sizes(folder, READABLE)]
+    folder = images if video is None else None
+    files = [] if folder is None else [folder / name for name in image_sizes(folder, READABLE)]
     shown, unclear = _by_frame((path.stem, path) for path in files)
     annotations = None if joints is None else read_openpose(joints, layout)
     poses, doubtful = _by_frame(() if annotations is None else annotations.poses.items())
@@ -145,7 +145,7 @@ def _view(
         refused += [
             Refused(frame, reasons.NOT_ANNOTATED, f"not in {joints.name}") for frame in shown if frame not in poses
         ]
-        refused += [Refused(frame, reasons.NO_PICTURE, f"in {joints.name}") for frame in poses if frame not in shown]
+        refused += [Refused(frame, reasons.NO_IMAGE, f"in {joints.name}") for frame in poses if frame not in shown]
     poses = {frame: pose for frame, pose in poses.items() if video is not None or frame in shown}
     return View(take, camera, video, shown, poses, tuple(refused))
 
@@ -173,12 +173,12 @@ class SynchronizedViews:
 
     `calibration` is that file; None takes the only one in the root. `layout` is the order of OpenPose's points where
     their number does not tell it ("body_25b"). `identity` is a regular expression that is searched in a take's name,
-    and whose first group is the person; None takes the take's name. Of several people in a picture the one with the
+    and whose first group is the person; None takes the take's name. Of several people in an image the one with the
     highest sum of confidences is taken, in each view for itself: nothing checks that all views show the same person.
 
-    Frames are taken whose number is a multiple of `stride`. Pictures are cut to one square a view of a take, around
+    Frames are taken whose number is a multiple of `stride`. Images are cut to one square a view of a take, around
     its joints, with `margin` of their extent on each side (our choice; all but the farthest `STRAY` of the frames on a
-    side); what of the square lies outside of the picture is black.
+    side); what of the square lies outside of the image is black.
 
     `test` names the takes, or the people, for testing. Without it whole people are held out, about the share
     `test_share` and at least one, chosen by a hash of their names.
@@ -193,7 +193,7 @@ class SynchronizedViews:
     stride: int = 1
     margin: float = 0.15
     name: ClassVar[str] = "views"
-    size: ClassVar[tuple[int, int]] = (256, 256)  # of the pictures in the shards, where no other is asked for
+    size: ClassVar[tuple[int, int]] = (256, 256)  # of the images in the shards, where no other is asked for
 
     def listing(self) -> Listing:
         """All instants of both splits. Raises ValueError where a folder or file is missing or does not parse."""
@@ -220,11 +220,11 @@ class SynchronizedViews:
         notes = (f"Cameras: azimuths by {file.name} in degrees: {turns}.", split_note)
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes), notes=notes)
 
-    def load(self, entry: Entry) -> Picture:
-        """The crop of the picture or frame, in its own pixels, as BMP. Raises ValueError(reason, detail)."""
+    def load(self, entry: Entry) -> LoadedImage:
+        """The crop of the image or frame, in its own pixels, as BMP. Raises ValueError(reason, detail)."""
         assert entry.joints is not None
         assert entry.visible is not None
-        return Picture(read_part(parse_part(entry.path)), entry.joints, entry.visible)
+        return LoadedImage(read_part(parse_part(entry.path)), entry.joints, entry.visible)
 
     def _check_settings(self) -> None:
         check_settings(layout=self.layout, identity=self.identity, test_share=self.test_share)
@@ -267,7 +267,7 @@ class _Who(NamedTuple):
 
 
 def _unusable(view: View, who: _Who, square: Square | None) -> list[Refused]:
-    """Why nothing of a view that has joints and pictures can be used, if so."""
+    """Why nothing of a view that has joints and images can be used, if so."""
     found = []
     if view.poses and not who.person:
         found.append(Refused(None, reasons.NO_IDENTITY, view.take))

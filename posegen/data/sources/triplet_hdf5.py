@@ -1,14 +1,14 @@
-"""The HDF5 files of the WGAN-triplet authors (Gupta, Pandey, Patel 2018): DeepFashion as pairs of pictures with maps.
+"""The HDF5 files of the WGAN-triplet authors (Gupta, Pandey, Patel 2018): DeepFashion as pairs of images with maps.
 
 `DF_train_data/DF_train.hdf5` and `DF_test_data/DF_test.hdf5`, each with `total_pairs.txt` ("cnt:N") beside it, as their
 `Prepare_data/data_prep.py` writes them. Group `Data_{i}` is a pair, 0 the condition and 1 the target: `image_raw_0/1`
 (256, 256, 3) uint8, RGB since they were opened by Pillow; `pose_r8_0/1` (256, 256, 18), 1 on a solid disc of radius 8
 around each joint, else 0; `pose_mask_r8_0/1`, which is not read: pose masks are drawn from the joints, as elsewhere.
 
-The files name nobody, so these are our choices. A picture is known by its stored bytes; equal pictures are stored
-equally by one library, and are one picture here. An identity, and a group, is a connected component: pictures that a
-row of pairs joins. Where all pairs of a person are there, that is the person; mirrored pictures, which the training
-file holds as well, make components of their own. Two people who share a picture, byte for byte, become one.
+The files name nobody, so these are our choices. An image is known by its stored bytes; equal images are stored
+equally by one library, and are one image here. An identity, and a group, is a connected component: images that a
+row of pairs joins. Where all pairs of a person are there, that is the person; mirrored images, which the training
+file holds as well, make components of their own. Two people who share an image, byte for byte, become one.
 
 Joints are the discs' centres, in whole pixels. They are what the authors drew: their copy of PG2's DeepFashion
 converter takes the first candidate of each joint, of whichever person (see `pg2_pickles`).
@@ -33,7 +33,7 @@ from posegen.data import reasons
 from posegen.data.formats.images import fingerprint
 from posegen.data.formats.keypoint_files import MISSING, Pose
 from posegen.data.geometry.joints import JOINTS
-from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.sources.splits import SPLITS, shared_identities
 
 RADIUS = 8  # of the discs, in pixels
@@ -41,7 +41,7 @@ _SIDES = (0, 1)
 
 
 class _Pairs(NamedTuple):
-    """What a file holds: pairs of pictures by digest, each picture's first place, what is broken, what to tell."""
+    """What a file holds: pairs of images by digest, each image's first place, what is broken, what to tell."""
 
     pairs: list[tuple[bytes, bytes]]
     names: dict[bytes, str]
@@ -51,9 +51,9 @@ class _Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class TripletHdf5:
-    """The pairs of both files, in their order. A picture is called by its first place, `Data_12_0`; it has no view.
+    """The pairs of both files, in their order. An image is called by its first place, `Data_12_0`; it has no view.
 
-    A listing reads the pictures' stored bytes one by one and keeps a digest of each; joints come with the pictures, in
+    A listing reads the images' stored bytes one by one and keeps a digest of each; joints come with the images, in
     the tasks. It pickles to these by its root, and each process opens a file once.
     """
 
@@ -76,8 +76,8 @@ class TripletHdf5:
         listing = Listing(entries, "", rejects, pairs, (*notes, *_about(entries)))
         return replace(listing, fingerprint=self._fingerprint(listing, files, read))
 
-    def load(self, entry: Entry) -> Picture:
-        """The picture as a PNG, which loses nothing, and the joints of its pose map.
+    def load(self, entry: Entry) -> LoadedImage:
+        """The image as a PNG, which loses nothing, and the joints of its pose map.
 
         Raises ValueError(reason, detail) for what cannot be read and for a map that is not drawn of discs.
         """
@@ -89,7 +89,7 @@ class TripletHdf5:
             raise ValueError(reasons.UNREADABLE, f"{entry.path}, {entry.name}: {error}") from None
         pose = _pose(maps, entry.name)
         _, encoded = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        return Picture(encoded.tobytes(), pose.joints, pose.visible)
+        return LoadedImage(encoded.tobytes(), pose.joints, pose.visible)
 
     def _file(self, split: str) -> Path:
         file = self.root / f"DF_{split}_data" / f"DF_{split}.hdf5"
@@ -103,7 +103,7 @@ class TripletHdf5:
         return file.absolute()
 
     def _fingerprint(self, listing: Listing, files: Mapping[str, Path], read: Mapping[str, _Pairs]) -> str:
-        """That of the listing, and of the pictures' digests, which are known here."""
+        """That of the listing, and of the images' digests, which are known here."""
         sizes = {str(file): file.stat().st_size for file in files.values()}
         digest = hashlib.sha256(fingerprint(self.name, listing, sizes).encode())
         for found in read.values():
@@ -123,7 +123,7 @@ def _library() -> Any:
 
 @lru_cache(maxsize=4)
 def _opened(path: str) -> Any:
-    """The file, open to be read: once in a process, however many pictures it reads."""
+    """The file, open to be read: once in a process, however many images it reads."""
     return _library().File(path, "r")
 
 
@@ -161,9 +161,9 @@ def _digested(file: Any, count: int, split: str, notes: tuple[str, ...]) -> _Pai
     for number in range(count):
         group = f"Data_{number}"
         try:
-            digests = [_digest(picture) for picture in _pictures(file, group)]
+            digests = [_digest(image) for image in _images(file, group)]
         except (ValueError, OSError, KeyError, RuntimeError) as error:
-            rejects.append(Reject(group, split, reasons.NO_PICTURE, str(error)))
+            rejects.append(Reject(group, split, reasons.NO_IMAGE, str(error)))
             continue
         for side, digest in zip(_SIDES, digests, strict=True):
             names.setdefault(digest, f"{group}_{side}")
@@ -174,35 +174,35 @@ def _digested(file: Any, count: int, split: str, notes: tuple[str, ...]) -> _Pai
     return _Pairs(pairs, names, rejects, notes)
 
 
-def _pictures(file: Any, name: str) -> list[Any]:
-    """Both pictures of a pair, unread. Raises ValueError where one, or its map, is missing or of another shape."""
+def _images(file: Any, name: str) -> list[Any]:
+    """Both images of a pair, unread. Raises ValueError where one, or its map, is missing or of another shape."""
     group = file[name]
-    pictures = [group.get(f"image_raw_{side}") for side in _SIDES]
-    for side, stored in zip(_SIDES, pictures, strict=True):
-        picture, maps = (getattr(each, "shape", ()) for each in (stored, group.get(f"pose_r8_{side}")))
-        if len(picture) != 3 or picture[2] != 3 or maps != (*picture[:2], len(JOINTS)):
+    images = [group.get(f"image_raw_{side}") for side in _SIDES]
+    for side, stored in zip(_SIDES, images, strict=True):
+        image, maps = (getattr(each, "shape", ()) for each in (stored, group.get(f"pose_r8_{side}")))
+        if len(image) != 3 or image[2] != 3 or maps != (*image[:2], len(JOINTS)):
             raise ValueError(
                 f"expected image_raw_{side} (height, width, 3) and pose_r8_{side} (height, width, {len(JOINTS)}), "
-                f"found the shapes {picture} and {maps}"
+                f"found the shapes {image} and {maps}"
             )
         if stored.dtype != np.uint8:
             raise ValueError(f"expected image_raw_{side} of uint8, found {stored.dtype}")
-    return pictures
+    return images
 
 
-def _digest(picture: Any) -> bytes:
-    """Of the bytes as they are stored, without unpacking them: 0.25 ms of CPU a picture instead of 0.65 ms."""
-    digest = hashlib.sha256(repr((picture.shape, picture.chunks, picture.compression)).encode())
-    if picture.chunks is None:
-        digest.update(picture[()].tobytes())
+def _digest(image: Any) -> bytes:
+    """Of the bytes as they are stored, without unpacking them: 0.25 ms of CPU an image instead of 0.65 ms."""
+    digest = hashlib.sha256(repr((image.shape, image.chunks, image.compression)).encode())
+    if image.chunks is None:
+        digest.update(image[()].tobytes())
     else:
-        for chunk in picture.iter_chunks():
-            digest.update(picture.id.read_direct_chunk(tuple(side.start for side in chunk))[1])
+        for chunk in image.iter_chunks():
+            digest.update(image.id.read_direct_chunk(tuple(side.start for side in chunk))[1])
     return digest.digest()[:16]
 
 
 def _components(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """The connected component of each picture, as a number of six digits."""
+    """The connected component of each image, as a number of six digits."""
     places: dict[bytes, int] = {}
     joined = np.array([[places.setdefault(digest, len(places)) for digest in pair] for pair in pairs])
     graph = coo_array((np.ones(len(joined), bool), (joined[:, 0], joined[:, 1])), shape=(len(places), len(places)))
@@ -211,11 +211,11 @@ def _components(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
 
 
 def _about(entries: list[Entry]) -> Iterator[str]:
-    pictures = {split: sum(entry.split == split for entry in entries) for split in SPLITS}
+    images = {split: sum(entry.split == split for entry in entries) for split in SPLITS}
     people = len({entry.identity for entry in entries})
     yield (
-        f"Pictures: {pictures['train']:,} for training and {pictures['test']:,} for testing, known by their bytes; "
-        f"identities: the {people:,} sets of pictures that pairs join."
+        f"Images: {images['train']:,} for training and {images['test']:,} for testing, known by their bytes; "
+        f"identities: the {people:,} sets of images that pairs join."
     )
     if shared := shared_identities(entries):
         yield f"Identities in both splits: {shared:,}. The scores say little about other people."
@@ -237,9 +237,9 @@ def _pose(maps: ndarray, name: str) -> Pose:
 
 
 def disc_centre(drawn: Bool[ndarray, "height width"], radius: int = RADIUS) -> tuple[int, int] | None:
-    """The pixel (x, y) of the picture whose solid disc, cut off at the borders, is exactly what is drawn; else None.
+    """The pixel (x, y) of the image whose solid disc, cut off at the borders, is exactly what is drawn; else None.
 
-    PG2's disc: all pixels at a distance of at most `radius`. At least a quarter of it lies in the picture, so in one
+    PG2's disc: all pixels at a distance of at most `radius`. At least a quarter of it lies in the image, so in one
     that is larger than the disc no two centres draw the same.
     """
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))

@@ -11,7 +11,7 @@ from posegen.data.formats.images import decode_into, fit, open_image, scaled_joi
 HEIGHT, WIDTH = 40, 24
 
 
-def picture():
+def scene():
     coarse = np.random.default_rng(0).integers(0, 256, (5, 3, 3), dtype=np.uint8)
     return cv2.resize(coarse, (WIDTH, HEIGHT))
 
@@ -38,36 +38,36 @@ def decoded(image):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_pictures_of_the_right_size_keep_their_bytes(suffix):
-    image = encode(picture(), suffix)
+def test_images_of_the_right_size_keep_their_bytes(suffix):
+    image = encode(scene(), suffix)
     assert fitted(image) == (image, (1.0, 1.0), False)
     np.testing.assert_array_equal(decoded(image), open_image(image).pixels)
-    assert np.abs(decoded(image).astype(int) - picture()).mean() < 3
+    assert np.abs(decoded(image).astype(int) - scene()).mean() < 3
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_every_truncation_is_found(suffix):
-    image = encode(picture(), suffix)
+    image = encode(scene(), suffix)
     for end in [*range(0, len(image), 13), len(image) - 2, len(image) - 1]:
         with pytest.raises(ValueError, match=reasons.DAMAGED):
             open_image(image[:end])
 
 
-def test_what_is_no_picture_is_rejected():
+def test_what_is_no_image_is_rejected():
     for content in (b"", b"name:keypoints_y", bytes(1000), b"\xff\xd8" + bytes(1000)):
         with pytest.raises(ValueError, match=reasons.DAMAGED):
             open_image(content)
 
 
 def test_grey_jpegs_are_read_as_rgb_and_kept():
-    image = cv2.imencode(".jpg", picture()[:, :, 0])[1].tobytes()
+    image = cv2.imencode(".jpg", scene()[:, :, 0])[1].tobytes()
     assert fitted(image).image == image
     assert (decoded(image) == decoded(image)[:, :, :1]).all()
-    assert np.abs(decoded(image)[:, :, 0].astype(int) - picture()[:, :, 0]).mean() < 3
+    assert np.abs(decoded(image)[:, :, 0].astype(int) - scene()[:, :, 0]).mean() < 3
 
 
 def test_cmyk_jpegs_become_rgb():
-    ink = np.dstack([picture(), np.full((HEIGHT, WIDTH), 255, np.uint8)])  # inverted, as Adobe stores it
+    ink = np.dstack([scene(), np.full((HEIGHT, WIDTH), 255, np.uint8)])  # inverted, as Adobe stores it
     image = simplejpeg.encode_jpeg(np.ascontiguousarray(ink), colorspace="CMYK", colorsubsampling="444", quality=95)
     result = fitted(image)
     assert result.encoded_again
@@ -78,50 +78,50 @@ def test_cmyk_jpegs_become_rgb():
 @pytest.mark.parametrize(
     "pixels",
     [
-        picture().astype(np.uint16) * 257,
-        np.dstack([picture(), np.zeros((HEIGHT, WIDTH), np.uint8)]),
-        picture()[:, :, 0],
+        scene().astype(np.uint16) * 257,
+        np.dstack([scene(), np.zeros((HEIGHT, WIDTH), np.uint8)]),
+        scene()[:, :, 0],
     ],
 )
 def test_deep_transparent_and_grey_pngs_are_read_as_plain_rgb(pixels):
     image = cv2.imencode(".png", pixels)[1].tobytes()
     grey = pixels.ndim == 2
-    expected = np.repeat(picture()[:, :, :1], 3, axis=2) if grey else picture()[:, :, ::-1]
+    expected = np.repeat(scene()[:, :, :1], 3, axis=2) if grey else scene()[:, :, ::-1]
     assert np.abs(decoded(fitted(image).image).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".webp", ".tiff"])
 def test_other_kinds_become_jpegs(suffix):
-    result = fitted(encode(picture(), suffix))
+    result = fitted(encode(scene(), suffix))
     assert result.encoded_again
     assert simplejpeg.is_jpeg(result.image)
-    assert np.abs(decoded(result.image).astype(int) - picture()).mean() < 4
+    assert np.abs(decoded(result.image).astype(int) - scene()).mean() < 4
 
 
-def test_pictures_turned_by_the_camera_are_stored_upright():
-    lying = np.ascontiguousarray(np.rot90(picture()))  # orientation 6 says: turn it clockwise
+def test_images_turned_by_the_camera_are_stored_upright():
+    lying = np.ascontiguousarray(np.rot90(scene()))  # orientation 6 says: turn it clockwise
     image = turned_by_camera(encode(lying), 6)
     assert open_image(image).pixels.shape == (HEIGHT, WIDTH, 3)
     result = fitted(image)
     assert (result.scale, result.encoded_again) == ((1.0, 1.0), True)
-    assert np.abs(decoded(result.image).astype(int) - picture()).mean() < 4
+    assert np.abs(decoded(result.image).astype(int) - scene()).mean() < 4
 
 
 def test_an_exif_block_that_turns_nothing_is_kept():
-    image = turned_by_camera(encode(picture()), 1)
+    image = turned_by_camera(encode(scene()), 1)
     assert fitted(image).image == image
 
 
 def test_shrinking_averages_areas():
-    large = np.kron(picture(), np.ones((3, 2, 1), np.uint8))
+    large = np.kron(scene(), np.ones((3, 2, 1), np.uint8))
     result = fitted(encode(large, ".png"))
     assert result.scale == (1 / 2, 1 / 3)
-    assert np.abs(decoded(result.image).astype(int) - picture()).mean() < 3
+    assert np.abs(decoded(result.image).astype(int) - scene()).mean() < 3
 
 
 def test_enlarging_is_linear():
-    result = fitted(encode(picture(), ".png"), height=2 * HEIGHT, width=2 * WIDTH)
-    expected = cv2.resize(picture(), (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_LINEAR)
+    result = fitted(encode(scene(), ".png"), height=2 * HEIGHT, width=2 * WIDTH)
+    expected = cv2.resize(scene(), (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_LINEAR)
     assert np.abs(open_image(result.image).pixels.astype(int) - expected).mean() < 3
 
 
@@ -140,6 +140,6 @@ def test_joints_stay_on_what_they_mark(factor):
     np.testing.assert_allclose(scaled_joints(joints, result.scale)[0], centre, atol=0.15 * max(factor, 1))
 
 
-def test_joints_of_a_picture_of_the_right_size_keep_their_bits():
+def test_joints_of_a_image_of_the_right_size_keep_their_bits():
     joints = np.random.default_rng(0).random((18, 2)).astype(np.float32)
     assert scaled_joints(joints, (1.0, 1.0)) is joints

@@ -152,7 +152,7 @@ class TestOpenPose:
         assert read_openpose(path).poses["a"].joints[0].tolist() == [300, 400]  # 18 x 0.4 > 6 x 0.9
 
     @pytest.mark.parametrize("people", [[], [{"pose_keypoints_2d": []}], [{"pose_keypoints_2d": [0] * 75}]])
-    def test_a_picture_without_anybody_has_no_visible_joint(self, tmp_path, people):
+    def test_a_image_without_anybody_has_no_visible_joint(self, tmp_path, people):
         pose = read_openpose(write(tmp_path, "a.json", {"people": people})).poses["a"]
         assert not pose.visible.any()
         assert (pose.joints == -1).all()
@@ -162,7 +162,7 @@ class TestOpenPose:
             write(tmp_path, name, self.people(points(18)))
         assert list(read_annotations(tmp_path).poses) == ["a", "anna/cam.01", "b"]
 
-    def test_two_files_for_one_picture_are_a_duplicate(self, tmp_path):
+    def test_two_files_for_one_image_are_a_duplicate(self, tmp_path):
         for name in ("a.json", "a_keypoints.json"):
             write(tmp_path, name, self.people(points(18)))
         assert read_openpose(tmp_path).poses == {}
@@ -232,7 +232,7 @@ class TestCoco:
         pose = read_coco(write(tmp_path, "a.json", coco(*people))).poses["a.jpg"]
         assert pose.joints[0].tolist() == [2, 102]
 
-    def test_pictures_without_people_and_people_without_pictures_stay_visible_in_the_list(self, tmp_path):
+    def test_images_without_people_and_people_without_images_stay_visible_in_the_list(self, tmp_path):
         people = [{"keypoints": points(17)}, {"keypoints": points(17), "image_id": 99}]
         poses = read_coco(write(tmp_path, "a.json", coco(*people))).poses
         assert list(poses) == ["a.jpg", "b.jpg", "000000000099"]
@@ -370,7 +370,7 @@ class TestRealFiles:
         with pytest.raises(ValueError, match=r"annotations\[0\]\.keypoints: expected 51 numbers .*found 9 values"):
             read_annotations(file)
 
-    def test_three_formats_of_the_same_pictures_agree(self):
+    def test_three_formats_of_the_same_images_agree(self):
         folder = OPEN / "tfjs-models/derived_256x256"
         csv = read_annotations(folder / "annotation-train.csv").poses
         openpose = read_annotations(folder / "openpose_body18").poses

@@ -33,17 +33,17 @@ def parts(**candidates):
 
 
 def one_person(x=10, y=20):
-    """Everything that the files have on a picture of one whole person, who stands about (x, y)."""
+    """Everything that the files have on an image of one whole person, who stands about (x, y)."""
     candidates = [[(x + joint, y + joint, 0.9, joint)] for joint in range(18)]
     return candidates, np.array([person({joint: joint for joint in range(18)})], float)
 
 
-def write(peaks: Path, pictures, protocol=2) -> Path:
-    """The two files of pictures, {name: (candidates, people)}."""
+def write(peaks: Path, images, protocol=2) -> Path:
+    """The two files of images, {name: (candidates, people)}."""
     peaks.parent.mkdir(parents=True, exist_ok=True)
     subsets = peaks.with_name(peaks.name.replace("all_peaks", "subsets"))
-    peaks.write_bytes(pickle.dumps({name: found for name, (found, _) in pictures.items()}, protocol))
-    subsets.write_bytes(pickle.dumps({name: people for name, (_, people) in pictures.items()}, protocol))
+    peaks.write_bytes(pickle.dumps({name: found for name, (found, _) in images.items()}, protocol))
+    subsets.write_bytes(pickle.dumps({name: people for name, (_, people) in images.items()}, protocol))
     return peaks
 
 
@@ -107,8 +107,8 @@ class TestWhoIsTaken:
 class TestReading:
     @pytest.mark.parametrize("protocol", [0, 1, 2, 5])
     def test_names_are_sorted_in_every_protocol(self, tmp_path, protocol):
-        pictures = {name: one_person(x) for x, name in enumerate(("b.jpg", "ä.jpg", "a.jpg"))}
-        found = read_pg2_poses(write(tmp_path / "all_peaks_dic_a.p", pictures, protocol))
+        images = {name: one_person(x) for x, name in enumerate(("b.jpg", "ä.jpg", "a.jpg"))}
+        found = read_pg2_poses(write(tmp_path / "all_peaks_dic_a.p", images, protocol))
         assert (found.format, found.duplicates) == (PG2_PICKLES, {})
         assert list(found.poses) == ["a.jpg", "b.jpg", "ä.jpg"]
         assert found.poses["ä.jpg"].joints[:, 0].tolist() == list(range(1, 19))
@@ -142,9 +142,9 @@ class TestReading:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ([], r"all_peaks_dic_a\.p: expected PG2's lists of candidates by picture name, found \[\]"),
-            ({}, "by picture name"),
-            ({3: parts()}, r"expected texts as picture names, each once, found \[3\]"),
+            ([], r"all_peaks_dic_a\.p: expected PG2's lists of candidates by image name, found \[\]"),
+            ({}, "by image name"),
+            ({3: parts()}, r"expected texts as image names, each once, found \[3\]"),
             ({"a.jpg": parts(), b"a.jpg": parts()}, "each once"),
             ({"a.jpg": parts()[:17]}, r"'a\.jpg': expected 18 lists of candidates, found 17"),
             ({"a.jpg": 5}, r"'a\.jpg': expected 18 lists of candidates, found 5"),
@@ -156,7 +156,7 @@ class TestReading:
             ({"a.jpg": parts(joint3=None)}, "joint 3: expected candidates .*None"),
             (
                 {"b.jpg": parts()},
-                r"subsets_dic_a\.p: 1 of the 1 pictures in all_peaks_dic_a\.p are not in it, \['b\.jpg'\]",
+                r"subsets_dic_a\.p: 1 of the 1 images in all_peaks_dic_a\.p are not in it, \['b\.jpg'\]",
             ),
         ],
     )
@@ -206,11 +206,11 @@ class TestPairs:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ([], r"expected PG2's list of pairs of picture names, found \[\]"),
+            ([], r"expected PG2's list of pairs of image names, found \[\]"),
             (3, "found 3"),
-            ([["a", "b"], ["a"]], r"p\.p: pair 1: expected two picture names, found \['a'\]"),
-            ([["a", 3]], r"pair 0: expected two picture names, found \['a', 3\]"),
-            (["ab"], "pair 0: expected two picture names, found 'ab'"),
+            ([["a", "b"], ["a"]], r"p\.p: pair 1: expected two image names, found \['a'\]"),
+            ([["a", 3]], r"pair 0: expected two image names, found \['a', 3\]"),
+            (["ab"], "pair 0: expected two image names, found 'ab'"),
         ],
     )
     def test_what_is_no_pair_list_names_the_place(self, tmp_path, content, message):
@@ -241,21 +241,21 @@ class TestFinding:
     def test_two_files_for_the_same_are_an_error(self, tmp_path):
         for name in ("a", "b"):
             write(tmp_path / f"all_peaks_dic_{name}.p", {"a.jpg": one_person()})
-        with pytest.raises(ValueError, match=r"for all pictures, found all_peaks_dic_a\.p and all_peaks_dic_b\.p"):
+        with pytest.raises(ValueError, match=r"for all images, found all_peaks_dic_a\.p and all_peaks_dic_b\.p"):
             peaks_files(tmp_path)
 
 
 class TestFolder:
     NAMES = tuple(f"{who}_{number}.jpg" for who in ("anna", "ben") for number in range(3))
 
-    def pictures(self, root):
+    def images(self, root):
         (root / "images").mkdir()
         for name in self.NAMES:
-            (root / "images" / name).write_bytes(b"a picture")
+            (root / "images" / name).write_bytes(b"an image")
         return {name: one_person() for name in self.NAMES}
 
     def test_a_file_for_all_and_a_pair_list(self, tmp_path):
-        write(tmp_path / "PoseFiltered/all_peaks_dic_mine.p", self.pictures(tmp_path))
+        write(tmp_path / "PoseFiltered/all_peaks_dic_mine.p", self.images(tmp_path))
         (tmp_path / "p_pairs_test.p").write_bytes(pickle.dumps([["ben_0.jpg", "ben_1.jpg"]], 0))
         listing = Folder(tmp_path).listing()
         assert listing.notes[0] == "Joints: all_peaks_dic_mine.p (PG2 pickles)."
@@ -267,9 +267,9 @@ class TestFolder:
         assert listing.rejects == []
 
     def test_files_of_both_splits_and_those_that_are_asked_for(self, tmp_path):
-        pictures = self.pictures(tmp_path)
+        images = self.images(tmp_path)
         for split, names in (("train", self.NAMES[:3]), ("test", self.NAMES[3:])):
-            write(tmp_path / f"{MARKET}_{split}.p", {name: pictures[name] for name in names})
+            write(tmp_path / f"{MARKET}_{split}.p", {name: images[name] for name in names})
         listing = Folder(tmp_path).listing()
         assert [entry.split for entry in listing.entries] == ["test"] * 3 + ["train"] * 3
         asked, note = find_joint_files(tmp_path, Path(f"{MARKET}_train.p"))
@@ -281,7 +281,7 @@ class TestFolder:
         assert [split for _, split in asked.files] == ["test", "train"]
 
     def test_other_formats_come_first_and_pickles_are_named(self, tmp_path):
-        write(tmp_path / "all_peaks_dic_mine.p", self.pictures(tmp_path))
+        write(tmp_path / "all_peaks_dic_mine.p", self.images(tmp_path))
         rows = "".join(f"{name}: {[20] * 18}: {[30] * 18}\n" for name in self.NAMES)
         (tmp_path / "mine.csv").write_text(f"{HEADER}\n{rows}")
         note = "Joints: mine.csv (pose-gan CSV). Also there and not used: all_peaks_dic_mine.p (PG2 pickles)."
@@ -304,7 +304,7 @@ class TestMarket:
         for split, names in (("train", TRAIN), ("test", TEST)):
             (tmp_path / f"bounding_box_{split}").mkdir()
             for name in names:
-                (tmp_path / f"bounding_box_{split}" / name).write_bytes(b"a picture")
+                (tmp_path / f"bounding_box_{split}" / name).write_bytes(b"an image")
         return tmp_path
 
     def write(self, root, name, names):
@@ -320,7 +320,7 @@ class TestMarket:
         assert [entry.name for entry in listing.entries if entry.distractor] == [TEST[0]]
         assert {(reject.name, reject.reason) for reject in listing.rejects} == {
             (TRAIN[3], "no joints"),
-            ("0001_gone.jpg", "no picture"),
+            ("0001_gone.jpg", "no image"),
         }
         assert listing.notes[:2] == (
             "Joints of 'train': all_peaks_dic_Market1501.p (PG2 pickles).",

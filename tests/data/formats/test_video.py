@@ -1,4 +1,4 @@
-"""Parts of pictures and frames of videos: their names, squares with black borders, frames in any order."""
+"""Parts of images and frames of videos: their names, squares with black borders, frames in any order."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_files_that_are_no_video_say_so(tmp_path: Path):
         assert name in caught.value.args[1]
 
 
-def test_parts_of_picture_files(tmp_path: Path):
+def test_parts_of_image_files(tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), pixels)
     part = cv2.imdecode(np.frombuffer(read_part(Part(tmp_path / "a.png", None, Square(2, 1, 9))), np.uint8), 1)
@@ -69,7 +69,7 @@ def test_parts_of_picture_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("square", [(-4, -3, 40), (5, 6, 8), (25, 15, 10), (-50, 0, 10), (0, 50, 10), (-9, -9, 10)])
-def test_a_square_is_the_picture_with_black_around(square: tuple[int, int, int]):
+def test_a_square_is_the_image_with_black_around(square: tuple[int, int, int]):
     pixels = np.random.default_rng(0).integers(1, 255, (20, 30, 3)).astype(np.uint8)
     padded = np.pad(pixels, ((60, 60), (60, 60), (0, 0)))
     left, top, side = square

@@ -31,7 +31,7 @@ GEOMETRIES = ("code", "paper")
 
 
 class Part(NamedTuple):
-    """How a part is found ("direct", "mirrored" or "dropped"), its points in both pictures and its 3x3 transform."""
+    """How a part is found ("direct", "mirrored" or "dropped"), its points in both images and its 3x3 transform."""
 
     how: str
     target: np.ndarray | None = None
@@ -154,7 +154,7 @@ def edge_distance(point, polygon):
 
 
 class Differences(NamedTuple):
-    """The largest displacements, in pixels, of a part's own points and of the picture's corners; pixels of masks."""
+    """The largest displacements, in pixels, of a part's own points and of the image's corners; pixels of masks."""
 
     own: float
     corners: float
@@ -165,7 +165,7 @@ class Differences(NamedTuple):
 def compared(pairs: Pairs, size, geometry="code", dtype=torch.float64, chunk=200) -> Differences:
     """The batched parts against the twin's, one pair at a time; what is present and mirrored must be the same."""
     height, width = size
-    picture = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1.0]])
+    image = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1.0]])
     own, corners, edges, pixels = 0.0, 0.0, 0.0, 0
     for begin in range(0, len(pairs.source), chunk):
         some = pairs.taken(slice(begin, begin + chunk))
@@ -184,7 +184,7 @@ def compared(pairs: Pairs, size, geometry="code", dtype=torch.float64, chunk=200
                 fast = warps.transforms[row, number].double().numpy()
                 if part.transform is not None:
                     own = max(own, displacement(part.target, fast, part.transform))
-                    corners = max(corners, displacement(picture, fast, part.transform))
+                    corners = max(corners, displacement(image, fast, part.transform))
                 for y, x in np.argwhere(warps.masks[row, number].numpy() != masks[number]):
                     assert polygons[number] is not None, f"{PARTS[number]} has no edge to differ at"
                     pixels, edges = pixels + 1, max(edges, edge_distance(np.array([x, y]), polygons[number]))
@@ -199,7 +199,7 @@ def assert_the_same(found: Differences, pairs: int, *, tolerance=1e-5):
     assert found.from_edges < 1e-8
 
 
-# A person who stands upright, in a picture of 128x64, with joints in OpenPose's order.
+# A person who stands upright, in an image of 128x64, with joints in OpenPose's order.
 STANDING = np.array(
     [
         [32, 16], [32, 28], [23, 30], [19, 46], [17, 60], [41, 30], [45, 46], [47, 60], [26, 64], [25, 86], [24, 108],

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from posegen.data.geometry.joints import MIRROR
-from posegen.data.listing import Entry, Listing, Picture
+from posegen.data.listing import Entry, Listing, LoadedImage
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
 from posegen.data.masks.pose_masks import pose_mask
 from posegen.data.shards import preparing as shards_module
@@ -26,15 +26,15 @@ ALL = {f"{role}_{kind}" for role in ("source", "target") for kind in ("image", "
 
 
 def pixels(name):
-    """A smooth picture, as a photo is."""
+    """A smooth image, as a photo is."""
     coarse = np.random.default_rng(list(name.encode())).integers(0, 256, (6, 3, 3), dtype=np.uint8)
     return cv2.resize(coarse, (WIDTH, HEIGHT))
 
 
 def encoded(name):
     """`a0` is a grey JPEG and `a1` a PNG; the others are JPEGs in colour."""
-    picture = pixels(name)[:, :, 0] if name == "a0" else pixels(name)
-    return cv2.imencode(".png" if name == "a1" else ".jpg", picture)[1].tobytes()
+    image = pixels(name)[:, :, 0] if name == "a0" else pixels(name)
+    return cv2.imencode(".png" if name == "a1" else ".jpg", image)[1].tobytes()
 
 
 def person(name):
@@ -56,13 +56,13 @@ class Drawn:
         return Listing(entries, fingerprint="drawn", pairs={"test": GIVEN})
 
     def load(self, entry):
-        return Picture(encoded(entry.name), *person(entry.name))
+        return LoadedImage(encoded(entry.name), *person(entry.name))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "shards"
-    settings = ShardSettings(size=(HEIGHT, WIDTH), pictures_per_shard=4)
+    settings = ShardSettings(size=(HEIGHT, WIDTH), images_per_shard=4)
     with pytest.MonkeyPatch.context() as patch:  # the tasks run here, without Ray
         patch.setattr(shards_module, "_made", lambda works, make: (json.loads(json.dumps(make(w))) for w in works))
         write_shards(
@@ -97,8 +97,8 @@ def assert_equal(first, second):
         assert torch.equal(first[name], second[name]), name
 
 
-def assert_picture(batch, place, role, name, mirrored=False):
-    """A plain twin of everything that the loader reads of one picture."""
+def assert_image(batch, place, role, name, mirrored=False):
+    """A plain twin of everything that the loader reads of one image."""
     joints, visible, mask = person(name)
     image = cv2.imdecode(np.frombuffer(encoded(name), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
     limbs = pose_mask(joints, visible, height=HEIGHT, width=WIDTH, radius=4)
@@ -114,7 +114,7 @@ def assert_picture(batch, place, role, name, mirrored=False):
 
 def test_shards_say_what_they_hold(shards):
     assert (shards.pair_count("train"), shards.pair_count("test")) == (len(TRAIN), len(GIVEN)) == (20, 5)
-    assert (shards.picture_count("train"), shards.picture_count("test")) == (9, 6)
+    assert (shards.image_count("train"), shards.image_count("test")) == (9, 6)
     assert shards.columns == ALL | {f"{role}_{kind}" for role in ("source", "target") for kind in ("joints", "visible")}
     assert len(shards.manifest["shards"]) == 5  # a | b | c of training, x | y of testing
 
@@ -125,12 +125,12 @@ def test_pairs_stand_in_the_order_of_the_rule_or_of_the_list(shards):
     assert shards.pair_names("test", [4, 0]) == [GIVEN[4], GIVEN[0]]
 
 
-def test_pictures_are_decoded_as_rgb(shards):
-    pictures = shards.pictures("train", [0, 1, 8])
-    assert pictures.shape == (3, HEIGHT, WIDTH, 3)
-    assert (pictures[0] == pictures[0][:, :, :1]).all()
-    np.testing.assert_array_equal(pictures[1], pixels("a1")[:, :, ::-1])
-    assert np.abs(pictures[2].astype(int) - pixels("c3")[:, :, ::-1]).mean() < 8
+def test_images_are_decoded_as_rgb(shards):
+    images = shards.images("train", [0, 1, 8])
+    assert images.shape == (3, HEIGHT, WIDTH, 3)
+    assert (images[0] == images[0][:, :, :1]).all()
+    np.testing.assert_array_equal(images[1], pixels("a1")[:, :, ::-1])
+    assert np.abs(images[2].astype(int) - pixels("c3")[:, :, ::-1]).mean() < 8
 
 
 def test_listed_batches_equal_the_plain_twin(shards):
@@ -140,8 +140,8 @@ def test_listed_batches_equal_the_plain_twin(shards):
     batch = joined(batches)
     assert batch["pair"].tolist() == pairs
     for place, pair in enumerate(pairs):
-        assert_picture(batch, place, "source", GIVEN[pair][0])
-        assert_picture(batch, place, "target", GIVEN[pair][1])
+        assert_image(batch, place, "source", GIVEN[pair][0])
+        assert_image(batch, place, "target", GIVEN[pair][1])
 
 
 def test_training_batches_equal_the_plain_twin_flipped_together_or_not(shards):
@@ -152,8 +152,8 @@ def test_training_batches_equal_the_plain_twin_flipped_together_or_not(shards):
         flipped = not torch.equal(plain["source_joints"][place], mixed["source_joints"][place])
         mirrored += flipped
         for role, name in zip(("source", "target"), TRAIN[pair], strict=True):
-            assert_picture(plain, place, role, name)
-            assert_picture(mixed, place, role, name, mirrored=flipped)
+            assert_image(plain, place, role, name)
+            assert_image(mixed, place, role, name, mirrored=flipped)
     assert 15 <= mirrored <= 45  # of 60, half on average; four standard deviations
 
 
@@ -254,9 +254,9 @@ def altered(folder, target, change):
 
 def test_a_split_without_pairs(folder, tmp_path):
     empty = altered(folder, tmp_path, lambda manifest: manifest.update(shards=[]))
-    assert (empty.pair_count("train"), empty.picture_count("test"), empty.pair_names("test", [])) == (0, 0, [])
+    assert (empty.pair_count("train"), empty.image_count("test"), empty.pair_names("test", [])) == (0, 0, [])
     assert list(listed_batches(empty, "test", columns=ALL, batch_size=4, pairs=[])) == []
-    assert empty.pictures("test", []).shape == (0, HEIGHT, WIDTH, 3)
+    assert empty.images("test", []).shape == (0, HEIGHT, WIDTH, 3)
     with pytest.raises(ValueError, match="no training pairs"):
         train(empty, range(1))
 

@@ -78,6 +78,6 @@ def test_a_gpu_gives_the_same_columns():
         torch.testing.assert_close(on_device[name].cpu(), expected)
 
 
-def test_without_a_picture_or_mask_no_pose_is_drawn():
+def test_without_a_image_or_mask_no_pose_is_drawn():
     raw = {name: value for name, value in raw_batch().items() if name.endswith(("_joints", "_visible"))}
     assert to_columns(raw, torch.device("cpu"), Discs()).keys() == raw.keys()

@@ -3,19 +3,19 @@
 import struct
 from collections.abc import Sequence
 
-SIDE = 320  # of the square picture that goes in
+SIDE = 320  # of the square image that goes in
 
 
 def write_onnx(rows: Sequence[Sequence[float]]) -> bytes:
     """A 1x1 convolution and a sigmoid for each row of three weights; as many outputs, in their order."""
     names = range(len(rows))
     kernel = _field(1, b"kernel_shape") + _number(8, 1) + _number(8, 1) + _number(20, 7)
-    convolutions = [_node("Conv", ["picture", f"weight{n}"], f"sum{n}") + _field(5, kernel) for n in names]
+    convolutions = [_node("Conv", ["image", f"weight{n}"], f"sum{n}") + _field(5, kernel) for n in names]
     sigmoids = [_node("Sigmoid", [f"sum{n}"], f"mask{n}") for n in names]
     graph = b"".join(_field(1, node) for pair in zip(convolutions, sigmoids, strict=True) for node in pair)
     graph += _field(2, b"tiny")
     graph += b"".join(_field(5, _weights(f"weight{n}", row)) for n, row in enumerate(rows))
-    graph += _field(11, _value("picture", 3)) + b"".join(_field(12, _value(f"mask{n}", 1)) for n in names)
+    graph += _field(11, _value("image", 3)) + b"".join(_field(12, _value(f"mask{n}", 1)) for n in names)
     opset = _field(1, b"") + _number(2, 11)
     return _number(1, 6) + _field(7, graph) + _field(8, opset)
 

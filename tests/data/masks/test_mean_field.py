@@ -20,12 +20,12 @@ def places(height, width):
     return np.stack([columns, rows], axis=-1).reshape(-1, 2)
 
 
-def dense_mean_field(picture, log_odds, crf):
+def dense_mean_field(image, log_odds, crf):
     """`mean_field` by its definition: two kernels over all pairs of pixels."""
     height, width = log_odds.shape
     where, scale = places(height, width), max(height, width) / crf.side
     alike = np.concatenate(
-        [where / (crf.appearance_place * scale), picture.reshape(-1, 3) / crf.appearance_colour], axis=1
+        [where / (crf.appearance_place * scale), image.reshape(-1, 3) / crf.appearance_colour], axis=1
     )
     kernels = (
         (crf.appearance_weight, dense(alike)),
@@ -38,12 +38,12 @@ def dense_mean_field(picture, log_odds, crf):
     return person
 
 
-def picture_of_two(height=24, width=16, noise=2.0):
+def image_of_two(height=24, width=16, noise=2.0):
     """A reddish left half and a bluish right one, with noise."""
     random = np.random.default_rng(3)
-    picture = np.empty((height, width, 3))
-    picture[:, : width // 2], picture[:, width // 2 :] = (180, 60, 50), (40, 70, 170)
-    return (picture + random.normal(0, noise, picture.shape)).clip(0, 255).astype(np.uint8)
+    image = np.empty((height, width, 3))
+    image[:, : width // 2], image[:, width // 2 :] = (180, 60, 50), (40, 70, 170)
+    return (image + random.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("dimensions", "span"), [(1, 30.0), (2, 8.0), (3, 4.0), (5, 2.0)])
@@ -73,44 +73,44 @@ def test_coinciding_points_share_one_mean():
 
 
 def test_the_filters_are_the_crfs_kernels():
-    picture, crf = picture_of_two(noise=1.0), Crf()
+    image, crf = image_of_two(noise=1.0), Crf()
     values = np.random.default_rng(1).random((24, 16))
     where, scale = places(24, 16), 24 / 500
     near = means(dense(where / (3 * scale)), values)
     np.testing.assert_allclose(smoothness_filter((24, 16), crf)(values), near, atol=1e-3)
-    alike = np.concatenate([where / (160 * scale), picture.reshape(-1, 3) / 3], axis=1)
-    assert np.abs(appearance_filter(picture, crf)(values) - means(dense(alike), values)).mean() < 0.02
+    alike = np.concatenate([where / (160 * scale), image.reshape(-1, 3) / 3], axis=1)
+    assert np.abs(appearance_filter(image, crf)(values) - means(dense(alike), values)).mean() < 0.02
 
 
 @pytest.mark.parametrize("crf", [Crf(), Crf(appearance_place=60, appearance_colour=8, smoothness_place=20)])
 def test_the_mean_field_is_that_of_all_pairs_of_pixels(crf: Crf):
-    picture = picture_of_two()
+    image = image_of_two()
     log_odds = np.random.default_rng(2).normal(0, 1.5, (24, 16))
     log_odds[:, :8] += 1
     log_odds[:, 8:] -= 1
-    found, expected = mean_field(picture, log_odds, crf), dense_mean_field(picture, log_odds, crf)
+    found, expected = mean_field(image, log_odds, crf), dense_mean_field(image, log_odds, crf)
     assert np.abs(found - expected).mean() < 0.02
     assert ((found > 0.5) == (expected > 0.5)).mean() > 0.98
 
 
 def test_wrong_pixels_follow_what_looks_like_them_and_the_edge_stays():
-    picture = picture_of_two()
+    image = image_of_two()
     log_odds = np.full((24, 16), -1.0)
     log_odds[:, :8] = 1
     wrong = np.random.default_rng(4).random((24, 16)) < 0.2
     log_odds[wrong] *= -1
-    person = mean_field(picture, log_odds) > 0.5
+    person = mean_field(image, log_odds) > 0.5
     assert person[:, :8].all()
     assert not person[:, 8:].any()
 
 
 def test_without_weights_every_pixel_stays_by_itself():
     log_odds = np.random.default_rng(5).normal(size=(24, 16))
-    alone = mean_field(picture_of_two(), log_odds, Crf(appearance_weight=0, smoothness_weight=0))
+    alone = mean_field(image_of_two(), log_odds, Crf(appearance_weight=0, smoothness_weight=0))
     np.testing.assert_allclose(alone, 1 / (1 + np.exp(-log_odds)))
 
 
 def test_exchanging_the_labels_exchanges_the_result():
     log_odds = np.random.default_rng(6).normal(size=(24, 16))
-    person = mean_field(picture_of_two(), log_odds)
-    np.testing.assert_allclose(mean_field(picture_of_two(), -log_odds), 1 - person, atol=1e-9)
+    person = mean_field(image_of_two(), log_odds)
+    np.testing.assert_allclose(mean_field(image_of_two(), -log_odds), 1 - person, atol=1e-9)

@@ -1,4 +1,4 @@
-"""Masks from joints and picture: on drawn people with true masks, on a photograph, in shards; what is refused."""
+"""Masks from joints and image: on drawn people with true masks, on a photograph, in shards; what is refused."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -11,7 +11,7 @@ import pytest
 
 from posegen.data import reasons
 from posegen.data.formats.images import open_image
-from posegen.data.listing import Entry, Listing, Picture
+from posegen.data.listing import Entry, Listing, LoadedImage
 from posegen.data.masks.person_masks import limb_seeds, person_mask, pieces_with, torso_length
 from posegen.data.masks.pose_masks import unpack
 from posegen.data.shards.making import ShardSettings, make_shard, plan_works, prepare
@@ -49,16 +49,16 @@ def overlap(mask, truth):
 def cut_out(mask, size=(128, 64)):
     """A person of one colour, as the mask says, before a background of another, both with noise."""
     random = np.random.default_rng(0)
-    picture = np.where(mask[..., None] > 0, (190, 60, 40), (60, 110, 90)) + random.normal(0, 6, (*size, 3))
-    return picture.clip(0, 255).astype(np.uint8)
+    image = np.where(mask[..., None] > 0, (190, 60, 40), (60, 110, 90)) + random.normal(0, 6, (*size, 3))
+    return image.clip(0, 255).astype(np.uint8)
 
 
 @lru_cache
 def drawn_people(size, people):
-    """The pictures of some embedded people that can be paired: pixels, joints, visible, true mask."""
-    source = SyntheticPeople(seed=2, train_people=people, test_people=1, pictures_per_person=8, size=size)
-    pictures = [source.load(entry) for entry in source.listing().entries if entry.split == "train"]
-    usable = [each for each in pictures if each.visible[[2, 5, 8, 11]].all()]
+    """The images of some embedded people that can be paired: pixels, joints, visible, true mask."""
+    source = SyntheticPeople(seed=2, train_people=people, test_people=1, images_per_person=8, size=size)
+    images = [source.load(entry) for entry in source.listing().entries if entry.split == "train"]
+    usable = [each for each in images if each.visible[[2, 5, 8, 11]].all()]
     return [(open_image(each.image).pixels, each.joints, each.visible, each.person_mask) for each in usable]
 
 
@@ -70,16 +70,16 @@ def test_masks_of_the_embedded_people_are_nearly_the_true_ones(size, people, lea
     assert np.mean(np.array(found) > 0.75) > 0.9
 
 
-def test_picture_and_mean_field_each_bring_something():
+def test_image_and_mean_field_each_bring_something():
     height, width = 128, 64
     steps = []
-    for picture, joints, visible, truth in drawn_people((height, width), 17)[:40]:
+    for image, joints, visible, truth in drawn_people((height, width), 17)[:40]:
         seeds = limb_seeds(joints, visible, height=height, width=width)
         limbs = np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD))
         cv2.setRNGSeed(0)
-        cv2.grabCut(picture, seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(image, seeds, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
         cut = np.isin(seeds, (cv2.GC_FGD, cv2.GC_PR_FGD))
-        steps.append([overlap(mask, truth) for mask in (limbs, cut, person_mask(picture, joints, visible))])
+        steps.append([overlap(mask, truth) for mask in (limbs, cut, person_mask(image, joints, visible))])
     limbs, cut, refined = np.mean(steps, axis=0)
     assert limbs + 0.03 < cut < refined - 0.02
 
@@ -96,13 +96,13 @@ def test_the_mask_of_a_photograph():
     assert overlap(person_mask(photo, joints, seen(*PHOTO_JOINTS)), truth) >= 0.9
 
 
-def test_the_same_picture_has_the_same_mask_whatever_was_drawn_before():
-    picture = cut_out(person_mask(np.zeros((128, 64, 3), np.uint8), STANDING, ALL))
+def test_the_same_image_has_the_same_mask_whatever_was_drawn_before():
+    image = cut_out(person_mask(np.zeros((128, 64, 3), np.uint8), STANDING, ALL))
     cv2.setRNGSeed(1)
-    first = person_mask(picture, STANDING, ALL)
+    first = person_mask(image, STANDING, ALL)
     cv2.setRNGSeed(2)
-    person_mask(picture[::-1].copy(), STANDING, ALL)
-    assert np.array_equal(person_mask(picture, STANDING, ALL), first)
+    person_mask(image[::-1].copy(), STANDING, ALL)
+    assert np.array_equal(person_mask(image, STANDING, ALL), first)
     assert first.dtype == np.uint8
     assert set(np.unique(first)) == {0, 1}
 
@@ -183,8 +183,8 @@ def test_pieces_without_a_bone_are_dropped():
         (STANDING, seen(0, 4, 10), "no limb has a length"),
         (STANDING, seen(), "no limb has a length"),
         (np.full((18, 2), 20, np.float32), ALL, "no limb has a length"),
-        (STANDING + 1000, ALL, "no limb lies in the picture"),
-        (STANDING - 90000, ALL, "no limb lies in the picture"),
+        (STANDING + 1000, ALL, "no limb lies in the image"),
+        (STANDING - 90000, ALL, "no limb lies in the image"),
     ],
 )
 def test_too_few_joints_are_refused_with_the_reason(joints, visible, detail):
@@ -193,12 +193,12 @@ def test_too_few_joints_are_refused_with_the_reason(joints, visible, detail):
     assert raised.value.args[0] == reasons.TOO_FEW_JOINTS
 
 
-def test_a_person_who_fills_the_picture_is_all_of_it():
+def test_a_person_who_fills_the_image_is_all_of_it():
     near = (STANDING - (32, 45)) * 20 + (32, 64)
     assert person_mask(cut_out(np.ones((128, 64))), near, ALL).all()
 
 
-def test_pictures_of_one_colour_have_a_mask_about_the_limbs():
+def test_images_of_one_colour_have_a_mask_about_the_limbs():
     mask = person_mask(np.full((128, 64, 3), 90, np.uint8), STANDING, ALL)
     seeds = limb_seeds(STANDING, ALL, height=128, width=64)
     assert mask[seeds == cv2.GC_FGD].all()
@@ -206,7 +206,7 @@ def test_pictures_of_one_colour_have_a_mask_about_the_limbs():
 
 
 class Walkers:
-    """Two people in two pictures each, of twice the training size; the mask of one picture is known."""
+    """Two people in two images each, of twice the training size; the mask of one image is known."""
 
     name: ClassVar[str] = "walkers"
 
@@ -220,7 +220,7 @@ class Walkers:
         large = cv2.resize(cut_out(truth), (128, 256), interpolation=cv2.INTER_CUBIC)
         own = np.ones((256, 128), np.uint8) if entry.name == "train0" else None
         visible = seen(0) if entry.name.startswith("bare") else ALL
-        return Picture(cv2.imencode(".png", large[..., ::-1])[1].tobytes(), 2 * STANDING + 0.5, visible, own)
+        return LoadedImage(cv2.imencode(".png", large[..., ::-1])[1].tobytes(), 2 * STANDING + 0.5, visible, own)
 
 
 ESTIMATED = ShardSettings(size=(128, 64), person_masks="estimated")
@@ -236,7 +236,7 @@ def test_shards_estimate_what_the_data_set_lacks(tmp_path: Path):
     own, estimated = unpack(stored, 128, 64)
     assert own.all(), "the data set's own mask is kept"
     truth = np.isin(limb_seeds(STANDING, ALL, height=128, width=64), (cv2.GC_FGD, cv2.GC_PR_FGD))
-    assert overlap(estimated > 0, truth) > 0.9, "of the stored picture, with its joints"
+    assert overlap(estimated > 0, truth) > 0.9, "of the stored image, with its joints"
 
 
 def test_without_the_setting_nothing_is_estimated():
@@ -246,7 +246,7 @@ def test_without_the_setting_nothing_is_estimated():
     assert reasons.ESTIMATED_MASK not in row.notes
 
 
-def test_a_listed_picture_without_a_limb_is_rejected_with_the_reason():
+def test_a_listed_image_without_a_limb_is_rejected_with_the_reason():
     entry = Entry("bare0", "test", "a", "a", "", "")
     with pytest.raises(ValueError, match=reasons.TOO_FEW_JOINTS):
         prepare(entry, Walkers(), ESTIMATED, listed=True)

@@ -25,18 +25,18 @@ def red_finder(tmp_path: Path) -> Path:
 
 def blocks():
     """Two red blocks before a blue background, 64x32, and joints in the left one."""
-    picture = np.full((64, 32, 3), (30, 60, 200), np.uint8)
-    picture[10:50, 4:14] = picture[20:60, 20:28] = (200, 60, 30)
+    image = np.full((64, 32, 3), (30, 60, 200), np.uint8)
+    image[10:50, 4:14] = image[20:60, 20:28] = (200, 60, 30)
     joints = np.random.default_rng(0).uniform((5, 12), (12, 48), (18, 2)).astype(np.float32)
-    return picture, joints
+    return image, joints
 
 
 def test_the_first_output_is_the_mask_of_a_normalised_square(red_finder: Path):
-    picture, _ = blocks()
+    image, _ = blocks()
     red, blue = (200 / 200 - 0.485) / 0.229, (30 / 200 - 0.406) / 0.225
     inside = 1 / (1 + np.exp(-20 * (red - blue)))
     assert inside > 0.999
-    found = PersonNetwork(red_finder).probability(picture)
+    found = PersonNetwork(red_finder).probability(image)
     assert found.shape == (64, 32)
     assert found[30, 8] == pytest.approx(1.0, abs=1e-4)
     assert found[2, 2] == pytest.approx(0.0, abs=1e-4)
@@ -50,21 +50,21 @@ def test_values_are_stretched_to_all_of_zero_to_one(tmp_path: Path):
 
 
 def test_pieces_without_a_joint_are_other_people(red_finder: Path):
-    picture, joints = blocks()
-    mask = PersonNetwork(red_finder)(picture, joints, ALL)
+    image, joints = blocks()
+    mask = PersonNetwork(red_finder)(image, joints, ALL)
     assert mask.dtype == np.uint8
     assert mask[12:48, 5:13].all()
     assert not mask[:, 16:].any()
     both = joints.copy()
     both[3] = 24, 40
-    assert PersonNetwork(red_finder)(picture, both, ALL)[22:58, 21:27].all()
+    assert PersonNetwork(red_finder)(image, both, ALL)[22:58, 21:27].all()
 
 
 def test_nobody_at_the_joints_is_a_reason(red_finder: Path):
-    picture, joints = blocks()
+    image, joints = blocks()
     for given in (joints * 0 + (17, 4), joints + 1000):
         with pytest.raises(ValueError, match=reasons.NOBODY):
-            PersonNetwork(red_finder)(picture, given.astype(np.float32), ALL)
+            PersonNetwork(red_finder)(image, given.astype(np.float32), ALL)
 
 
 def test_the_network_is_chosen_by_its_file(red_finder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Where pictures and pairs lie: worked out by hand, for pairs by the rule and for a list that mixes the shards."""
+"""Where images and pairs lie: worked out by hand, for pairs by the rule and for a list that mixes the shards."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from posegen.data.shards.manifest import SplitIndex
 
 
 def index(orders):
-    """Shards of 3, 1 and 2 pictures, with pairs of these orders."""
+    """Shards of 3, 1 and 2 images, with pairs of these orders."""
     shards = [
         {"rows": rows, "pairs": len(order), "order": [order[0], order[-1]] if order else []}
         for rows, order in zip((3, 1, 2), orders, strict=True)
@@ -25,9 +25,9 @@ def found(numbers):
     return [each.tolist() for each in numbers]
 
 
-def test_pictures_are_found_by_the_numbers_of_rows():
+def test_images_are_found_by_the_numbers_of_rows():
     rule = index(([0, 1], [], [2, 3, 5]))
-    assert rule.picture_count == 6
+    assert rule.image_count == 6
     assert found(rule.rows(np.array([0, 2, 3, 4, 5]))) == [[0, 0, 1, 2, 2], [0, 2, 0, 0, 1]]
     assert [rule.first_row(shard) for shard in range(3)] == [0, 3, 4]
 

@@ -1,4 +1,4 @@
-"""Shards through a node's cache: the same batches, pictures and means as from a mapped folder, in bounded disk."""
+"""Shards through a node's cache: the same batches, images and means as from a mapped folder, in bounded disk."""
 
 import shutil
 import threading
@@ -15,14 +15,14 @@ import torch
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
 from posegen.data.shards.mapping import MappedSplit
 from posegen.data.shards.out_of_core import ShardCache, shard_bytes, window_bytes
-from posegen.evaluation.baselines import mean_picture
+from posegen.evaluation.baselines import mean_image
 from posegen.evaluation.metrics import mean_pose
 from posegen.report.panels import pairs_by_group
 from posegen.storage.store import Store, cache_folder
 from tests.conftest import Blocks, shards_of
 
 ALL = {f"{role}_{kind}" for role in ("source", "target") for kind in ("image", "pose_mask", "person_mask")}
-PAIRS = 72  # of training: 6 people, 4 pictures each, every person a shard
+PAIRS = 72  # of training: 6 people, 4 images each, every person a shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class MixedBlocks(Blocks):
 def run(request, tmp_path_factory):
     """A run with one person a shard."""
     folder = tmp_path_factory.mktemp("run")
-    shards_of(request.param(people=9), folder / "shards", pictures_per_shard=4)
+    shards_of(request.param(people=9), folder / "shards", images_per_shard=4)
     return folder
 
 
@@ -259,16 +259,16 @@ def test_listed_pairs_are_read_from_the_shards_in_which_they_lie(run, shards):
 def test_only_shards_that_are_needed_are_fetched(run, shards):
     cached = ShardCache(Store.of(run))
     list(listed_batches(Shards(run / "shards", cached), "test", columns=ALL, batch_size=2, pairs=[0]))
-    pictures = {name for name in cached_files() if "pairs" not in name}
-    assert len(pictures) == 1
+    images = {name for name in cached_files() if "pairs" not in name}
+    assert len(images) == 1
     assert Shards(run / "shards", cached).pair_count("train") == PAIRS
 
 
-def test_pictures_and_means_are_the_same_in_bounded_disk(run, shards):
+def test_images_and_means_are_the_same_in_bounded_disk(run, shards):
     cached = through_cache(run, largest(shards))
     rows = [23, 0, 5, 6, 5]
-    np.testing.assert_array_equal(cached.pictures("train", rows), shards.pictures("train", rows))
-    np.testing.assert_array_equal(mean_picture(cached), mean_picture(shards))
+    np.testing.assert_array_equal(cached.images("train", rows), shards.images("train", rows))
+    np.testing.assert_array_equal(mean_image(cached), mean_image(shards))
     np.testing.assert_array_equal(mean_pose(cached), mean_pose(shards))
     assert cached.identities("test") == shards.identities("test")
     assert len(cached.identities("test")) == 12
@@ -277,7 +277,7 @@ def test_pictures_and_means_are_the_same_in_bounded_disk(run, shards):
 
 
 def test_the_mean_pose_is_what_one_sum_gives(shards):
-    """The sum over all pictures at once, bit for bit."""
+    """The sum over all images at once, bit for bit."""
     train = shards.split("train")
     total = np.where(train.visible[..., None], train.joints.astype(np.float64), 0).sum(axis=0)
     np.testing.assert_array_equal(mean_pose(shards), total / train.visible.sum(axis=0)[:, None])

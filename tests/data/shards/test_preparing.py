@@ -12,7 +12,7 @@ import ray
 
 from posegen.data import reasons
 from posegen.data.geometry.joints import TORSO
-from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.masks.pose_masks import pose_mask, unpack
 from posegen.data.shards import preparing as shards
 from posegen.data.shards.making import Work, make_shard, plan_works, prepare
@@ -24,7 +24,7 @@ from posegen.storage.store import Store
 from tests.conftest import SHARED_DATA
 
 HEIGHT, WIDTH = 64, 32
-SETTINGS = ShardSettings(size=(HEIGHT, WIDTH), pictures_per_shard=4)
+SETTINGS = ShardSettings(size=(HEIGHT, WIDTH), images_per_shard=4)
 SUBSET = SHARED_DATA / "research/market1501-subset"
 
 
@@ -35,7 +35,7 @@ def drawn_jpeg(name, height=HEIGHT, width=WIDTH):
 
 
 def entry(name, group, split="train", **changes):
-    """A picture whose 18 joints are all inside it."""
+    """An image whose 18 joints are all inside it."""
     joints = np.random.default_rng(list(name.encode())).uniform(2, 30, (18, 2)).astype(np.float32)
     made = Entry(name, split, group, identity=group, view="c1", path="", joints=joints, visible=np.ones(18, bool))
     return made._replace(**changes)
@@ -43,13 +43,13 @@ def entry(name, group, split="train", **changes):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures drawn from their names; what a name begins with is what is wrong with it."""
+    """Images drawn from their names; what a name begins with is what is wrong with it."""
 
     name: ClassVar[str] = "drawn"
     entries: tuple[Entry, ...]
     pairs: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     rejects: tuple[Reject, ...] = ()
-    forbidden: bool = False  # a picture is loaded although its shard is there
+    forbidden: bool = False  # an image is loaded although its shard is there
 
     def listing(self):
         pairs = {split: list(given) for split, given in self.pairs}
@@ -64,7 +64,7 @@ class Drawn:
             raise ValueError("unreadable file", f"{entry.name} is not there")
         if entry.name.startswith("large"):
             image = drawn_jpeg(entry.name, 2 * HEIGHT, 2 * WIDTH)
-        return Picture(image, entry.joints, entry.visible)
+        return LoadedImage(image, entry.joints, entry.visible)
 
 
 def without(joint):
@@ -133,10 +133,10 @@ BAD_ENTRIES = (
 
 
 def test_everything_unusable_is_counted_with_its_reason(in_place, tmp_path):
-    listed = (Reject("orphan", "train", reasons.NO_PICTURE), Reject("bare", "train", "no annotation"))
+    listed = (Reject("orphan", "train", reasons.NO_IMAGE), Reject("bare", "train", "no annotation"))
     manifest = write(Drawn(BAD_ENTRIES, rejects=listed), tmp_path)
     assert manifest["rejects"] == {
-        reasons.NO_PICTURE: 1,
+        reasons.NO_IMAGE: 1,
         "no annotation": 1,
         reasons.DUPLICATE: 1,
         reasons.DAMAGED: 2,
@@ -148,8 +148,8 @@ def test_everything_unusable_is_counted_with_its_reason(in_place, tmp_path):
         reasons.ALONE: 2,
     }
     assert manifest["counts"] == {
-        "train": {"pictures": 14, "usable": 4, "groups": 1, "pairs": 2},  # 13 entries and the one without annotation
-        "test": {"pictures": 2, "usable": 2, "groups": 1, "pairs": 2},
+        "train": {"images": 14, "usable": 4, "groups": 1, "pairs": 2},  # 13 entries and the one without annotation
+        "test": {"images": 2, "usable": 2, "groups": 1, "pairs": 2},
     }
     rejects = stored_rejects(tmp_path)
     assert len(rejects) == sum(manifest["rejects"].values())
@@ -179,10 +179,10 @@ def test_shards_hold_whole_groups_and_all_ordered_pairs_in_order(in_place, tmp_p
     entries = (*(entry(name, group) for name, group in names), *TEST_ENTRIES)
     manifest = write(Drawn(entries), tmp_path)
     rows = [shard["rows"] for shard in manifest["shards"] if shard["split"] == "train"]
-    assert rows == [3, 2, 6, 4]  # at most four pictures, but for the group of six
+    assert rows == [3, 2, 6, 4]  # at most four images, but for the group of six
     expected = [pair for group, size in sizes.items() for pair in permutations([f"{group}{i}" for i in range(size)], 2)]
     assert stored_pairs(tmp_path, manifest, "train") == expected
-    assert manifest["counts"]["train"] == {"pictures": 15, "usable": 15, "groups": 5, "pairs": len(expected)}
+    assert manifest["counts"]["train"] == {"images": 15, "usable": 15, "groups": 5, "pairs": len(expected)}
 
 
 def test_given_pairs_decide_in_their_order(in_place, tmp_path):
@@ -206,7 +206,7 @@ def test_given_pairs_decide_in_their_order(in_place, tmp_path):
         ("unlisted-junk", reasons.DISTRACTOR),
     }
     assert manifest["notes"] == {reasons.LISTED_ANYWAY: 2}
-    assert manifest["counts"]["train"] == {"pictures": 9, "usable": 7, "groups": 2, "pairs": 4}
+    assert manifest["counts"]["train"] == {"images": 9, "usable": 7, "groups": 2, "pairs": 4}
 
 
 def stored_identities(folder, manifest, split):
@@ -232,8 +232,8 @@ def test_a_validation_split_has_shards_counts_and_pairs_of_its_own(in_place, tmp
         expected = [pair for pair in every if (pair[0][0] == held) == (split == "validation")]
         assert stored_pairs(tmp_path, manifest, split) == expected
     assert list(manifest["counts"]) == ["train", "test", "validation"]
-    assert manifest["counts"]["train"] == {"pictures": 9, "usable": 9, "groups": 3, "pairs": 3 if given else 18}
-    assert manifest["counts"]["validation"] == {"pictures": 3, "usable": 3, "groups": 1, "pairs": 1 if given else 6}
+    assert manifest["counts"]["train"] == {"images": 9, "usable": 9, "groups": 3, "pairs": 3 if given else 18}
+    assert manifest["counts"]["validation"] == {"images": 3, "usable": 3, "groups": 1, "pairs": 1 if given else 6}
 
 
 def test_a_validation_split_without_a_pair_is_an_error_that_says_why(in_place, tmp_path):
@@ -245,20 +245,20 @@ def test_a_validation_split_without_a_pair_is_an_error_that_says_why(in_place, t
     assert read_manifest(tmp_path) is None
 
 
-def test_a_pair_across_training_and_validation_is_a_reject_and_no_picture(in_place, tmp_path):
+def test_a_pair_across_training_and_validation_is_a_reject_and_no_image(in_place, tmp_path):
     entries = (*(entry(f"{group}{number}", group) for group in "ab" for number in range(2)), *TEST_ENTRIES)
     source = Drawn(entries, pairs=(("train", (("a0", "a1"), ("a0", "b0"), ("b1", "b0"))),))
     manifest = write(source, tmp_path, listing=with_validation(source.listing(), 0.5))
     assert manifest["rejects"] == {reasons.PAIR_ACROSS_SPLITS: 1}
     assert stored_rejects(tmp_path) == [Reject("a0,b0", "train", reasons.PAIR_ACROSS_SPLITS)]
-    assert [manifest["counts"][split]["pictures"] for split in ("train", "validation")] == [2, 2]
+    assert [manifest["counts"][split]["images"] for split in ("train", "validation")] == [2, 2]
 
 
 def test_embedded_people_who_are_held_out_are_stored_as_they_were(in_place, tmp_path):
-    source = SyntheticPeople(train_people=3, test_people=1, pictures_per_person=4)
+    source = SyntheticPeople(train_people=3, test_people=1, images_per_person=4)
     plain = write(source, tmp_path / "plain" / "shards")
     held = write(source, tmp_path / "held" / "shards", listing=with_validation(source.listing(), 0.3))
-    assert held["counts"]["validation"]["pictures"] == 4
+    assert held["counts"]["validation"]["images"] == 4
     rows = [
         {
             (row["identity"], row["name"]): row
@@ -282,7 +282,7 @@ def test_only_what_is_missing_is_made_again(in_place, tmp_path):
     assert {name: content for name, (_, content) in after.items()} == {n: content for n, (_, content) in before.items()}
     again = {name for name in after if after[name][0] != before[name][0] and name.startswith(("train", "test"))}
     assert again <= {"train-00001.arrow", "train-00001.pairs.arrow", "train-00001.json"}
-    assert told == [("pictures", 10, 14), ("pictures", 14, 14)]
+    assert told == [("images", 10, 14), ("images", 14, 14)]
 
 
 def test_interrupted_while_a_shard_is_written(in_place, tmp_path):
@@ -293,7 +293,7 @@ def test_interrupted_while_a_shard_is_written(in_place, tmp_path):
     (tmp_path / "train-00000.arrow.123.tmp").write_bytes(b"half")
     told = []
     assert write(Drawn(entries), tmp_path, told=told) == first
-    assert told[0] == ("pictures", 6, 10)
+    assert told[0] == ("images", 6, 10)
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -306,7 +306,7 @@ def test_files_of_another_making_are_replaced(in_place, tmp_path, change):
         manifest = write(Drawn(entries[4:]), tmp_path, fingerprint="second")
         assert manifest["fingerprint"] == "second"
     else:
-        manifest = write(Drawn(entries), tmp_path, settings=replace(SETTINGS, pictures_per_shard=8))
+        manifest = write(Drawn(entries), tmp_path, settings=replace(SETTINGS, images_per_shard=8))
     named = {name for shard in manifest["shards"] for name in (shard["file"], shard["pairs_file"])}
     assert {path.name for path in tmp_path.glob("*.arrow")} == named
     assert (tmp_path / "notes.txt").exists()
@@ -325,14 +325,14 @@ def test_a_split_without_a_pair_is_an_error_that_says_why(in_place, tmp_path, sp
     assert {reject.name for reject in stored_rejects(tmp_path)} == {f"truncated{number}" for number in range(3)}
 
 
-def test_one_picture_of_everybody_is_an_error_that_says_so(in_place, tmp_path):
+def test_one_image_of_everybody_is_an_error_that_says_so(in_place, tmp_path):
     entries = (*(entry(f"good{number}", str(number)) for number in range(3)), *TEST_ENTRIES)
-    with pytest.raises(ValueError, match=f"Of its 3 pictures, 3 are usable; rejected: 3 {reasons.ALONE}"):
+    with pytest.raises(ValueError, match=f"Of its 3 images, 3 are usable; rejected: 3 {reasons.ALONE}"):
         write(Drawn(entries), tmp_path)
 
 
 def test_nothing_listed_is_an_error(in_place, tmp_path):
-    with pytest.raises(ValueError, match="Of its 0 pictures, 0 are usable; rejected: nothing"):
+    with pytest.raises(ValueError, match="Of its 0 images, 0 are usable; rejected: nothing"):
         write(Drawn(()), tmp_path)
 
 
@@ -342,11 +342,11 @@ def test_wrong_sizes_are_resized_and_their_joints_follow(in_place, tmp_path):
     manifest = write(Drawn(entries), tmp_path)
     assert manifest["notes"] == {reasons.RESIZED: 2}
     row = read_arrow(tmp_path / "train-00000.arrow").to_pylist()[0]
-    assert row["joints"] == [10.0] * 36  # the corner of four pixels, 20 | 21, is the corner of two pictures' pixels
-    picture = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
+    assert row["joints"] == [10.0] * 36  # the corner of four pixels, 20 | 21, is the corner of two images' pixels
+    image = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
     large = cv2.imdecode(np.frombuffer(drawn_jpeg("large0", 2 * HEIGHT, 2 * WIDTH), np.uint8), cv2.IMREAD_COLOR)
     means = large.reshape(HEIGHT, 2, WIDTH, 2, 3).mean(axis=(1, 3))
-    assert np.abs(picture - means).mean() < 2
+    assert np.abs(image - means).mean() < 2
 
 
 def test_joints_outside_are_kept_and_counted(in_place, tmp_path):
@@ -381,7 +381,7 @@ def test_absurd_coordinates_are_rejected_before_anything_is_drawn():
 
 @dataclass(frozen=True)
 class Masked:
-    """Pictures of twice the training size with a person mask in the left half; the mask of one is perhaps unknown."""
+    """Images of twice the training size with a person mask in the left half; the mask of one is perhaps unknown."""
 
     name: ClassVar[str] = "masked"
     both: bool
@@ -395,10 +395,10 @@ class Masked:
         mask[:, :WIDTH] = 1
         known = self.both or entry.name != "train1"
         image = drawn_jpeg(entry.name, 2 * HEIGHT, 2 * WIDTH)
-        return Picture(image, entry.joints, entry.visible, mask if known else None)
+        return LoadedImage(image, entry.joints, entry.visible, mask if known else None)
 
 
-def test_person_masks_are_a_column_only_where_all_pictures_have_one(in_place, tmp_path):
+def test_person_masks_are_a_column_only_where_all_images_have_one(in_place, tmp_path):
     assert write(Masked(both=True), tmp_path)["columns"] == ["person_mask"]
     rows = read_arrow(tmp_path / "train-00000.arrow").to_pylist()
     mask = unpack([rows[0]["person_mask"]], HEIGHT, WIDTH)[0]
@@ -412,7 +412,7 @@ def test_person_masks_are_a_column_only_where_all_pictures_have_one(in_place, tm
 def test_planning_never_splits_a_group_and_keeps_the_listing_order():
     random = np.random.default_rng(0)
     entries = [entry(f"p{number}", str(random.integers(12))) for number in range(60)]
-    works, rejects = plan_works(Listing(entries, "f"), pictures_per_shard=10)
+    works, rejects = plan_works(Listing(entries, "f"), images_per_shard=10)
     assert rejects == []
     assert sorted(e.name for work in works for e in work.entries) == sorted(e.name for e in entries)
     homes = [{e.group for e in work.entries} for work in works]
@@ -421,7 +421,7 @@ def test_planning_never_splits_a_group_and_keeps_the_listing_order():
     assert [work.number for work in works] == list(range(len(works)))
 
 
-def test_a_shard_without_usable_pictures_leaves_its_summary_only(tmp_path):
+def test_a_shard_without_usable_images_leaves_its_summary_only(tmp_path):
     work = Work("train", 7, (entry("truncated0", "a"), entry("truncated1", "a")))
     summary = make_shard(work, Drawn(()), tmp_path, SETTINGS, {"fingerprint": "x"})
     assert [path.name for path in tmp_path.iterdir()] == ["train-00007.json"]
@@ -442,7 +442,7 @@ def test_ray_makes_the_same_files(local_ray, tmp_path, monkeypatch):
     told = []
     manifest = write(Drawn(entries), tmp_path / "ray" / "shards", told=told)
     total = len(entries) - 1  # the duplicate is never opened
-    assert (told[0], told[-1]) == (("pictures", 0, total), ("pictures", total, total))
+    assert (told[0], told[-1]) == (("images", 0, total), ("images", total, total))
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     monkeypatch.setattr(shards, "_made", lambda works, make: (json.loads(json.dumps(make(work))) for work in works))
     assert write(Drawn(entries), tmp_path / "here" / "shards") == manifest
@@ -456,7 +456,7 @@ def test_market_subset_gives_the_published_counts_in_little_space(in_place, tmp_
 
     manifest = write(Market1501(SUBSET), tmp_path, settings=ShardSettings(size=(128, 64)))
     train, test = manifest["counts"]["train"], manifest["counts"]["test"]
-    assert (train["pictures"], train["usable"], train["pairs"], test["pairs"]) == (1747, 1554, 45648, 100)
+    assert (train["images"], train["usable"], train["pairs"], test["pairs"]) == (1747, 1554, 45648, 100)
     assert sum(count for reason, count in manifest["rejects"].items() if reason != reasons.ALONE) == 1747 - 1554
     jpegs = sum(path.stat().st_size for path in SUBSET.glob("bounding_box_*/*.jpg"))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1.5 * jpegs

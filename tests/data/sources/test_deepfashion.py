@@ -46,18 +46,18 @@ PLACES = {"official": "img", "pose_gan": "fasion-dataset/all", "patn": ""}
 
 
 def jpeg(width: int = 256, height: int = 256) -> bytes:
-    """A picture whose columns differ, so that a crop shows where it was cut."""
+    """An image whose columns differ, so that a crop shows where it was cut."""
     coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     pixels = cv2.resize(coarse, (256, 256), interpolation=cv2.INTER_CUBIC)
     left = (256 - width) // 2
     return cv2.imencode(".jpg", pixels[:height, left : left + width])[1].tobytes()
 
 
-PICTURE = jpeg()
+IMAGE = jpeg()
 
 
-def make_pictures(
-    root: Path, wanted: Iterable[Name], spelling: str = "patn", *, suffix: str = ".jpg", image: bytes = PICTURE
+def make_images(
+    root: Path, wanted: Iterable[Name], spelling: str = "patn", *, suffix: str = ".jpg", image: bytes = IMAGE
 ) -> None:
     for name in wanted:
         path = root / PLACES[spelling] / (SPELLINGS[spelling](name) + suffix)
@@ -74,9 +74,9 @@ def annotate(root: Path, split: str, rows: Iterable[str], prefix: str = "fasion"
     (root / f"{prefix}-annotation-{split}.csv").write_text(f"{HEADER}\n{''.join(rows)}")
 
 
-def make_root(root: Path, pictures: str = "patn", spelling: str = "patn", prefix: str = "fasion", x: int = 128) -> Path:
+def make_root(root: Path, images: str = "patn", spelling: str = "patn", prefix: str = "fasion", x: int = 128) -> Path:
     root.mkdir(exist_ok=True)
-    make_pictures(root, [*TRAIN, *TEST], pictures)
+    make_images(root, [*TRAIN, *TEST], images)
     for split, wanted in (("train", TRAIN), ("test", TEST)):
         annotate(root, split, [row(name, spelling, x=x) for name in wanted], prefix)
     return root
@@ -165,7 +165,7 @@ class TestPublishedLists:
         for spell in (Name.official, Name.pose_gan):
             spelled = [spell(name) for name in parsed]
             assert names(*spelled) == parsed
-            assert len(set(spelled)) == 52_712  # two pictures never fall together
+            assert len(set(spelled)) == 52_712  # two images never fall together
 
     def test_what_occurs(self, listed):
         parsed = [name for texts in listed.values() for text in texts if (name := parse_name(text))]
@@ -195,14 +195,14 @@ class TestPublishedLists:
         assert count(text.partition("_")[0] for text in listed["test"]) == 1_210_044
 
     def test_all_layouts_and_spellings_give_the_same(self, listed, tmp_path):
-        """Some hundred pictures: the same entries, pairs and fingerprint, whoever named the files."""
+        """Some hundred images: the same entries, pairs and fingerprint, whoever named the files."""
         some = {"train": names(*sorted(listed["train"])[:300]), "test": names(*sorted(listed["test"])[:100])}
         listings = []
         for place in SPELLINGS:
             for spelling in ("pose_gan", "patn"):
                 root = tmp_path / f"{place}-{spelling}"
                 root.mkdir()
-                make_pictures(root, [*some["train"], *some["test"]], place)
+                make_images(root, [*some["train"], *some["test"]], place)
                 for split, wanted in some.items():
                     prefix = {"pose_gan": "fasion", "patn": "fashion"}[spelling]
                     annotate(root, split, [row(name, spelling) for name in wanted], prefix)
@@ -217,13 +217,11 @@ class TestPublishedLists:
 
 
 class TestLayouts:
-    @pytest.mark.parametrize("pictures", SPELLINGS)
+    @pytest.mark.parametrize("images", SPELLINGS)
     @pytest.mark.parametrize("spelling", ["pose_gan", "patn"])
     @pytest.mark.parametrize("prefix", ["fasion", "fashion"])
-    def test_entries_stand_in_annotation_order_with_all_that_their_names_say(
-        self, tmp_path, pictures, spelling, prefix
-    ):
-        source: Source = DeepFashion(make_root(tmp_path, pictures, spelling, prefix))
+    def test_entries_stand_in_annotation_order_with_all_that_their_names_say(self, tmp_path, images, spelling, prefix):
+        source: Source = DeepFashion(make_root(tmp_path, images, spelling, prefix))
         listing = pickle.loads(pickle.dumps(source)).listing()
         assert called(listing, "train") == [name.official() for name in TRAIN]
         assert called(listing, "test") == [name.official() for name in TEST]
@@ -233,7 +231,7 @@ class TestLayouts:
         assert Path(first.path).is_absolute()
         assert first.joints is not None
         assert first.joints.tolist() == [[128, 100]] * 17 + [[-1, -1]]
-        assert source.load(first).image == PICTURE
+        assert source.load(first).image == IMAGE
 
     def test_pairs_are_all_ordered_pairs_of_an_item_in_one_colour(self, root):
         listing = DeepFashion(root).listing()
@@ -245,11 +243,11 @@ class TestLayouts:
         assert len(ordered_pairs(naive)) == 4 * 3
 
     def test_flat_folders_of_training_and_test_are_taken_before_others(self, tmp_path):
-        make_pictures(tmp_path / "train", TRAIN)
-        make_pictures(
+        make_images(tmp_path / "train", TRAIN)
+        make_images(
             tmp_path / "test", TEST, suffix=".png", image=cv2.imencode(".png", np.zeros((256, 256)))[1].tobytes()
         )
-        make_pictures(tmp_path / "fashion_resize", TRAIN, image=jpeg(176))
+        make_images(tmp_path / "fashion_resize", TRAIN, image=jpeg(176))
         annotate(tmp_path, "train", map(row, TRAIN))
         annotate(tmp_path, "test", map(row, TEST))
         source = DeepFashion(tmp_path)
@@ -267,24 +265,24 @@ class TestLayouts:
         assert len(listing.entries) == len([*TRAIN, *TEST])
         assert listing.rejects == []
 
-    def test_a_picture_in_two_places_is_rejected(self, tmp_path):
+    def test_a_image_in_two_places_is_rejected(self, tmp_path):
         make_root(tmp_path)
-        make_pictures(tmp_path, TRAIN[:1], "pose_gan")
+        make_images(tmp_path, TRAIN[:1], "pose_gan")
         listing = DeepFashion(tmp_path).listing()
         assert rejected(listing) == {TRAIN[0].official(): "duplicate name"}
         assert "fasion-dataset/all" in listing.rejects[0].detail
         assert called(listing, "train") == [name.official() for name in TRAIN[1:]]
-        make_pictures(tmp_path, [*TRAIN, *TEST], "pose_gan")
+        make_images(tmp_path, [*TRAIN, *TEST], "pose_gan")
         with pytest.raises(ValueError, match=r"lies there more than once.*keep one folder"):
             DeepFashion(tmp_path).listing()
 
     def test_the_fingerprint_is_that_of_the_content(self, tmp_path):
         changes = {DeepFashion(make_root(tmp_path / "one")).listing().fingerprint}
-        copy = make_root(tmp_path / "copy", pictures="official", spelling="pose_gan")
+        copy = make_root(tmp_path / "copy", images="official", spelling="pose_gan")
         assert {DeepFashion(copy).listing().fingerprint} == changes
         changes.add(DeepFashion(copy, crop="176x256").listing().fingerprint)
         changes.add(DeepFashion(copy, flat_photos=False).listing().fingerprint)
-        make_pictures(copy, TRAIN[:1], "official", image=jpeg() + b" ")
+        make_images(copy, TRAIN[:1], "official", image=jpeg() + b" ")
         changes.add(DeepFashion(copy).listing().fingerprint)
         assert len(changes) == 4
 
@@ -322,22 +320,22 @@ class TestJoints:
         with pytest.raises(ValueError, match=r"no joints found in .*pose-gan CSV"):
             DeepFashion(root).listing()
 
-    def test_pictures_and_rows_without_a_partner_are_rejected(self, root):
+    def test_images_and_rows_without_a_partner_are_rejected(self, root):
         new = names(
             "MEN/Pants/id_00000009/01_1_front", "MEN/Pants/id_00000009/01_2_side", "MEN/Pants/id_00000009/01_3_back"
         )
-        make_pictures(root, [new[0], new[2]])
-        (root / "holiday.jpg").write_bytes(PICTURE)
+        make_images(root, [new[0], new[2]])
+        (root / "holiday.jpg").write_bytes(IMAGE)
         unnamed = row(new[0]).replace(new[0].patn(), "holiday")
         annotate(root, "train", [*map(row, [*TRAIN, new[1]]), row(new[2]), row(new[2], "pose_gan"), unnamed])
         listing = DeepFashion(root).listing()
         assert called(listing, "train") == [name.official() for name in TRAIN]
         assert [reject[:3] for reject in listing.rejects] == [
             ("holiday.jpg", "train", "no DeepFashion name"),
-            ("holiday.jpg", "train", "no picture"),
+            ("holiday.jpg", "train", "no image"),
             (new[2].official(), "train", "duplicate name"),
             (new[0].official(), "train", "no joints"),
-            (new[1].official(), "train", "no picture"),
+            (new[1].official(), "train", "no image"),
         ]
 
     def test_a_malformed_row_names_file_and_line(self, root):
@@ -349,7 +347,7 @@ class TestJoints:
 class TestSplits:
     def test_a_name_in_both_annotation_files_is_an_error(self, root):
         annotate(root, "test", [row(name, "pose_gan") for name in (*TEST, TRAIN[2])])
-        with pytest.raises(ValueError, match=r"1 pictures are in two of .*id_00000001/03_1_front.*take them out"):
+        with pytest.raises(ValueError, match=r"1 images are in two of .*id_00000001/03_1_front.*take them out"):
             DeepFashion(root).listing()
 
     def test_lists_in_the_root_decide(self, root):
@@ -365,15 +363,15 @@ class TestSplits:
             in listing.notes
         )
 
-    def test_listed_names_without_a_picture_are_rejected(self, root):
+    def test_listed_names_without_a_image_are_rejected(self, root):
         ghost = names("MEN/Pants/id_00000009/01_1_front")
         split_lists(root, TRAIN, [*TEST, *ghost])
         listing = DeepFashion(root).listing()
-        assert listing.rejects == [Reject(ghost[0].official(), "test", "no picture", "named in test.lst")]
+        assert listing.rejects == [Reject(ghost[0].official(), "test", "no image", "named in test.lst")]
 
     def test_lists_that_overlap_lack_their_half_or_hold_no_names_are_errors(self, root):
         split_lists(root, TRAIN, [*TEST, TRAIN[0]])
-        with pytest.raises(ValueError, match=r"1 pictures are in two of train\.lst, test\.lst, such as WOMEN/Blouses"):
+        with pytest.raises(ValueError, match=r"1 images are in two of train\.lst, test\.lst, such as WOMEN/Blouses"):
             DeepFashion(root).listing()
         (root / "test.lst").write_text(f"{TEST[0].patn()}.jpg\n\nholiday.jpg\n")
         with pytest.raises(ValueError, match=r"test\.lst, line 3: expected a name of DeepFashion, found 'holiday"):
@@ -382,7 +380,7 @@ class TestSplits:
         with pytest.raises(ValueError, match=r"has train\.lst alone; expected train\.lst and test\.lst, or neither"):
             DeepFashion(root).listing()
         split_lists(root, [], names("MEN/Pants/id_00000009/01_1_front"))
-        with pytest.raises(ValueError, match="name no picture that is there with joints"):
+        with pytest.raises(ValueError, match="name no image that is there with joints"):
             DeepFashion(root).listing()
 
     def test_clothes_in_both_splits_are_said(self, root):
@@ -393,10 +391,10 @@ class TestSplits:
 
 
 class TestPairLists:
-    @pytest.mark.parametrize("pictures", SPELLINGS)
+    @pytest.mark.parametrize("images", SPELLINGS)
     @pytest.mark.parametrize("spelling", ["pose_gan", "patn"])
-    def test_they_are_honoured_in_any_spelling(self, tmp_path, pictures, spelling):
-        root = make_root(tmp_path, pictures)
+    def test_they_are_honoured_in_any_spelling(self, tmp_path, images, spelling):
+        root = make_root(tmp_path, images)
         given = [(TRAIN[5], TRAIN[2]), (TRAIN[1], TRAIN[0]), (TRAIN[3], TRAIN[4])]
         spell = SPELLINGS[spelling]
         pair_list(root, "train", [(f"{spell(a)}.jpg", f"{spell(b)}.jpg") for a, b in given])
@@ -409,12 +407,12 @@ class TestPairLists:
         pair_list(root, "train", [(f"{a.patn()}.jpg", f"{b.patn()}.jpg") for a, b in lines])
         pair_list(root, "test", [(f"{TEST[0].patn()}.jpg", f"{TEST[1].patn()}.jpg")])
         listing = DeepFashion(root, flat_photos=False).listing
-        with pytest.raises(ValueError, match="no pair names two pictures"):
+        with pytest.raises(ValueError, match="no pair names two images"):
             listing()
         (root / "fasion-pairs-test.csv").unlink()
         assert rejected(listing()) == {
             TEST[1].official(): "flat garment photo",
-            f"{ghost.patn()}.jpg": "no picture",
+            f"{ghost.patn()}.jpg": "no image",
         }
         assert "fasion-pairs-train.csv: 1 of 2 pairs are left out" in listing().notes[-1]
 
@@ -453,7 +451,7 @@ def with_edges(root: Path, prefix: str, shift: int) -> None:
 
 @pytest.fixture(params=[("fasion", 0), ("fasion-resize", 40)], ids=["x256", "x176"])
 def edged(request, tmp_path: Path) -> Path:
-    make_pictures(tmp_path, [*TRAIN, *TEST])
+    make_images(tmp_path, [*TRAIN, *TEST])
     with_edges(tmp_path, *request.param)
     return tmp_path
 
@@ -468,28 +466,28 @@ class TestCrop:
         assert entry.joints[:, 1].tolist() == [100] * 16 + [-1, 7]
         assert entry.visible.tolist() == [True] * 16 + [False, True]
 
-    def test_without_it_joints_are_those_of_the_whole_picture(self, edged):
+    def test_without_it_joints_are_those_of_the_whole_image(self, edged):
         entry = DeepFashion(edged).listing().entries[0]
         assert entry.joints is not None
         assert entry.joints[:, 0].tolist() == [128] * 12 + [0, 39, 40, 255, -1, 39]
 
-    def test_pictures_lose_their_borders_and_are_encoded_once(self, edged):
+    def test_images_lose_their_borders_and_are_encoded_once(self, edged):
         """The shard's JPEG is byte for byte that of the cropped pixels: nothing else was encoded in between."""
         source = DeepFashion(edged, crop="176x256")
         entry = source.listing().entries[0]
-        picture = source.load(entry)
-        whole = open_image(PICTURE).pixels
-        np.testing.assert_array_equal(open_image(picture.image).pixels, whole[:, 40:216])
+        image = source.load(entry)
+        whole = open_image(IMAGE).pixels
+        np.testing.assert_array_equal(open_image(image.image).pixels, whole[:, 40:216])
         stored = prepare(entry, source, ShardSettings(size=source.size), listed=False)
         pixels = np.ascontiguousarray(whole[:, 40:216])
         encoded = simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444")
         assert stored.image == encoded
         np.testing.assert_array_equal(stored.joints, entry.joints)
-        assert stored.notes == ("encoded again at its size", "joints outside the picture")
+        assert stored.notes == ("encoded again at its size", "joints outside the image")
 
-    def test_cropped_pictures_are_taken_as_they_are(self, edged):
+    def test_cropped_images_are_taken_as_they_are(self, edged):
         whole = DeepFashion(edged, crop="176x256").listing()
-        make_pictures(edged, [*TRAIN, *TEST], image=jpeg(176))
+        make_images(edged, [*TRAIN, *TEST], image=jpeg(176))
         source = DeepFashion(edged, crop="176x256")
         listing = source.listing()
         assert source.size == CROPPED
@@ -500,12 +498,12 @@ class TestCrop:
             DeepFashion(edged).listing()
 
     def test_moved_joints_are_said(self, root):
-        note = "The joints are moved 40 pixels to the left, for pictures of 176x256 pixels."
+        note = "The joints are moved 40 pixels to the left, for images of 176x256 pixels."
         assert note in DeepFashion(root, crop="176x256").listing().notes
         for split in ("train", "test"):
             (root / f"fasion-annotation-{split}.csv").rename(root / f"fasion-resize-annotation-{split}.csv")
             with_edges(root, "fasion-resize", 40)
-        assert "The joints are moved 40 pixels to the right, for pictures of 256x256 pixels." in (
+        assert "The joints are moved 40 pixels to the right, for images of 256x256 pixels." in (
             DeepFashion(root).listing().notes
         )
 
@@ -516,63 +514,61 @@ class TestCrop:
             DeepFashion(root).listing()
 
 
-class TestBadPictures:
-    def test_pictures_of_another_size_are_an_error_or_rejected(self, root):
+class TestBadImages:
+    def test_images_of_another_size_are_an_error_or_rejected(self, root):
         entries = DeepFashion(root).listing().entries
         Path(entries[1].path).write_bytes(jpeg(200))
         Path(entries[2].path).write_bytes(jpeg()[:300])
         Path(entries[3].path).write_bytes(b"\xff\xd8")
         Path(entries[4].path).write_bytes(b"")
-        Path(entries[5].path).write_bytes(b"no picture")
+        Path(entries[5].path).write_bytes(b"no image")
         for crop in ("none", "176x256"):
             source = DeepFashion(root, crop=crop)
-            expected = "picture of another size 200x256 pixels (width x height), expected " + (
+            expected = "image of another size 200x256 pixels (width x height), expected " + (
                 "256x256" if crop == "none" else "176x256"
             )
             shard = Work("train", 0, tuple(source.listing().entries[:6]))
             found = make_shard(shard, source, root, ShardSettings(size=source.size), {})["rejects"]
             reasons = [(reject.name, f"{reject.reason} {reject.detail}") for reject in found]
             assert reasons[0] == (entries[1].name, expected)
-            damaged = "truncated or damaged picture"
+            damaged = "truncated or damaged image"
             assert [reject.reason for reject in found[1:5]] == [damaged, damaged, "unreadable file", damaged]
         for entry in entries:
             Path(entry.path).write_bytes(jpeg(200))
         with pytest.raises(ValueError, match=r"are 200x256 pixels .*Expected 256x256.*--dataset folder"):
             DeepFashion(root).listing()
 
-    def test_the_first_readable_picture_tells_the_size(self, root):
+    def test_the_first_readable_image_tells_the_size(self, root):
         entries = DeepFashion(root).listing().entries
-        Path(entries[0].path).write_bytes(b"no picture")
+        Path(entries[0].path).write_bytes(b"no image")
         assert DeepFashion(root).listing().entries[0].name == entries[0].name
         for entry in entries:
-            Path(entry.path).write_bytes(b"no picture")
-        with pytest.raises(ValueError, match=r"none of the first pictures can be read, such as .*id0000000102_1front"):
+            Path(entry.path).write_bytes(b"no image")
+        with pytest.raises(ValueError, match=r"none of the first images can be read, such as .*id0000000102_1front"):
             DeepFashion(root).listing()
 
     def test_a_root_without_what_is_needed(self, tmp_path):
         with pytest.raises(ValueError, match=r"nowhere' is not a folder\. Expected one with 'img' as DeepFashion"):
             DeepFashion(tmp_path / "nowhere").listing()
         (tmp_path / "notes.txt").write_text("")
-        with pytest.raises(ValueError, match=r"holds no picture; there is notes\.txt\. Expected 'img'.*fasion-ann"):
+        with pytest.raises(ValueError, match=r"holds no image; there is notes\.txt\. Expected 'img'.*fasion-ann"):
             DeepFashion(tmp_path).listing()
-        (tmp_path / "holiday.jpg").write_bytes(PICTURE)
-        with pytest.raises(ValueError, match=r"none of the 1 pictures .* called \['holiday\.jpg'\].*--dataset folder"):
+        (tmp_path / "holiday.jpg").write_bytes(IMAGE)
+        with pytest.raises(ValueError, match=r"none of the 1 images .* called \['holiday\.jpg'\].*--dataset folder"):
             DeepFashion(tmp_path).listing()
 
-    def test_a_split_without_pictures_is_an_error_with_counts(self, root):
+    def test_a_split_without_images_is_an_error_with_counts(self, root):
         (root / f"{TEST[0].patn()}.jpg").unlink()
-        with pytest.raises(ValueError, match=r"for the split 'test': 6 pictures .* 1 flat garment photo, 1 no picture"):
+        with pytest.raises(ValueError, match=r"for the split 'test': 6 images .* 1 flat garment photo, 1 no image"):
             DeepFashion(root, flat_photos=False).listing()
 
-    def test_joints_of_other_pictures_are_an_error(self, tmp_path):
-        make_pictures(tmp_path, TRAIN)
+    def test_joints_of_other_images_are_an_error(self, tmp_path):
+        make_images(tmp_path, TRAIN)
         annotate(tmp_path, "train", map(row, TEST[:1]))
         annotate(tmp_path, "test", map(row, TEST[1:]))
-        with pytest.raises(
-            ValueError, match=r"no picture in .* called \['MEN/Jackets_Vests/id_00000007/01_7_additional"
-        ):
+        with pytest.raises(ValueError, match=r"no image in .* called \['MEN/Jackets_Vests/id_00000007/01_7_additional"):
             DeepFashion(tmp_path).listing()
         for split in ("train", "test"):
             annotate(tmp_path, split, ["0002_c1s1_000451_03.jpg" + row(TEST[0])[len(TEST[0].patn()) + 4 :]])
-        with pytest.raises(ValueError, match=r"names no picture of DeepFashion, but \['0002_c1s1"):
+        with pytest.raises(ValueError, match=r"names no image of DeepFashion, but \['0002_c1s1"):
             DeepFashion(tmp_path).listing()

@@ -1,4 +1,4 @@
-"""One's own folder: finding joints in every format, whose picture it is, splits, pairs, and what is rejected why."""
+"""One's own folder: finding joints in every format, whose image it is, splits, pairs, and what is rejected why."""
 
 import json
 import shutil
@@ -19,10 +19,10 @@ NAMES = tuple(f"{person}_{number}.jpg" for person in ("anna", "ben", "carl") for
 COCO_POINTS = [float(number) for point in range(17) for number in (10 + point, 20 + point, 2)]
 
 
-def make_pictures(folder: Path, names=NAMES) -> None:
+def make_images(folder: Path, names=NAMES) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"a picture")
+        (folder / name).write_bytes(b"an image")
 
 
 def csv(path: Path, names, x: int = 10) -> Path:
@@ -60,14 +60,14 @@ def reasons(listing: Listing) -> dict[str, str]:
 
 @pytest.fixture
 def root(tmp_path):
-    make_pictures(tmp_path / "images")
+    make_images(tmp_path / "images")
     return tmp_path
 
 
 class TestFindingJoints:
     @pytest.mark.parametrize("place", ["", "images"])
-    def test_pictures_in_images_or_in_the_root(self, tmp_path, place):
-        make_pictures(tmp_path / place)
+    def test_images_in_images_or_in_the_root(self, tmp_path, place):
+        make_images(tmp_path / place)
         csv(tmp_path / "joints.csv", NAMES)
         listing = Folder(tmp_path).listing()
         assert tuple(entry.name for entry in listing.entries) == NAMES
@@ -77,9 +77,9 @@ class TestFindingJoints:
     def test_it_is_a_source_that_gives_the_bytes(self, root):
         csv(root / "joints.csv", NAMES)
         source: Source = Folder(root)
-        picture = source.load(source.listing().entries[0])
-        assert picture.image == b"a picture"
-        assert picture.joints.tolist() == [[10, 20]] * 18
+        image = source.load(source.listing().entries[0])
+        assert image.image == b"an image"
+        assert image.joints.tolist() == [[10, 20]] * 18
 
     def test_the_order_of_preference_and_the_note(self, root):
         """Everything is there; the preferred one is taken away again and again."""
@@ -117,15 +117,15 @@ class TestFindingJoints:
         assert listing.notes[0] == "Joints: poses (OpenPose JSON), as asked for."
         assert len(listing.entries) == 9
 
-    def test_openpose_files_beside_the_pictures_and_below(self, tmp_path):
+    def test_openpose_files_beside_the_images_and_below(self, tmp_path):
         names = [f"{person}/{number}.png" for person in ("anna", "ben") for number in (1, 2)]
-        make_pictures(tmp_path, names)
+        make_images(tmp_path, names)
         openpose(tmp_path, names)
         listing = Folder(tmp_path, joints=tmp_path).listing()
         assert [entry.identity for entry in listing.entries] == ["anna", "anna", "ben", "ben"]
 
     def test_coco_names_with_folders_and_ids(self, tmp_path):
-        make_pictures(tmp_path / "images", ["COCO_val2014_000000000136.jpg", "p_1.jpg", "q_1.jpg", "q_2.jpg"])
+        make_images(tmp_path / "images", ["COCO_val2014_000000000136.jpg", "p_1.jpg", "q_1.jpg", "q_2.jpg"])
         path = coco(tmp_path / "a.json", ["images/p_1.jpg", "C:\\data\\q_1.jpg", "q_2.jpg"])
         content = json.loads(path.read_text())
         content["annotations"].append({"image_id": 136, "keypoints": COCO_POINTS})
@@ -151,23 +151,23 @@ class TestFindingJoints:
 
 
 class TestRejects:
-    def test_pictures_without_joints_and_joints_without_pictures(self, root):
-        make_pictures(root / "images", ["anna_9.jpg", "phone.HEIC"])
+    def test_images_without_joints_and_joints_without_images(self, root):
+        make_images(root / "images", ["anna_9.jpg", "phone.HEIC"])
         csv(root / "all.csv", [*NAMES, "dora_1.jpg"])
         listing = Folder(root).listing()
         assert reasons(listing) == {
             "anna_9.jpg": "no joints",
-            "dora_1.jpg": "no picture",
-            "phone.HEIC": "unsupported picture format",
+            "dora_1.jpg": "no image",
+            "phone.HEIC": "unsupported image format",
         }
         assert len(listing.entries) == 9
 
-    def test_a_name_that_fits_two_pictures_and_two_names_that_fit_one(self, root):
-        make_pictures(root / "images", ["x/same_1.jpg", "y/same_1.jpg", "x/once_1.jpg"])
+    def test_a_name_that_fits_two_images_and_two_names_that_fit_one(self, root):
+        make_images(root / "images", ["x/same_1.jpg", "y/same_1.jpg", "x/once_1.jpg"])
         csv(root / "all.csv", [*NAMES, "same_1.jpg", "once_1.jpg", "x/once_1.jpg", "y/same_1.jpg"])
         listing = Folder(root, identity="([a-z]+)_").listing()
         assert reasons(listing) == {
-            "same_1.jpg": "no picture",
+            "same_1.jpg": "no image",
             "x/once_1.jpg": "duplicate name",
             "x/same_1.jpg": "no joints",
         }
@@ -181,7 +181,7 @@ class TestRejects:
         assert "line 11" in listing.rejects[0].detail
 
     def test_hidden_files_and_folders_are_passed_over(self, root):
-        make_pictures(root / "images", [".trash/anna_9.jpg", "._anna_1.jpg"])
+        make_images(root / "images", [".trash/anna_9.jpg", "._anna_1.jpg"])
         csv(root / "all.csv", NAMES)
         listing = Folder(root).listing()
         assert listing.rejects == []
@@ -189,23 +189,23 @@ class TestRejects:
 
     def test_nothing_fits(self, root):
         csv(root / "all.csv", ["one.png", "two.png", "three.png", "four.png"])
-        expected = r"pictures are \['anna_0\.jpg', .*joints of \['one\.png', 'two\.png', 'three\.png'\]"
+        expected = r"images are \['anna_0\.jpg', .*joints of \['one\.png', 'two\.png', 'three\.png'\]"
         with pytest.raises(ValueError, match=expected):
             Folder(root).listing()
 
-    def test_no_root_and_no_picture(self, tmp_path):
+    def test_no_root_and_no_image(self, tmp_path):
         with pytest.raises(ValueError, match="is not a folder"):
             Folder(tmp_path / "nowhere").listing()
-        with pytest.raises(ValueError, match=r"holds no picture. Expected files that end with \.jpg"):
+        with pytest.raises(ValueError, match=r"holds no image. Expected files that end with \.jpg"):
             Folder(tmp_path).listing()
-        make_pictures(tmp_path, ["a.heic"])
+        make_images(tmp_path, ["a.heic"])
         with pytest.raises(ValueError, match=r"There are a\.heic, which must be turned into one of these"):
             Folder(tmp_path).listing()
 
 
 class TestIdentity:
     def listing(self, root, names, **settings):
-        make_pictures(root, names)
+        make_images(root, names)
         csv(root / "all.csv", names)
         return Folder(root, **settings).listing()
 
@@ -222,7 +222,7 @@ class TestIdentity:
         names = [
             f"photos/{split}/{person}/IMG_{n}.jpg" for split in ("train", "val") for person in "ab" for n in (1, 2)
         ]
-        listing = self.listing(tmp_path / "pictures", names)
+        listing = self.listing(tmp_path / "images", names)
         assert self.identities(listing) == {name: name.split("/")[2] for name in names}
         assert listing.notes[1] == "Identity: the sub-folder's name, 2 in all."
 
@@ -248,7 +248,7 @@ class TestIdentity:
         [
             ("(", "is no regular expression"),
             ("id", "has no group"),
-            ("(zebra)", "no picture with joints has an identity"),
+            ("(zebra)", "no image with joints has an identity"),
         ],
     )
     def test_expressions_that_cannot_work(self, tmp_path, identity, message):
@@ -272,7 +272,7 @@ class TestSplits:
         assert split_of(Folder(root, test_share=0.7).listing()) != split_of(listing)
 
     def test_an_identity_that_cannot_be_paired_is_not_tested(self, root):
-        make_pictures(root / "images", [f"lone{number}_0.jpg" for number in range(20)])
+        make_images(root / "images", [f"lone{number}_0.jpg" for number in range(20)])
         csv(root / "all.csv", [*NAMES, *(f"lone{number}_0.jpg" for number in range(20))])
         testing = {entry.identity for entry in Folder(root, test_share=0.9).listing().entries if entry.split == "test"}
         assert len(testing) == 2
@@ -287,9 +287,9 @@ class TestSplits:
         assert len(held_out(["a", "b"], 0.99)) == 1
 
     def test_one_identity_is_a_clear_message(self, tmp_path):
-        make_pictures(tmp_path, NAMES[:3])
+        make_images(tmp_path, NAMES[:3])
         csv(tmp_path / "all.csv", NAMES[:3])
-        with pytest.raises(ValueError, match=r"only the identity 'anna' can be paired.*3 pictures.*pairs-train\.csv"):
+        with pytest.raises(ValueError, match=r"only the identity 'anna' can be paired.*3 images.*pairs-train\.csv"):
             Folder(tmp_path).listing()
         pair_list(tmp_path / "pairs-train.csv", [(NAMES[0], NAMES[1])])
         pair_list(tmp_path / "pairs-test.csv", [(NAMES[0], NAMES[2])])
@@ -304,9 +304,9 @@ class TestSplits:
 
     def test_no_pair_at_all_is_a_clear_message(self, tmp_path):
         names = ["a_1.jpg", "b_1.jpg"]
-        make_pictures(tmp_path, names)
+        make_images(tmp_path, names)
         csv(tmp_path / "all.csv", names)
-        with pytest.raises(ValueError, match=r"no two pictures can be paired.*2 pictures with joints, 2 of them"):
+        with pytest.raises(ValueError, match=r"no two images can be paired.*2 images with joints, 2 of them"):
             Folder(tmp_path).listing()
 
     def test_annotation_files_are_splits_when_both_are_there(self, root):
@@ -333,7 +333,7 @@ class TestSplits:
         }
         assert reasons(listing) == {
             **dict.fromkeys((NAMES[5], *NAMES[6:]), "in no pair list"),
-            "gone_1.jpg": "no picture",
+            "gone_1.jpg": "no image",
         }
         assert "pairs-test.csv: 1 of 2 pairs are left out" in listing.notes[-1]
 
@@ -363,21 +363,21 @@ class TestSplits:
             Folder(root).listing()
 
 
-def test_the_fingerprint_follows_pictures_joints_and_settings(root):
+def test_the_fingerprint_follows_images_joints_and_settings(root):
     csv(root / "all.csv", NAMES)
     seen = [Folder(root).listing().fingerprint]
     assert Folder(root).listing().fingerprint == seen[0]
     seen.append(Folder(root, identity="([a-z])").listing().fingerprint)
-    (root / "images" / NAMES[0]).write_bytes(b"a longer picture")
+    (root / "images" / NAMES[0]).write_bytes(b"a longer image")
     seen.append(Folder(root).listing().fingerprint)
     csv(root / "all.csv", NAMES, x=11)
     seen.append(Folder(root).listing().fingerprint)
     assert len(set(seen)) == 4
 
 
-@pytest.mark.skipif(not TFJS.exists(), reason="the shared tfjs-models pictures are not here")
+@pytest.mark.skipif(not TFJS.exists(), reason="the shared tfjs-models images are not here")
 @pytest.mark.parametrize("joints", [None, "openpose_body18", "person_keypoints.json"])
-def test_real_pictures_have_the_same_pairs_in_three_formats(joints):
+def test_real_images_have_the_same_pairs_in_three_formats(joints):
     source = Folder(TFJS, joints=None if joints is None else TFJS / joints)
     listing = source.listing()
     assert {split: len(pairs) for split, pairs in listing.pairs.items()} == {"train": 11_772, "test": 708}

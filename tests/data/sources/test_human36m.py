@@ -79,10 +79,10 @@ def write_video(path: Path, marks: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 50, (SIDE, SIDE))
     for frame in marks:
-        picture = np.full((SIDE, SIDE, 3), 110, np.uint8)
+        image = np.full((SIDE, SIDE, 3), 110, np.uint8)
         for row, colour in MARKS.values():
-            cv2.circle(picture, tuple(int(v) for v in frame[row].round()), 4, colour, -1)
-        writer.write(picture)
+            cv2.circle(image, tuple(int(v) for v in frame[row].round()), 4, colour, -1)
+        writer.write(image)
     writer.release()
 
 
@@ -113,7 +113,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
-    """The same without pictures: a listing opens no video. Joints in pixels, the published cameras."""
+    """The same without images: a listing opens no video. Joints in pixels, the published cameras."""
     write_2d(tmp_path / "data_2d_h36m_gt.npz", views_2d())
     for subject in PEOPLE:
         for camera in IDS:
@@ -138,13 +138,13 @@ def test_joints_land_on_their_marks_in_every_crop(recorded: Path):
     entries = source.listing().entries
     assert len(entries) == 3 * 4 * 4
     for entry in reversed(entries):  # frames backwards too
-        picture = source.load(entry)
+        image = source.load(entry)
         for name, (_, colour) in MARKS.items():
-            found = colour_at(picture.image, picture.joints[JOINTS.index(name)])
+            found = colour_at(image.image, image.joints[JOINTS.index(name)])
             assert np.abs(found - colour).max() < 90, (entry.name, name, found)
 
 
-def test_joints_land_on_their_marks_in_the_stored_pictures(recorded: Path):
+def test_joints_land_on_their_marks_in_the_stored_images(recorded: Path):
     source = Human36M(recorded, stride=STRIDE)
     for entry in source.listing().entries[::7]:
         row = prepare(entry, source, ShardSettings(size=source.size), listed=False)
@@ -158,7 +158,7 @@ def test_joints_land_on_their_marks_in_the_stored_pictures(recorded: Path):
 
 def test_shards_hold_every_ordered_pair_of_an_instant_with_its_azimuths(recorded: Path, tmp_path: Path):
     source = Human36M(recorded, stride=STRIDE)
-    works, rejects = plan_works(source.listing(), pictures_per_shard=1000)
+    works, rejects = plan_works(source.listing(), images_per_shard=1000)
     assert rejects == []
     summaries = [make_shard(work, source, tmp_path, ShardSettings(size=(64, 64)), {}) for work in works]
     assert {summary["split"]: (summary["rows"], summary["pairs"]) for summary in summaries} == {

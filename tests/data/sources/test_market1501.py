@@ -29,7 +29,7 @@ def root(tmp_path):
     for split, names in (("train", TRAIN), ("test", TEST)):
         (tmp_path / f"bounding_box_{split}").mkdir()
         for name in names:
-            (tmp_path / f"bounding_box_{split}" / name).write_bytes(b"a picture")
+            (tmp_path / f"bounding_box_{split}" / name).write_bytes(b"an image")
         rows = "".join(row(name) for name in names)
         (tmp_path / f"market-annotation-{split}.csv").write_text(f"{HEADER}\n{rows}")
     return tmp_path
@@ -52,7 +52,7 @@ def test_entries_stand_in_annotation_order_with_all_that_their_names_say(root):
     assert [entry.name for entry in listing.entries if entry.distractor] == list(TEST[1:3])
     assert listing.entries[5].identity == "-1"
     assert listing.rejects == []
-    assert source.load(first).image == b"a picture"
+    assert source.load(first).image == b"an image"
 
 
 def test_it_is_a_source(root):
@@ -65,16 +65,16 @@ def test_the_camera_is_read_from_the_name(name, view):
     assert camera(name) == view
 
 
-def test_pictures_and_rows_that_have_no_partner_are_rejected(root):
+def test_images_and_rows_that_have_no_partner_are_rejected(root):
     (root / "bounding_box_train" / "0003_c1s1_000001_01.jpg").write_bytes(b"unknown")
-    (root / "bounding_box_train" / "Thumbs.db").write_bytes(b"no picture")
-    (root / "bounding_box_train" / ".hidden.jpg").write_bytes(b"no picture")
+    (root / "bounding_box_train" / "Thumbs.db").write_bytes(b"no image")
+    (root / "bounding_box_train" / ".hidden.jpg").write_bytes(b"no image")
     add_rows(root, "train", 2 * row("0004_c1s1_000001_01.jpg") + row(TRAIN[0], x=3))
     listing = Market1501(root).listing()
     assert [reject[:3] for reject in listing.rejects] == [
         ("0003_c1s1_000001_01.jpg", "train", "no joints"),
         (TRAIN[0], "train", "duplicate name"),
-        ("0004_c1s1_000001_01.jpg", "train", "no picture"),
+        ("0004_c1s1_000001_01.jpg", "train", "no image"),
     ]
     assert TRAIN[0] not in {entry.name for entry in listing.entries}
     assert "line 2" in listing.rejects[1].detail
@@ -86,7 +86,7 @@ def test_pair_lists_are_honoured(root):
     (root / "market-pairs-train.csv").write_text(f"from,to\n{lines}{TRAIN[1]},0002_c9s9_1.jpg\n")
     listing = Market1501(root).listing()
     assert dict(listing.pairs) == {"train": given}
-    assert Reject("0002_c9s9_1.jpg", "train", "no picture", "named in market-pairs-train.csv") in listing.rejects
+    assert Reject("0002_c9s9_1.jpg", "train", "no image", "named in market-pairs-train.csv") in listing.rejects
     assert any("1 of 3 pairs are left out" in note for note in listing.notes)
 
 
@@ -94,7 +94,7 @@ def test_the_published_draw_is_taken_where_there_are_enough_pairs(root, monkeypa
     assert "test" not in Market1501(root).listing().pairs
     names = [f"0001_c1s1_{frame:06d}_01.jpg" for frame in range(111)]  # 111 x 110 + 2 pairs
     for name in names:
-        (root / "bounding_box_test" / name).write_bytes(b"a picture")
+        (root / "bounding_box_test" / name).write_bytes(b"an image")
     add_rows(root, "test", "".join(map(row, names)))
     listing = Market1501(root).listing()
     ordered = [(TEST[0], TEST[3]), (TEST[3], TEST[0])]
@@ -114,7 +114,7 @@ def test_the_fingerprint_is_that_of_the_content(root, tmp_path_factory):
     shutil.copytree(root, copy)
     assert Market1501(copy).listing().fingerprint == first
     changes = {first}
-    (copy / "bounding_box_train" / TRAIN[0]).write_bytes(b"another picture")
+    (copy / "bounding_box_train" / TRAIN[0]).write_bytes(b"another image")
     changes.add(Market1501(copy).listing().fingerprint)
     (copy / "market-pairs-train.csv").write_text(f"from,to\n{TRAIN[0]},{TRAIN[2]}\n")
     changes.add(Market1501(copy).listing().fingerprint)
@@ -125,7 +125,7 @@ def test_the_fingerprint_is_that_of_the_content(root, tmp_path_factory):
     assert len(changes) == 5
 
 
-def test_pictures_that_cannot_be_read_are_rejected_when_loaded(root):
+def test_images_that_cannot_be_read_are_rejected_when_loaded(root):
     entries = Market1501(root).listing().entries
     (root / "bounding_box_train" / TRAIN[0]).write_bytes(b"")
     (root / "bounding_box_train" / TRAIN[1]).unlink()
@@ -138,9 +138,9 @@ def test_pictures_that_cannot_be_read_are_rejected_when_loaded(root):
 
 
 def test_a_link_that_leads_nowhere_is_listed_and_cannot_be_loaded(root):
-    picture = root / "bounding_box_train" / TRAIN[0]
-    picture.unlink()
-    picture.symlink_to(root / "nowhere.jpg")
+    image = root / "bounding_box_train" / TRAIN[0]
+    image.unlink()
+    image.symlink_to(root / "nowhere.jpg")
     entry = Market1501(root).listing().entries[0]
     with pytest.raises(ValueError, match="unreadable file"):
         Market1501(root).load(entry)
@@ -157,10 +157,10 @@ def test_missing_folders_and_files_are_named(root):
 def test_empty_folders_and_names_that_never_meet_are_errors(root):
     for name in TRAIN:
         (root / "bounding_box_train" / name).unlink()
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         Market1501(root).listing()
-    (root / "bounding_box_train" / "else.jpg").write_bytes(b"a picture")
-    with pytest.raises(ValueError, match=r"pictures are called \['else\.jpg'\], rows \['0007_c3s1_000551_02\.jpg'"):
+    (root / "bounding_box_train" / "else.jpg").write_bytes(b"an image")
+    with pytest.raises(ValueError, match=r"images are called \['else\.jpg'\], rows \['0007_c3s1_000551_02\.jpg'"):
         Market1501(root).listing()
 
 
@@ -194,10 +194,10 @@ class TestRealSubset:
         ruled = rows[ordered_pairs([entries[row].group for row in rows])]
         assert [(entries[source].name, entries[target].name) for source, target in ruled] == listing.pairs["train"]
 
-    def test_pictures_are_the_files_bytes(self):
+    def test_images_are_the_files_bytes(self):
         source = Market1501(SUBSET)
         entry = source.listing().entries[0]
-        picture = source.load(entry)
-        assert picture.image == (SUBSET / "bounding_box_train" / entry.name).read_bytes()
-        assert picture.image.startswith(b"\xff\xd8")
-        assert (picture.joints == entry.joints).all()
+        image = source.load(entry)
+        assert image.image == (SUBSET / "bounding_box_train" / entry.name).read_bytes()
+        assert image.image.startswith(b"\xff\xd8")
+        assert (image.joints == entry.joints).all()

@@ -79,7 +79,7 @@ def test_a_pair_list_is_read_in_its_order(tmp_path):
         (b"a_1.jpg,a_2.jpg\n", "line 1: expected the header 'from,to', found 'a_1.jpg,a_2.jpg'"),
         (b"from,to\na,b\na,b,c\n", "line 3: expected two names 'from,to', found 'a,b,c'"),
         (b"from,to\na,b\nlonely\n", "line 3: expected two names 'from,to', found 'lonely'"),
-        (b"from,to\n", "expected pairs of picture names after the header, found none"),
+        (b"from,to\n", "expected pairs of image names after the header, found none"),
         (b"from,to\n\xff\xfe,b\n", "not a comma-separated text file in UTF-8"),
     ],
 )
@@ -99,16 +99,16 @@ def test_pairs_that_name_what_is_not_there_are_left_out_and_counted(tmp_path):
     found = given(tmp_path, "a_1,a_2\na_1,a_3\na_9,a_1\na_8,a_1\na_2,a_1\n", entries, known=("a_8",))
     assert found.pairs == [("a_1", "a_2"), ("a_2", "a_1")]
     assert found.rejects == [
-        Reject("a_3", "train", "no picture", "named in pairs-train.csv"),
-        Reject("a_9", "train", "no picture", "named in pairs-train.csv"),
+        Reject("a_3", "train", "no image", "named in pairs-train.csv"),
+        Reject("a_9", "train", "no image", "named in pairs-train.csv"),
     ]
     assert "3 of 5 pairs are left out" in found.notes[0]
     assert given(tmp_path, "a_1,a_2\n", entries).notes == ()
 
 
-def test_a_list_of_other_pictures_and_a_pair_of_two_people_are_errors(tmp_path):
+def test_a_list_of_other_images_and_a_pair_of_two_people_are_errors(tmp_path):
     entries = [entry("a_1"), entry("a_2"), entry("b_1")]
-    with pytest.raises(ValueError, match=r"no pair names two pictures.*'x_1'.*'a_1'"):
+    with pytest.raises(ValueError, match=r"no pair names two images.*'x_1'.*'a_1'"):
         given(tmp_path, "x_1,x_2\n", entries)
     with pytest.raises(ValueError, match="'a_1,b_1' joins two identities, 'a' and 'b'"):
         given(tmp_path, "a_1,b_1\n", entries)

@@ -17,15 +17,15 @@ ALL = np.ones(18, bool)
 NO_HIP = np.arange(18) != TORSO[2]
 
 
-def pictures(identity, count=2, split="train", **changes) -> list[Entry]:
-    """Usable pictures of one identity."""
+def images(identity, count=2, split="train", **changes) -> list[Entry]:
+    """Usable images of one identity."""
     made = Entry("", split, group=identity, identity=identity, view="", path="", joints=JOINTS, visible=ALL)
     return [made._replace(name=f"{identity}_{number}", **changes) for number in range(count)]
 
 
 def people(count, split="train", first=0, **changes) -> list[Entry]:
-    """Two pictures each of people who are called by their number."""
-    return [entry for number in range(first, first + count) for entry in pictures(f"{number:04d}", 2, split, **changes)]
+    """Two images each of people who are called by their number."""
+    return [entry for number in range(first, first + count) for entry in images(f"{number:04d}", 2, split, **changes)]
 
 
 def identities(listing, split) -> set[str]:
@@ -68,16 +68,16 @@ def test_the_choice_does_not_depend_on_the_order_of_the_entries():
 
 def test_who_cannot_be_paired_is_tested_on_or_is_a_distractor_is_not_held_out():
     barred = [
-        *pictures("alone", 1),
-        *pictures("no hip", 1),
-        *pictures("no hip", 3, visible=NO_HIP)[1:],
-        *(entry._replace(group=entry.name) for entry in pictures("two groups")),
-        *pictures("both"),
-        *pictures("both", 1, "test"),
-        *pictures("junk", 4, distractor=True),
-        *pictures("junk at times", 2),
-        *pictures("junk at times", 3, distractor=True)[2:],
-        *pictures("unmade", 1, joints=None, visible=None),
+        *images("alone", 1),
+        *images("no hip", 1),
+        *images("no hip", 3, visible=NO_HIP)[1:],
+        *(entry._replace(group=entry.name) for entry in images("two groups")),
+        *images("both"),
+        *images("both", 1, "test"),
+        *images("junk", 4, distractor=True),
+        *images("junk at times", 2),
+        *images("junk at times", 3, distractor=True)[2:],
+        *images("unmade", 1, joints=None, visible=None),
     ]
     listing = with_validation(Listing([*people(3), *barred], ""), 0.9)
     assert len(identities(listing, "validation")) == 2
@@ -98,7 +98,7 @@ def test_the_fingerprint_follows_the_share_and_the_notes_say_it():
     )
 
 
-def test_given_training_pairs_follow_their_pictures():
+def test_given_training_pairs_follow_their_images():
     (chosen,) = held_out({"0000", "0001", "0002"}, 0.3)
     stays, other = sorted({"0000", "0001", "0002"} - {chosen})
     kept = [(f"{stays}_1", f"{stays}_0"), (f"{other}_0", f"{other}_1"), (f"{stays}_0", f"{other}_0")]
@@ -108,7 +108,7 @@ def test_given_training_pairs_follow_their_pictures():
     tested = [("0003_0", "0003_1")]
     training = [moved[0], kept[0], unknown[0], crossing, kept[1], moved[1], kept[2], unknown[1]]
     given = Listing(
-        [*people(3), *people(1, "test", first=3)], "", [Reject("before", "train", reasons.NO_PICTURE)],
+        [*people(3), *people(1, "test", first=3)], "", [Reject("before", "train", reasons.NO_IMAGE)],
         {"train": training, "test": tested},
     )  # fmt: skip
     listing = with_validation(given, 0.3)
@@ -132,7 +132,7 @@ def test_validation_is_paired_by_the_rule_where_no_given_pair_is_of_it():
 
 
 def test_names_stay_unique_within_a_split():
-    """Test pictures may be called as training pictures are, as those of the embedded people."""
+    """Test images may be called as training images are, as those of the embedded people."""
     named = people(4)
     tested = [entry._replace(split="test", identity=f"test-{entry.identity}") for entry in named]
     listing = with_validation(Listing([*named, *tested], ""), 0.5)
@@ -148,7 +148,7 @@ def test_a_share_that_is_none_is_an_error(share):
 
 
 def test_too_few_identities_are_an_error_that_says_what_there_is():
-    entries = [*people(3), *pictures("alone", 1), *people(2, "test", first=1)]
+    entries = [*people(3), *images("alone", 1), *people(2, "test", first=1)]
     match = (
         r"share 0.1 .* and 1 qualify: there are 4 training identities, 3 of them with two .*, 2 of these also tested"
     )

@@ -1,4 +1,4 @@
-"""Folders of synchronized views: pictures and videos, joints, calibration, groups, splits, and what is rejected why."""
+"""Folders of synchronized views: images and videos, joints, calibration, groups, splits, and what is rejected why."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def openpose(path: Path, points: np.ndarray | None) -> None:
     path.write_text(json.dumps({"version": 1.3, "people": [{"pose_keypoints_2d": known}] if known else []}))
 
 
-def picture(camera: str, frame: int) -> np.ndarray:
+def image(camera: str, frame: int) -> np.ndarray:
     pixels = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
     for name, colour in MARKS.items():
         x, y = joints(camera, frame)[JOINTS.index(name)].astype(int)
@@ -49,7 +49,7 @@ def make_take(root: Path, take: str, cameras=tuple(CAMERAS), frames=range(FRAMES
             openpose(root / take / f"{camera}_json/{camera}.{frame:04d}.json", joints(camera, frame))
             file = root / take / camera / f"{frame:05d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(file), picture(camera, frame))
+            cv2.imwrite(str(file), image(camera, frame))
 
 
 def as_videos(take: Path) -> None:
@@ -61,7 +61,7 @@ def as_videos(take: Path) -> None:
             str(take / f"videos/{camera}.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (WIDTH, HEIGHT)
         )
         for frame in range(FRAMES):
-            writer.write(picture(camera, frame))
+            writer.write(image(camera, frame))
             (take / camera / f"{frame:05d}.png").unlink()
             json_file = take / f"{camera}_json/{camera}.{frame:04d}.json"
             json_file.rename(json_file.with_name(f"{camera}_{frame:012d}_keypoints.json"))
@@ -77,7 +77,7 @@ def calibrate(root: Path, cameras=CAMERAS) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two takes of three cameras with five pictures each."""
+    """Two takes of three cameras with five images each."""
     make_take(tmp_path, "anna")
     make_take(tmp_path, "ben")
     calibrate(tmp_path)
@@ -90,12 +90,12 @@ def found(listing: Listing) -> set[tuple[str, str]]:
 
 def check_marks(source: Source, listing: Listing) -> None:
     for entry in reversed(listing.entries):
-        pictured = source.load(entry)
-        pixels = cv2.imdecode(np.frombuffer(pictured.image, np.uint8), cv2.IMREAD_COLOR)
+        imaged = source.load(entry)
+        pixels = cv2.imdecode(np.frombuffer(imaged.image, np.uint8), cv2.IMREAD_COLOR)
         assert pixels is not None
         assert pixels.shape == (pixels.shape[0],) * 2 + (3,)
         for name, colour in MARKS.items():
-            x, y = pictured.joints[JOINTS.index(name)].astype(int)
+            x, y = imaged.joints[JOINTS.index(name)].astype(int)
             assert np.abs(pixels[y, x].astype(int) - colour).max() < 90, (entry.name, name)
 
 
@@ -177,8 +177,8 @@ def test_what_is_missing_is_counted_with_its_reason(root: Path):
     take = root / "anna"
     (take / "cam01/00002.png").unlink()
     (take / "cam02_json/cam02.0003.json").unlink()
-    cv2.imwrite(str(take / "cam02/cover.png"), picture("cam02", 0))
-    cv2.imwrite(str(take / "cam02/again_1.png"), picture("cam02", 0))
+    cv2.imwrite(str(take / "cam02/cover.png"), image("cam02", 0))
+    cv2.imwrite(str(take / "cam02/again_1.png"), image("cam02", 0))
     make_take(root, "anna", ["cam09"])
     make_take(root, "ben", ["cam07", "cam08"])
     (root / "ben/cam07").rename(root / "ben/.hidden")
@@ -186,10 +186,10 @@ def test_what_is_missing_is_counted_with_its_reason(root: Path):
     openpose(root / "ben/cam01_json/cam01.0001.json", None)
     listing = SynchronizedViews(root, test=("ben",)).listing()
     assert found(listing) == {
-        ("anna/000002.cam01", reasons.NO_PICTURE),
+        ("anna/000002.cam01", reasons.NO_IMAGE),
         ("anna/000003.cam02", reasons.NOT_ANNOTATED),
         ("anna.cam02", reasons.NO_NUMBER),
-        ("anna/000001.cam02", reasons.NO_PICTURE),
+        ("anna/000001.cam02", reasons.NO_IMAGE),
         ("anna.cam09", reasons.NOT_CALIBRATED),
         ("ben.cam07", reasons.NO_VIDEO),
         ("ben.cam08", reasons.VIDEO_NOT_ANNOTATED),
@@ -201,7 +201,7 @@ def test_what_is_missing_is_counted_with_its_reason(root: Path):
     assert not nobody.visible.any(), "it is rejected when it is prepared"
     strided = SynchronizedViews(root, test=("ben",), stride=2).listing()
     assert ("anna/000003.cam02", reasons.NOT_ANNOTATED) not in found(strided)
-    assert ("anna/000002.cam01", reasons.NO_PICTURE) in found(strided)
+    assert ("anna/000002.cam01", reasons.NO_IMAGE) in found(strided)
 
 
 def test_joints_that_no_crop_can_hold_are_rejected(root: Path):
@@ -212,11 +212,11 @@ def test_joints_that_no_crop_can_hold_are_rejected(root: Path):
     assert rejected == {("anna.cam01", reasons.NO_CROP), ("anna.cam02", reasons.NO_CROP)}
 
 
-def test_a_damaged_picture_is_a_reject_of_its_own(root: Path):
+def test_a_damaged_image_is_a_reject_of_its_own(root: Path):
     source = SynchronizedViews(root)
     first, second = source.listing().entries[:2]
-    parse_part(first.path).path.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="truncated or damaged picture"):
+    parse_part(first.path).path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="truncated or damaged image"):
         source.load(first)
     assert source.load(second).image
     parse_part(first.path).path.unlink()
@@ -296,7 +296,7 @@ def test_points_of_body_25b_ask_for_their_layout(root: Path):
 
 @needs_pose2sim
 def test_pose2sims_recordings(tmp_path: Path):
-    """The real joints and calibration of two takes of four cameras, with made-up pictures: 25 and 5 instants."""
+    """The real joints and calibration of two takes of four cameras, with made-up images: 25 and 5 instants."""
     blank = cv2.imencode(".jpg", np.full((1920, 1088, 3), 90, np.uint8))[1].tobytes()
     for take, count in (("single", 25), ("multi", 5)):
         (tmp_path / take).mkdir()

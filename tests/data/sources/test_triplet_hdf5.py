@@ -1,4 +1,4 @@
-"""The triplet authors' HDF5 files: discs back to joints, pictures known by their bytes, identities as components."""
+"""The triplet authors' HDF5 files: discs back to joints, images known by their bytes, identities as components."""
 
 import dataclasses
 import pickle
@@ -25,7 +25,7 @@ SIDE = 64
 
 
 def drawn(x: int, y: int, height: int = SIDE, width: int = SIDE, radius: int = 8) -> np.ndarray:
-    """A disc as PG2 draws it: pixel by pixel, those in the picture at a distance of at most the radius."""
+    """A disc as PG2 draws it: pixel by pixel, those in the image at a distance of at most the radius."""
     disc = np.zeros((height, width))
     for row in range(y - radius, y + radius + 1):
         for column in range(x - radius, x + radius + 1):
@@ -35,13 +35,13 @@ def drawn(x: int, y: int, height: int = SIDE, width: int = SIDE, radius: int = 8
     return disc
 
 
-def picture(name: str) -> np.ndarray:
+def image(name: str) -> np.ndarray:
     random = np.random.default_rng(list(name.encode()))
     return cv2.resize(random.integers(0, 256, (4, 4, 3), dtype=np.uint8), (SIDE, SIDE))
 
 
 def joints(name: str) -> np.ndarray:
-    """18 joints of the picture, some of them near a border; -1 where there is none."""
+    """18 joints of the image, some of them near a border; -1 where there is none."""
     random = np.random.default_rng(list(name.encode()))
     made = random.integers(0, SIDE, (18, 2))
     made[[joint for joint in np.flatnonzero(random.random(18) < 0.2) if joint not in TORSO]] = -1
@@ -62,7 +62,7 @@ def write(root: Path, split: str, pairs, said: int | None = -1, **storage) -> Pa
             group = file.create_group(f"Data_{number}")
             for side, name in enumerate(pair):
                 kept = {"compression": "gzip", **storage}
-                group.create_dataset(f"image_raw_{side}", data=picture(name), **kept)
+                group.create_dataset(f"image_raw_{side}", data=image(name), **kept)
                 group.create_dataset(f"pose_mask_r8_{side}", data=np.zeros((SIDE, SIDE, 1), np.int64), **kept)
                 group.create_dataset(f"pose_r8_{side}", data=maps(name), **kept)
     if said is not None:
@@ -83,7 +83,7 @@ def root(tmp_path):
 
 
 class TestDiscs:
-    def test_every_centre_of_a_picture_is_found_again(self):
+    def test_every_centre_of_a_image_is_found_again(self):
         height, width = 19, 21  # whole discs, and discs cut off at every border and corner
         for y in range(height):
             for x in range(width):
@@ -118,7 +118,7 @@ class TestDiscs:
 
 
 class TestListing:
-    def test_pictures_are_known_by_their_bytes_and_people_by_their_pairs(self, root):
+    def test_images_are_known_by_their_bytes_and_people_by_their_pairs(self, root):
         listing = TripletHdf5(root).listing()
         names = {"b": "Data_0_0", "a": "Data_0_1", "x": "Data_1_0", "y": "Data_1_1", "c": "Data_2_1"}
         assert [(entry.name, entry.split) for entry in listing.entries] == [
@@ -136,11 +136,11 @@ class TestListing:
         assert [entry.group for entry in listing.entries] == people
         assert listing.rejects == []
         assert listing.notes == (
-            "Pictures: 5 for training and 2 for testing, known by their bytes; identities: the 3 sets of pictures that "
+            "Images: 5 for training and 2 for testing, known by their bytes; identities: the 3 sets of images that "
             "pairs join.",
         )
 
-    def test_a_picture_in_both_files_is_one_person_and_is_told(self, tmp_path):
+    def test_a_image_in_both_files_is_one_person_and_is_told(self, tmp_path):
         write(tmp_path, "train", TRAIN)
         write(tmp_path, "test", [("x", "z")])
         listing = TripletHdf5(tmp_path).listing()
@@ -164,7 +164,7 @@ class TestListing:
             seen.append(TripletHdf5(tmp_path / str(number)).listing().fingerprint)
         assert len(set(seen)) == 4
 
-    def test_no_picture_is_unpacked_and_no_map_is_read(self, root, monkeypatch):
+    def test_no_image_is_unpacked_and_no_map_is_read(self, root, monkeypatch):
         def forbidden(self, *_):
             raise AssertionError(f"{self.name} is read")
 
@@ -212,7 +212,7 @@ class TestLoading:
                 loaded, expected = source.load(entry), joints(name)
                 opened = open_image(loaded.image)
                 assert opened.storable
-                assert (opened.pixels == picture(name)).all(), "RGB, without loss"
+                assert (opened.pixels == image(name)).all(), "RGB, without loss"
                 assert (loaded.joints == expected).all()
                 assert (loaded.visible == (expected[:, 0] >= 0)).all()
                 assert (loaded.joints.dtype, loaded.visible.dtype) == (np.float32, np.bool_)
@@ -298,8 +298,8 @@ class TestWhatIsWrong:
         listing = TripletHdf5(root).listing()
         assert listing.pairs["train"] == [("Data_2_0", "Data_2_1"), ("Data_3_0", "Data_3_1")]
         assert [reject[:3] for reject in listing.rejects] == [
-            ("Data_0", "train", "no picture"),
-            ("Data_1", "train", "no picture"),
+            ("Data_0", "train", "no image"),
+            ("Data_1", "train", "no image"),
         ]
         assert "found the shapes () and (64, 64, 18)" in listing.rejects[0].detail
         assert "found the shapes (64, 64, 3) and (64, 64, 17)" in listing.rejects[1].detail
@@ -307,7 +307,7 @@ class TestWhatIsWrong:
     def test_no_pair_at_all_is_an_error(self, root):
         with h5py.File(root / "DF_test_data/DF_test.hdf5", "a") as file:
             for number in range(2):
-                file[f"Data_{number}"].move("image_raw_0", "picture")
+                file[f"Data_{number}"].move("image_raw_0", "image")
         with pytest.raises(ValueError, match=r"none of its 2 pairs can be read\. Data_0: expected image_raw_0"):
             TripletHdf5(root).listing()
 

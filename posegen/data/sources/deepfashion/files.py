@@ -1,11 +1,11 @@
-"""The names of DeepFashion's in-shop pictures (Liu et al. 2016), in the three spellings that are in use.
+"""The names of DeepFashion's in-shop images (Liu et al. 2016), in the three spellings that are in use.
 
 - official: `img/WOMEN/Blouses_Shirts/id_00000001/02_1_front.jpg`
 - pose-gan (Deformable GAN, its split_fasion_dataset.py; "fasion" is its spelling), without the category's underscores:
   `fasionWOMENBlousesShirtsid0000000102_1front.jpg`
 - PATN (its train.lst and test.lst), which keeps them: `fashionWOMENBlouses_Shirtsid0000000102_1front.jpg`
 
-The files of a DeepFashion folder: pictures, annotations, split lists and pair lists, by what names mean.
+The files of a DeepFashion folder: images, annotations, split lists and pair lists, by what names mean.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from posegen.data import reasons
 from posegen.data.formats.annotations import JointFiles, find_joint_files
-from posegen.data.formats.images import READABLE, picture_sizes
+from posegen.data.formats.images import READABLE, image_sizes
 from posegen.data.formats.keypoint_files import POSE_GAN, Pose, read_annotations
 from posegen.data.listing import Reject
 from posegen.data.sources.splits import SPLITS
@@ -29,7 +29,7 @@ _NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where "BlousesShirts" has los
 
 
 class Name(NamedTuple):
-    """One picture, however it is spelled; the file's suffix is no part of it. The fields' order is that of sorting."""
+    """One image, however it is spelled; the file's suffix is no part of it. The fields' order is that of sorting."""
 
     gender: str  # "WOMEN" or "MEN"
     category: str  # without underscores: "BlousesShirts"
@@ -59,7 +59,7 @@ class Name(NamedTuple):
 
 
 def parse_name(text: str) -> Name | None:
-    """The picture that a path or name means, in any of the spellings, with or without a suffix; None where it is none.
+    """The image that a path or name means, in any of the spellings, with or without a suffix; None where it is none.
 
     What stands before it in a path does not matter.
     """
@@ -74,7 +74,7 @@ def parse_name(text: str) -> Name | None:
 NO_NAME = "no DeepFashion name"
 
 LAYOUTS = (
-    "'img' as DeepFashion has it (img/WOMEN/Dresses/id_00000002/02_1_front.jpg), or pictures called "
+    "'img' as DeepFashion has it (img/WOMEN/Dresses/id_00000002/02_1_front.jpg), or images called "
     "fasionWOMENDressesid0000000202_1front.jpg (pose-gan) or fashionWOMENDressesid0000000202_1front.jpg (PATN)"
 )
 ANNOTATIONS = (
@@ -84,8 +84,8 @@ ANNOTATIONS = (
 
 
 @dataclass(frozen=True)
-class PicturePaths:
-    """Where each picture lies, the files' sizes in bytes by path, and what cannot be used."""
+class ImagePaths:
+    """Where each image lies, the files' sizes in bytes by path, and what cannot be used."""
 
     paths: dict[Name, Path]
     sizes: dict[str, int]
@@ -100,15 +100,15 @@ class NamedPoses:
     rejects: list[Reject]
 
 
-def find_pictures(root: Path) -> PicturePaths:
-    """The pictures in `root/img`, else in `root/train` and `root/test`, else anywhere below `root`.
+def find_images(root: Path) -> ImagePaths:
+    """The images in `root/img`, else in `root/train` and `root/test`, else anywhere below `root`.
 
     One that lies in several places is rejected, and so is a name in none of the spellings. Raises ValueError where that
     leaves none.
     """
     if not root.is_dir():
         raise ValueError(f"DeepFashion root '{root}' is not a folder. Expected one with {LAYOUTS}; and {ANNOTATIONS}.")
-    sizes = {folder / path: size for folder in _folders(root) for path, size in picture_sizes(folder, READABLE).items()}
+    sizes = {folder / path: size for folder in _folders(root) for path, size in image_sizes(folder, READABLE).items()}
     places: dict[Name, list[Path]] = {}
     rejects = []
     for path in sizes:
@@ -123,7 +123,7 @@ def find_pictures(root: Path) -> PicturePaths:
         if len(found) > 1
     ]
     paths = {name: found[0] for name, found in places.items() if len(found) == 1}
-    return PicturePaths(paths, {str(path): size for path, size in sizes.items()}, rejects)
+    return ImagePaths(paths, {str(path): size for path, size in sizes.items()}, rejects)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -137,19 +137,19 @@ def _check_places(root: Path, files: list[Path], places: Mapping[Name, list[Path
     if not files:
         there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise ValueError(
-            f"DeepFashion root '{root}' holds no picture; there is {there}. Expected {LAYOUTS}; and {ANNOTATIONS}."
+            f"DeepFashion root '{root}' holds no image; there is {there}. Expected {LAYOUTS}; and {ANNOTATIONS}."
         )
     if not places:
         found = [path.relative_to(root.absolute()).as_posix() for path in files[:3]]
         raise ValueError(
-            f"none of the {len(files):,} pictures in '{root}' has a DeepFashion name; they are called {found}. "
-            f"Expected {LAYOUTS}. Pictures with names of their own are a folder (--dataset folder)."
+            f"none of the {len(files):,} images in '{root}' has a DeepFashion name; they are called {found}. "
+            f"Expected {LAYOUTS}. Images with names of their own are a folder (--dataset folder)."
         )
     if all(len(found) > 1 for found in places.values()):
         twice = [str(path) for path in next(iter(places.values()))]
         raise ValueError(
-            f"every picture in '{root}' lies there more than once, such as {', '.join(twice)}: keep one folder of "
-            "pictures below the root, or call the two that are meant 'train' and 'test'."
+            f"every image in '{root}' lies there more than once, such as {', '.join(twice)}: keep one folder of "
+            "images below the root, or call the two that are meant 'train' and 'test'."
         )
 
 
@@ -173,7 +173,7 @@ def deepfashion_joint_files(root: Path, joints: Path | None) -> tuple[JointFiles
 
 
 def is_resized(files: Iterable[Path]) -> bool:
-    """Whether annotation files are for pictures cut to 176x256, as their names say: `fasion-resize-annotation-...`."""
+    """Whether annotation files are for images cut to 176x256, as their names say: `fasion-resize-annotation-...`."""
     return any("resize" in path.name for path in files)
 
 
@@ -187,9 +187,9 @@ def _split_files(root: Path, kind: str) -> dict[str, dict[str, Path]]:
 
 
 def read_poses(joint_files: JointFiles) -> NamedPoses:
-    """Reads the files. A picture that one file names twice is rejected, since nothing says which annotation is right.
+    """Reads the files. An image that one file names twice is rejected, since nothing says which annotation is right.
 
-    Raises ValueError where two files name a picture, or none names any, and as `read_annotations` does.
+    Raises ValueError where two files name an image, or none names any, and as `read_annotations` does.
     """
     poses: dict[Name, tuple[Pose, str | None]] = {}
     rejects: list[Reject] = []
@@ -203,7 +203,7 @@ def read_poses(joint_files: JointFiles) -> NamedPoses:
         raise ValueError(_in_both(both, [path.name for path, _ in joint_files.files]))
     if not poses:
         raise ValueError(
-            f"{joint_files} names no picture of DeepFashion, but {[reject.name for reject in rejects[:3]]}. Expected "
+            f"{joint_files} names no image of DeepFashion, but {[reject.name for reject in rejects[:3]]}. Expected "
             f"joints of {LAYOUTS}."
         )
     return NamedPoses(poses, rejects)
@@ -217,7 +217,7 @@ def _poses_of_file(path: Path, split: str) -> tuple[dict[Name, Pose], list[Rejec
         if name := parse_name(label):
             labels.setdefault(name, []).append(label)
         else:
-            rejects.append(Reject(label, split, reasons.NO_PICTURE, f"named in {path.name}: {NO_NAME}"))
+            rejects.append(Reject(label, split, reasons.NO_IMAGE, f"named in {path.name}: {NO_NAME}"))
     poses: dict[Name, Pose] = {}
     for name, named in labels.items():
         if len(named) == 1 and named[0] in annotations.poses:
@@ -258,7 +258,7 @@ def _read_list(path: Path) -> dict[Name, None]:
 def _in_both(names: Collection[Name], files: list[str]) -> str:
     first = ", ".join(name.official() for name in list(names)[:3])
     return (
-        f"{len(names):,} pictures are in two of {', '.join(files)}, such as {first}. A picture is for training or for "
+        f"{len(names):,} images are in two of {', '.join(files)}, such as {first}. An image is for training or for "
         "testing: take them out of one of the files."
     )
 

@@ -1,8 +1,8 @@
-"""DeepFashion's in-shop pictures (Liu et al. 2016), 256x256: the data set of PG2, Deformable GAN, VDG and PATN.
+"""DeepFashion's in-shop images (Liu et al. 2016), 256x256: the data set of PG2, Deformable GAN, VDG and PATN.
 
-The pictures lie as they are distributed (`img/WOMEN/Dresses/id_00000002/02_1_front.jpg`) or in flat folders with the
+The images lie as they are distributed (`img/WOMEN/Dresses/id_00000002/02_1_front.jpg`) or in flat folders with the
 names of pose-gan or PATN; `deepfashion_names` maps them onto each other. The joints are the public annotation files of
-pose-gan (`fasion-annotation-{train,test}.csv`) or PATN (`fasion-resize-annotation-{train,test}.csv`, whose pictures are
+pose-gan (`fasion-annotation-{train,test}.csv`) or PATN (`fasion-resize-annotation-{train,test}.csv`, whose images are
 cut to a width of 176, so that x = x256 - 40), or any others that `find_joint_files` finds.
 """
 
@@ -19,17 +19,17 @@ import simplejpeg
 
 from posegen.data import reasons
 from posegen.data.formats.annotations import JointFiles
-from posegen.data.formats.images import fingerprint, open_image, picture_size, read_picture
+from posegen.data.formats.images import fingerprint, image_size, open_image, read_image
 from posegen.data.formats.keypoint_files import Pose
-from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.sources.deepfashion.files import (
     FLAT,
+    ImagePaths,
     Name,
     NamedPoses,
-    PicturePaths,
     deepfashion_joint_files,
+    find_images,
     find_pair_lists,
-    find_pictures,
     is_resized,
     parse_name,
     read_poses,
@@ -38,17 +38,17 @@ from posegen.data.sources.deepfashion.files import (
 from posegen.data.sources.pairs import given_pairs
 from posegen.data.sources.splits import SPLITS, shared_identities
 
-WHOLE, CROPPED = (256, 256), (256, 176)  # height, width of the pictures, before and after the crop
+WHOLE, CROPPED = (256, 256), (256, 176)  # height, width of the images, before and after the crop
 BORDER = 40  # pixels that the crop takes from the left and from the right
 
 FLAT_PHOTO = "flat garment photo"
-OTHER_SIZE = "picture of another size"
+OTHER_SIZE = "image of another size"
 NO_SPLIT = "in no split list"
 
 
 @dataclass(frozen=True)
 class DeepFashion:
-    """The pictures of `root`, in any layout and spelling; entries are called by their official path without suffix.
+    """The images of `root`, in any layout and spelling; entries are called by their official path without suffix.
 
     A group is an item in one colour (ten digits), as PATN pairs them, and so is an identity: clothes, not a person. A
     view is the name's word ("front"). Entries stand in the order of the annotation files, on which the order of the
@@ -60,8 +60,8 @@ class DeepFashion:
     `flat_photos`: whether photos of a garment alone are kept. The papers leave out only what lacks a shoulder or hip,
     so they are by default; an estimator sometimes sees a person in one.
 
-    `crop`: "176x256" (width x height, PATN's) takes 40 pixels from the left and the right of every picture and moves
-    the joints; those that are then outside are kept. Pictures that have that size already are taken as they are.
+    `crop`: "176x256" (width x height, PATN's) takes 40 pixels from the left and the right of every image and moves
+    the joints; those that are then outside are kept. Images that have that size already are taken as they are.
     """
 
     root: Path
@@ -72,102 +72,100 @@ class DeepFashion:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the pictures that `load` gives."""
+        """Height and width of the images that `load` gives."""
         return WHOLE if self.crop == "none" else CROPPED
 
     def listing(self) -> Listing:
         """All entries of both splits. Raises ValueError where a folder or file is missing or does not parse."""
-        pictures = find_pictures(self.root)
+        images = find_images(self.root)
         joint_files, joints_note = deepfashion_joint_files(self.root, self.joints)
         posed = read_poses(joint_files)
         lists = read_split_lists(self.root)
-        _check_match(self.root, pictures, posed, joint_files, lists)
-        posed, moved_note = self._moved(pictures, posed, joint_files)
-        entries, refused = self._entries(pictures, posed, lists or {})
-        unused = _unused(pictures, posed, joint_files, lists or {})
-        listing = Listing(entries, "", [*pictures.rejects, *posed.rejects, *refused, *unused])
+        _check_match(self.root, images, posed, joint_files, lists)
+        posed, moved_note = self._moved(images, posed, joint_files)
+        entries, refused = self._entries(images, posed, lists or {})
+        unused = _unused(images, posed, joint_files, lists or {})
+        listing = Listing(entries, "", [*images.rejects, *posed.rejects, *refused, *unused])
         _check_entries(self.root, listing)
         listing = _with_pairs(listing, find_pair_lists(self.root, joint_files))
         notes = (joints_note, *moved_note, *_split_notes(entries, posed, lists), *listing.notes)
         listing = replace(listing, notes=notes)
-        return replace(listing, fingerprint=fingerprint(self.name, listing, pictures.sizes))
+        return replace(listing, fingerprint=fingerprint(self.name, listing, images.sizes))
 
-    def load(self, entry: Entry) -> Picture:
-        """The file's bytes as they are; a cropped picture as BMP, so that it is encoded only once, for its shard.
+    def load(self, entry: Entry) -> LoadedImage:
+        """The file's bytes as they are; a cropped image as BMP, so that it is encoded only once, for its shard.
 
         Raises ValueError(reason, detail) where it cannot be read, is damaged, or has neither size.
         """
         assert entry.joints is not None
         assert entry.visible is not None
-        image = read_picture(Path(entry.path))
+        image = read_image(Path(entry.path))
         size = _encoded_size(image)
         if size == WHOLE and self.size == CROPPED:
             image = _cropped(image)
         elif size != self.size:
             raise ValueError(OTHER_SIZE, f"{_by_width(size)} pixels (width x height), expected {_by_width(self.size)}")
-        return Picture(image, entry.joints, entry.visible)
+        return LoadedImage(image, entry.joints, entry.visible)
 
-    def _moved(
-        self, pictures: PicturePaths, posed: NamedPoses, joint_files: JointFiles
-    ) -> tuple[NamedPoses, list[str]]:
-        """The poses in the pixels of the pictures that `load` gives, and what was done to them, in words."""
-        self._check_size(_first_size(pictures.paths[name] for name in posed.poses if name in pictures.paths))
+    def _moved(self, images: ImagePaths, posed: NamedPoses, joint_files: JointFiles) -> tuple[NamedPoses, list[str]]:
+        """The poses in the pixels of the images that `load` gives, and what was done to them, in words."""
+        self._check_size(_first_size(images.paths[name] for name in posed.poses if name in images.paths))
         shift = _border(cropped=_made_for_crop(posed, joint_files)) - _border(cropped=self.size == CROPPED)
         if not shift:
             return posed, []
         poses = {name: (_shifted(pose, shift), split) for name, (pose, split) in posed.poses.items()}
         side = "right" if shift > 0 else "left"
-        note = f"The joints are moved {abs(shift)} pixels to the {side}, for pictures of {_by_width(self.size)} pixels."
+        note = f"The joints are moved {abs(shift)} pixels to the {side}, for images of {_by_width(self.size)} pixels."
         return replace(posed, poses=poses), [note]
 
     def _check_size(self, found: tuple[int, int]) -> None:
         if found not in (WHOLE, CROPPED):
             raise ValueError(
-                f"the pictures in '{self.root}' are {_by_width(found)} pixels (width x height). Expected 256x256, to "
-                "which the public joints belong (DeepFashion's img, not img_highres), or 176x256. Pictures of another "
+                f"the images in '{self.root}' are {_by_width(found)} pixels (width x height). Expected 256x256, to "
+                "which the public joints belong (DeepFashion's img, not img_highres), or 176x256. Images of another "
                 r"size with joints of their own are a folder: --dataset folder --set 'data.identity=id_?(\d{8}.?\d\d)'."
             )
         if found == CROPPED and self.size == WHOLE:
             raise ValueError(
-                f"the pictures in '{self.root}' are 176x256 pixels (width x height) and would be stretched to 256x256. "
-                "Give --set data.crop=176x256, which takes them as they are, or the pictures of 256x256."
+                f"the images in '{self.root}' are 176x256 pixels (width x height) and would be stretched to 256x256. "
+                "Give --set data.crop=176x256, which takes them as they are, or the images of 256x256."
             )
 
     def _entries(
-        self, pictures: PicturePaths, posed: NamedPoses, lists: Mapping[Name, str]
+        self, images: ImagePaths, posed: NamedPoses, lists: Mapping[Name, str]
     ) -> tuple[list[Entry], list[Reject]]:
         entries: list[Entry] = []
         rejects: list[Reject] = []
         for name, (pose, given) in posed.poses.items():
             split = lists.get(name) if lists else given
-            if name not in pictures.paths:
+            if name not in images.paths:
                 continue
             if split is None:
                 rejects.append(Reject(name.official(), "train", NO_SPLIT, "train.lst and test.lst do not name it"))
             elif name.view == FLAT and not self.flat_photos:
                 rejects.append(Reject(name.official(), split, FLAT_PHOTO))
             else:
-                path = str(pictures.paths[name])
+                path = str(images.paths[name])
                 entries.append(Entry(name.official(), split, name.clothes, name.clothes, name.view, path, *pose))
         return entries, rejects
 
 
 def _check_match(
-    root: Path, pictures: PicturePaths, posed: NamedPoses, joint_files: JointFiles, lists: Mapping[Name, str] | None
+    root: Path, images: ImagePaths, posed: NamedPoses, joint_files: JointFiles, lists: Mapping[Name, str] | None
 ) -> None:
-    if not pictures.paths.keys() & posed.poses.keys():
+    if not images.paths.keys() & posed.poses.keys():
         raise ValueError(
-            f"no picture in '{root}' has joints in {joint_files}: pictures are called {_first(pictures.paths)}, joints "
+            f"no image in '{root}' has joints in {joint_files}: images are called {_first(images.paths)}, joints "
             f"are of {_first(posed.poses)}."
         )
     if lists is None and any(split is None for _, split in joint_files.files):
         raise ValueError(
-            f"nothing says which pictures are for training and which for testing: the joints are {joint_files}. "
+            f"nothing says which images are for training and which for testing: the joints are {joint_files}. "
             "Expected annotation files called *-annotation-train.csv and *-annotation-test.csv, or train.lst and "
             f"test.lst (a name a line) in '{root}'."
         )
-    if lists is not None and not pictures.paths.keys() & posed.poses.keys() & lists.keys():
-        raise ValueError(f"train.lst and test.lst in '{root}' name no picture that is there with joints.")
+    if lists is not None and not images.paths.keys() & posed.poses.keys() & lists.keys():
+        raise ValueError(f"train.lst and test.lst in '{root}' name no image that is there with joints.")
 
 
 def _check_entries(root: Path, listing: Listing) -> None:
@@ -176,8 +174,8 @@ def _check_entries(root: Path, listing: Listing) -> None:
             counts = Counter(reject.reason for reject in listing.rejects)
             rejects = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "nothing"
             raise ValueError(
-                f"'{root}' has no picture for the split '{split}': {len(listing.entries):,} pictures in the other one; "
-                f"left out: {rejects}. Expected pictures that the {split} annotation file, or {split}.lst, names."
+                f"'{root}' has no image for the split '{split}': {len(listing.entries):,} images in the other one; "
+                f"left out: {rejects}. Expected images that the {split} annotation file, or {split}.lst, names."
             )
 
 
@@ -186,11 +184,11 @@ def _first(names: Iterable[Name]) -> list[str]:
 
 
 def _first_size(paths: Iterable[Path]) -> tuple[int, int]:
-    """Height and width of the first picture that can be read, of twenty."""
+    """Height and width of the first image that can be read, of twenty."""
     first = list(islice(paths, 20))
-    size = next((size for path in first if (size := picture_size(path))), None)
+    size = next((size for path in first if (size := image_size(path))), None)
     if size is None:
-        raise ValueError(f"none of the first pictures can be read, such as {', '.join(map(str, first[:3]))}.")
+        raise ValueError(f"none of the first images can be read, such as {', '.join(map(str, first[:3]))}.")
     return size
 
 
@@ -205,7 +203,7 @@ def _border(*, cropped: bool) -> int:
 def _made_for_crop(posed: NamedPoses, joint_files: JointFiles) -> bool:
     """Whether the joints are for 176x256, as the files' names say. Raises ValueError where the joints contradict.
 
-    People stand in the middle of their pictures: the median x is near 128 or near 88.
+    People stand in the middle of their images: the median x is near 128 or near 88.
     """
     cropped = is_resized(path for path, _ in joint_files.files)
     known = [pose.joints[pose.visible, 0] for pose, _ in posed.poses.values()]
@@ -213,7 +211,7 @@ def _made_for_crop(posed: NamedPoses, joint_files: JointFiles) -> bool:
     middle, other = (size[1] / 2 for size in ((CROPPED, WHOLE) if cropped else (WHOLE, CROPPED)))
     if abs(median - other) < abs(median - middle):
         raise ValueError(
-            f"{joint_files}: by the name these joints are for pictures {2 * middle:g} pixels wide, but their median x, "
+            f"{joint_files}: by the name these joints are for images {2 * middle:g} pixels wide, but their median x, "
             f"{median:g}, is near the middle of {2 * other:g}. Put 'resize' into the names of files whose x is "
             "x256 - 40 (fasion-resize-annotation-train.csv), and only of these."
         )
@@ -242,17 +240,15 @@ def _cropped(image: bytes) -> bytes:
     return cv2.imencode(".bmp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def _unused(
-    pictures: PicturePaths, posed: NamedPoses, joint_files: JointFiles, lists: Mapping[Name, str]
-) -> list[Reject]:
-    """Pictures without an annotation, annotations without a picture, and listed names with neither."""
-    refused = {reject.name for reject in (*pictures.rejects, *posed.rejects)}
+def _unused(images: ImagePaths, posed: NamedPoses, joint_files: JointFiles, lists: Mapping[Name, str]) -> list[Reject]:
+    """Images without an annotation, annotations without an image, and listed names with neither."""
+    refused = {reject.name for reject in (*images.rejects, *posed.rejects)}
     found = [
-        *((name, lists.get(name), reasons.NOT_ANNOTATED, f"not named in {joint_files}") for name in pictures.paths),
-        *((name, split, reasons.NO_PICTURE, f"named in {joint_files}") for name, (_, split) in posed.poses.items()),
-        *((name, split, reasons.NO_PICTURE, f"named in {split}.lst") for name, split in lists.items()),
+        *((name, lists.get(name), reasons.NOT_ANNOTATED, f"not named in {joint_files}") for name in images.paths),
+        *((name, split, reasons.NO_IMAGE, f"named in {joint_files}") for name, (_, split) in posed.poses.items()),
+        *((name, split, reasons.NO_IMAGE, f"named in {split}.lst") for name, split in lists.items()),
     ]
-    used = pictures.paths.keys() & posed.poses.keys()
+    used = images.paths.keys() & posed.poses.keys()
     rejects: dict[str, Reject] = {}
     for name, split, reason, detail in found:
         if name not in used and (called := name.official()) not in refused:

@@ -202,7 +202,7 @@ class JointsFile:
 
 
 def find_videos(root: Path) -> dict[VideoName, Path]:
-    """The official videos below `root` by what is in them; those of all cameras in one picture (`_ALL`) are not taken.
+    """The official videos below `root` by what is in them; those of all cameras in one image (`_ALL`) are not taken.
 
     Raises ValueError where there is none.
     """

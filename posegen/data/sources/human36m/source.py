@@ -25,7 +25,7 @@ from posegen.data.formats.images import fingerprint
 from posegen.data.formats.keypoint_files import MISSING
 from posegen.data.formats.video import LARGEST, Part, Square, parse_part, part_sizes, read_part, square_around
 from posegen.data.geometry.joints import HUMAN36M_17, from_layout
-from posegen.data.listing import Entry, Listing, Picture, Reject
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.sources.human36m.files import (
     EXPECTED,
     Action,
@@ -67,7 +67,7 @@ class Human36M:
     stride: int = 25
     pad: int = 20
     name: ClassVar[str] = "human36m"
-    size: ClassVar[tuple[int, int]] = (256, 256)  # of the pictures in the shards, where no other is asked for
+    size: ClassVar[tuple[int, int]] = (256, 256)  # of the images in the shards, where no other is asked for
 
     def listing(self) -> Listing:
         """All instants of both splits. Raises ValueError where a folder or file is missing or does not parse."""
@@ -87,11 +87,11 @@ class Human36M:
         sizes = part_sizes([entry.path for entry in entries])
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes), notes=notes)
 
-    def load(self, entry: Entry) -> Picture:
+    def load(self, entry: Entry) -> LoadedImage:
         """The crop of the frame, in the video's own pixels, as BMP. Raises ValueError(reason, detail)."""
         assert entry.joints is not None
         assert entry.visible is not None
-        return Picture(read_part(parse_part(entry.path)), entry.joints, entry.visible)
+        return LoadedImage(read_part(parse_part(entry.path)), entry.joints, entry.visible)
 
     def _check_settings(self) -> None:
         if self.stride < 1:

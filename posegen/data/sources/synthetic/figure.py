@@ -19,15 +19,15 @@ from posegen.data.sources.synthetic.mesh import Fragments, Mesh, Tube, join, ras
 from posegen.data.sources.synthetic.skeleton import Proportions, Skeleton, turn
 from posegen.data.sources.synthetic.wardrobe import Look
 
-WIDEST = 0.97  # of the picture's width that a figure may span
-DRAWN_HEIGHT = 192  # at least this many rows are drawn, so that small pictures are as smooth as large ones
+WIDEST = 0.97  # of the image's width that a figure may span
+DRAWN_HEIGHT = 192  # at least this many rows are drawn, so that small images are as smooth as large ones
 
 
 class View(NamedTuple):
     """A camera and the crop: degrees around and above the person, light's direction, and the figure's place in it.
 
-    At azimuth 0 the camera sees the front, at 90 the person's right side (the person faces the picture's right), at
-    180 the back. `fill` is the share of the picture that the figure spans, unless `scale` says how many pictures'
+    At azimuth 0 the camera sees the front, at 90 the person's right side (the person faces the image's right), at
+    180 the back. `fill` is the share of the image that the figure spans, unless `scale` says how many images'
     heights a metre is; the shifts are shares of the free margin, -1 to 1. The light's direction points towards it:
     right, up, to the camera.
     """
@@ -55,9 +55,9 @@ class Figure:
         return (self.coverage >= 0.5).astype(np.uint8)
 
     def over(self, backdrop: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture of the figure before a backdrop."""
-        picture = self.colour + backdrop * (1 - self.coverage[..., None])
-        return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        """The image of the figure before a backdrop."""
+        image = self.colour + backdrop * (1 - self.coverage[..., None])
+        return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
 def draw_figure(
@@ -68,7 +68,7 @@ def draw_figure(
     view: View,
     size: tuple[int, int],
 ) -> Figure:
-    """Draws a person into a picture of `size` (height, width)."""
+    """Draws a person into an image of `size` (height, width)."""
     tubes = dress(skeleton, proportions, look)
     mesh = join(tubes)
     factor = max(2, -(-DRAWN_HEIGHT // size[0]))
@@ -86,7 +86,7 @@ def draw_figure(
 def common_scale(
     skeleton: Skeleton, proportions: Proportions, look: Look, views: Sequence[View], size: tuple[int, int]
 ) -> float:
-    """The `View.scale` at which the figure just spans its share of the picture in the view where that takes most."""
+    """The `View.scale` at which the figure just spans its share of the image in the view where that takes most."""
     mesh = join(dress(skeleton, proportions, look))
     turned = ((mesh.vertices @ _camera(view).T, view) for view in views)
     return min(_fit(vertices, view, 1.0, size[1] / size[0])[0] for vertices, view in turned)
@@ -105,7 +105,7 @@ class Surface(NamedTuple):
 
 
 def _fit(turned: np.ndarray, view: View, height: float, width: float) -> tuple[float, tuple[float, float]]:
-    """Pixels per metre so that the figure spans its share of the picture, and where the origin comes to lie."""
+    """Pixels per metre so that the figure spans its share of the image, and where the origin comes to lie."""
     low, high = turned[:, :2].min(axis=0), turned[:, :2].max(axis=0)
     span = high - low
     scale = view.scale * height if view.scale else float(min(view.fill * height / span[1], WIDEST * width / span[0]))
@@ -176,7 +176,7 @@ def visible_joints(
 
     A joint is hidden when the first surface on its line of sight is nearer than the joint by more than may lie over
     it: the joint's flesh and cloth (`_FLESH`, metres) where that surface is of its own limb or of a part that the
-    joint joins, and 15 mm where it is of any other part. A joint outside the picture is not visible.
+    joint joins, and 15 mm where it is of any other part. A joint outside the image is not visible.
 
     `joints` are x, y and nearness in pixels of `surface`; `parts` names each tube's part; `scale` is in pixels per
     metre of an average body, so that stout people have more flesh.
@@ -202,7 +202,7 @@ def _own_parts(name: str) -> set[str]:
 def _reduce(
     colour: np.ndarray, surface: Surface, joints: np.ndarray, visible: np.ndarray, size: tuple[int, int]
 ) -> Figure:
-    """Averages the drawn pixels down to the picture's."""
+    """Averages the drawn pixels down to the image's."""
     height, width = surface.tube.shape
     drawn = np.zeros((height * width, 4), np.float32)
     drawn[surface.fragments.pixel, :3], drawn[surface.fragments.pixel, 3] = np.clip(colour, 0, 255), 1

@@ -156,7 +156,7 @@ def _barycentric_planes(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _candidates(corners: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every pixel of every triangle's bounding box inside the picture, as (triangle, column, row)."""
+    """Every pixel of every triangle's bounding box inside the image, as (triangle, column, row)."""
     limits = np.array((width - 1, height - 1))
     low = np.maximum(np.ceil(corners[:, :, :2].min(axis=1)), 0).astype(np.int64)
     high = np.minimum(np.floor(corners[:, :, :2].max(axis=1)), limits).astype(np.int64)

@@ -1,7 +1,7 @@
 """Five cameras, each with its own scene, light and direction towards the people who pass. Drawn with OpenCV.
 
-Scenes are wider than a picture: a picture shows a stretch of its camera's scene. They are kept simple, so that a small
-model can learn them, and no two cameras see a person from mirrored directions, so that a mirrored picture is not taken
+Scenes are wider than an image: an image shows a stretch of its camera's scene. They are kept simple, so that a small
+model can learn them, and no two cameras see a person from mirrored directions, so that a mirrored image is not taken
 for another camera's. Our choice throughout.
 """
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-HEIGHT = 256  # a scene's own rows, scaled to the pictures' afterwards
+HEIGHT = 256  # a scene's own rows, scaled to the images' afterwards
 WIDTH = 448
 
 
@@ -92,7 +92,7 @@ CAMERAS = (
 
 
 def backdrop(view: int, size: tuple[int, int], place: float) -> Float[np.ndarray, "height width 3"]:
-    """The stretch of a camera's scene behind a picture of `size`; `place` (0 to 1) says which. RGB, 0 to 255."""
+    """The stretch of a camera's scene behind an image of `size`; `place` (0 to 1) says which. RGB, 0 to 255."""
     height, width = size
     scene = _scaled_scene(view, height, width)
     left = round(place * (scene.shape[1] - width))
@@ -111,7 +111,7 @@ def ground_shadow(backdrop: Float[np.ndarray, "height width 3"], feet: Float[np.
 
 @lru_cache(maxsize=32)
 def _scaled_scene(view: int, height: int, width: int) -> np.ndarray:
-    """A camera's scene at the pictures' height, at least half as wide again as a picture."""
+    """A camera's scene at the images' height, at least half as wide again as an image."""
     camera = CAMERAS[view]
     scene = camera.draw(np.random.default_rng(view))
     columns = max(round(WIDTH * height / HEIGHT), round(1.5 * width))

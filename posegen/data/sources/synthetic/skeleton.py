@@ -90,7 +90,7 @@ def turn(axis: int, degrees: float) -> Float[np.ndarray, "3 3"]:
 
 
 def random_proportions(rng: np.random.Generator) -> Proportions:
-    """Proportions of one adult; the overall height does not matter, because pictures are cropped to the person."""
+    """Proportions of one adult; the overall height does not matter, because images are cropped to the person."""
     masculine = float(rng.uniform())
     legs, arms = rng.normal(1.0, 0.03, 2)
     return Proportions(

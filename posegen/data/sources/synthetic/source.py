@@ -1,7 +1,7 @@
 """The embedded data set: clothed people drawn from a jointed 3D skeleton, with exact joints, visibility and masks.
 
-Everything about a picture is a function of the seed, the person and the picture's number, so that any task can draw
-any picture. Every person wears one set of clothes and is seen by five cameras (`scenes.CAMERAS`) in many poses.
+Everything about an image is a function of the seed, the person and the image's number, so that any task can draw
+any image. Every person wears one set of clothes and is seen by five cameras (`scenes.CAMERAS`) in many poses.
 
 The embedded data set in a multi-view form: every instant of a drawn person as all cameras see it at once.
 
@@ -23,16 +23,16 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from posegen.data.geometry.joints import JOINTS
-from posegen.data.listing import Entry, Listing, Picture
+from posegen.data.listing import Entry, Listing, LoadedImage
 from posegen.data.sources.synthetic.fabrics import draw_tiles
 from posegen.data.sources.synthetic.figure import Figure, View, common_scale, draw_figure
 from posegen.data.sources.synthetic.scenes import CAMERAS, backdrop, ground_shadow
 from posegen.data.sources.synthetic.skeleton import Proportions, pose_skeleton, random_pose, random_proportions
 from posegen.data.sources.synthetic.wardrobe import Look, random_look
 
-DRAWING = 1  # changes whenever a picture's drawing does
+DRAWING = 1  # changes whenever an image's drawing does
 SPLITS = ("train", "test")
-CAMERA_ORDER = (0, 3, 1, 4, 0, 1, 3, 2)  # cameras of a person's pictures in turn; the side's hides joints: rarer
+CAMERA_ORDER = (0, 3, 1, 4, 0, 1, 3, 2)  # cameras of a person's images in turn; the side's hides joints: rarer
 JPEG_QUALITY = 95
 SMALLEST = 16
 
@@ -47,7 +47,7 @@ class Person(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticPeople:
-    """Drawn people; `size` is height, width in pixels. About 80 % of the pictures show both shoulders and both hips.
+    """Drawn people; `size` is height, width in pixels. About 80 % of the images show both shoulders and both hips.
 
     The default is a small training set that a small model can learn from within minutes: 200 people to learn from and
     20 others to be judged by. Test people do not change with the number of training people.
@@ -58,37 +58,37 @@ class SyntheticPeople:
     seed: int = 0
     train_people: int = 200
     test_people: int = 20
-    pictures_per_person: int = 16
+    images_per_person: int = 16
     size: tuple[int, int] = (64, 32)
 
     def __post_init__(self) -> None:
         _check(self)
 
     def listing(self) -> Listing:
-        """All pictures of both splits; groups are people."""
+        """All images of both splits; groups are people."""
         counts = dict(zip(SPLITS, (self.train_people, self.test_people), strict=True))
         entries = [
-            _entry(split, person, picture)
+            _entry(split, person, image)
             for split, people in counts.items()
             for person in range(people)
-            for picture in range(self.pictures_per_person)
+            for image in range(self.images_per_person)
         ]
         described = json.dumps({"drawing": DRAWING, **asdict(self)}, sort_keys=True)
         return Listing(entries=entries, fingerprint=hashlib.sha256(described.encode()).hexdigest())
 
-    def load(self, entry: Entry) -> Picture:
-        """Draws one picture."""
+    def load(self, entry: Entry) -> LoadedImage:
+        """Draws one image."""
         figure, behind = self.draw(entry)
         pixels = figure.over(behind)
         image = simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
-        return Picture(image, figure.joints, figure.visible, figure.mask)
+        return LoadedImage(image, figure.joints, figure.visible, figure.mask)
 
     def draw(self, entry: Entry) -> tuple[Figure, np.ndarray]:
         """The figure of an entry and what lies behind it: RGB float (height, width, 3), 0 to 255."""
-        split, number, picture = _numbers(entry)
+        split, number, image = _numbers(entry)
         person = drawn_person(self.seed, split, number)
         camera = CAMERAS[int(entry.view)]
-        rng = np.random.default_rng((self.seed, split, number, picture))
+        rng = np.random.default_rng((self.seed, split, number, image))
         skeleton = pose_skeleton(person.proportions, random_pose(rng))
         view = View(
             azimuth=camera.azimuth + rng.uniform(-11, 11),
@@ -103,17 +103,17 @@ class SyntheticPeople:
         return figure, behind
 
 
-def contact_sheet(source: SyntheticPeople, people: int, pictures: int) -> UInt8[np.ndarray, "height width 3"]:
-    """The first pictures of the first training people, a row a person. RGB."""
+def contact_sheet(source: SyntheticPeople, people: int, images: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The first images of the first training people, a row a person. RGB."""
     rows = []
     for person in range(people):
-        drawn = (source.draw(_entry("train", person, picture)) for picture in range(pictures))
+        drawn = (source.draw(_entry("train", person, image)) for image in range(images))
         rows.append(np.concatenate([figure.over(behind) for figure, behind in drawn], axis=1))
     return np.concatenate(rows)
 
 
 def _check(source: SyntheticPeople) -> None:
-    fewest = {"train_people": 1, "test_people": 1, "pictures_per_person": 2, "seed": 0}
+    fewest = {"train_people": 1, "test_people": 1, "images_per_person": 2, "seed": 0}
     for name, least in fewest.items():
         if getattr(source, name) < least:
             raise ValueError(f"synthetic people: {name} is {getattr(source, name)}; it must be at least {least}")
@@ -121,20 +121,20 @@ def _check(source: SyntheticPeople) -> None:
         raise ValueError(f"synthetic people: size (height, width) is {source.size}; both must be at least {SMALLEST}")
 
 
-def _entry(split: str, person: int, picture: int) -> Entry:
-    identity, view = f"{split}-{person:04d}", str(CAMERA_ORDER[picture % len(CAMERA_ORDER)])
-    name = f"{person:04d}_v{view}_{picture:02d}.jpg"
+def _entry(split: str, person: int, image: int) -> Entry:
+    identity, view = f"{split}-{person:04d}", str(CAMERA_ORDER[image % len(CAMERA_ORDER)])
+    name = f"{person:04d}_v{view}_{image:02d}.jpg"
     return Entry(name=name, split=split, group=identity, identity=identity, view=view, path="")
 
 
 def _numbers(entry: Entry) -> tuple[int, int, int]:
-    """The numbers of the split that a person is drawn for, of the person in it, and of the picture.
+    """The numbers of the split that a person is drawn for, of the person in it, and of the image.
 
     Of the identity and the name, not of the entry's split: a training person who is held out stays who they are.
     """
     split, _, person = entry.identity.partition("-")
-    picture = entry.name.removesuffix(".jpg").rpartition("_")[2]
-    return SPLITS.index(split), int(person), int(picture)
+    image = entry.name.removesuffix(".jpg").rpartition("_")[2]
+    return SPLITS.index(split), int(person), int(image)
 
 
 @lru_cache(maxsize=16)
@@ -172,7 +172,7 @@ class SyntheticViews:
         _check_views(self)
 
     def listing(self) -> Listing:
-        """All pictures of both splits; groups are instants."""
+        """All images of both splits; groups are instants."""
         counts = dict(zip(SPLITS, (self.train_people, self.test_people), strict=True))
         entries = [
             _view_entry(self, split, person, instant, view)
@@ -184,12 +184,12 @@ class SyntheticViews:
         described = json.dumps({"drawing": DRAWING, "form": "views", **asdict(self)}, sort_keys=True)
         return Listing(entries=entries, fingerprint=hashlib.sha256(described.encode()).hexdigest())
 
-    def load(self, entry: Entry) -> Picture:
-        """Draws one picture."""
+    def load(self, entry: Entry) -> LoadedImage:
+        """Draws one image."""
         figure, behind = self.draw(entry)
         pixels = figure.over(behind)
         image = simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
-        return Picture(image, figure.joints, np.ones(len(JOINTS), bool), figure.mask)
+        return LoadedImage(image, figure.joints, np.ones(len(JOINTS), bool), figure.mask)
 
     def draw(self, entry: Entry) -> tuple[Figure, np.ndarray]:
         """The figure of an entry and what lies behind it: RGB float (height, width, 3), 0 to 255."""

@@ -66,7 +66,7 @@ def test_a_hand_before_a_hip_hides_that_hip_only(look: Look):
 
 def test_a_joint_is_hidden_by_depth_and_by_whose_the_nearer_surface_is():
     joints = np.tile(np.array((1.0, 1.0, 0.0)), (18, 1))
-    joints[0, 0] = 9  # outside of the picture
+    joints[0, 0] = 9  # outside of the image
     nothing = Fragments(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3)), np.zeros(0))
     for part, nearness, hip, elbow in (
         ("left_leg", 0.15, True, False),
@@ -118,12 +118,12 @@ def test_texture_goes_around_the_body_from_right_over_front_to_left(look: Look):
     tiles = draw_tiles(look, np.random.default_rng(0))
     torso = tiles[TILES.index("torso")]
     torso[:, :64], torso[:, 64:] = RED, BLUE
-    for azimuth, left_of_picture in ((0.0, 0), (180.0, 2)):
+    for azimuth, left_of_image in ((0.0, 0), (180.0, 2)):
         skeleton = pose_skeleton(Proportions(), STANDING)
         figure = draw_figure(skeleton, Proportions(), look, tiles, View(azimuth=azimuth), SIZE)
         row, middle = round(float(figure.joints[[1, 8], 1].mean())), round(float(figure.joints[1, 0]))
-        assert figure.colour[row, middle - 5].argmax() == left_of_picture
-        assert figure.colour[row, middle + 5].argmax() == 2 - left_of_picture
+        assert figure.colour[row, middle - 5].argmax() == left_of_image
+        assert figure.colour[row, middle + 5].argmax() == 2 - left_of_image
 
 
 def test_normals_of_closed_tubes_point_outwards(look: Look):

@@ -1,4 +1,4 @@
-"""The embedded data set: what is listed, that every picture is a function of its name, and that it is usable."""
+"""The embedded data set: what is listed, that every image is a function of its name, and that it is usable."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from posegen.data.sources.splits import with_validation
 from posegen.data.sources.synthetic.scenes import CAMERAS
 from posegen.data.sources.synthetic.source import SyntheticPeople, contact_sheet
 
-SMALL = SyntheticPeople(train_people=3, test_people=2, pictures_per_person=4)
+SMALL = SyntheticPeople(train_people=3, test_people=2, images_per_person=4)
 
 
 def test_the_listing_counts_names_and_groups():
@@ -33,8 +33,8 @@ def test_the_people_of_train_and_test_are_different_people():
     assert SMALL.load(first["train"]).image != SMALL.load(first["test"]).image
 
 
-def test_a_picture_depends_on_the_seed_and_its_name_only():
-    more = dataclasses.replace(SMALL, train_people=9, pictures_per_person=8)
+def test_a_image_depends_on_the_seed_and_its_name_only():
+    more = dataclasses.replace(SMALL, train_people=9, images_per_person=8)
     entry = SMALL.listing().entries[-1]
     assert entry in more.listing().entries
     first, again, other = SMALL.load(entry), more.load(entry), dataclasses.replace(SMALL, seed=1).load(entry)
@@ -54,33 +54,33 @@ def test_a_training_person_who_is_held_out_is_drawn_the_same():
         assert first.image == again.image
         for name in ("joints", "visible", "person_mask"):
             np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-    pictures = {SMALL.load(entry).image for entry in held}
-    assert len(pictures) == len(held)
+    images = {SMALL.load(entry).image for entry in held}
+    assert len(images) == len(held)
 
 
 def test_the_fingerprint_follows_the_fields():
-    changes = ({}, {"seed": 1}, {"train_people": 4}, {"pictures_per_person": 5}, {"size": (128, 64)})
+    changes = ({}, {"seed": 1}, {"train_people": 4}, {"images_per_person": 5}, {"size": (128, 64)})
     prints = [dataclasses.replace(SMALL, **change).listing().fingerprint for change in changes]
     assert len(set(prints)) == len(prints)
-    assert SyntheticPeople(train_people=3, test_people=2, pictures_per_person=4).listing().fingerprint == prints[0]
+    assert SyntheticPeople(train_people=3, test_people=2, images_per_person=4).listing().fingerprint == prints[0]
 
 
 @pytest.mark.parametrize("size", [(64, 32), (48, 80)])
-def test_a_picture_has_its_size_joints_and_mask(size: tuple[int, int]):
+def test_a_image_has_its_size_joints_and_mask(size: tuple[int, int]):
     source = dataclasses.replace(SMALL, size=size)
-    picture = source.load(source.listing().entries[2])
-    assert simplejpeg.decode_jpeg(picture.image).shape == (*size, 3)
-    assert picture.joints.shape == (18, 2)
-    assert picture.joints.dtype == np.float32
-    assert picture.person_mask is not None
-    assert picture.person_mask.shape == size
-    assert picture.person_mask.dtype == np.uint8
-    assert set(np.unique(picture.person_mask)) == {0, 1}
+    image = source.load(source.listing().entries[2])
+    assert simplejpeg.decode_jpeg(image.image).shape == (*size, 3)
+    assert image.joints.shape == (18, 2)
+    assert image.joints.dtype == np.float32
+    assert image.person_mask is not None
+    assert image.person_mask.shape == size
+    assert image.person_mask.dtype == np.uint8
+    assert set(np.unique(image.person_mask)) == {0, 1}
 
 
 def test_visible_joints_lie_on_the_person():
     """Within one pixel of the mask at 128x64, always; at most one in two hundred is not on the mask itself."""
-    source = dataclasses.replace(SMALL, size=(128, 64), pictures_per_person=8)
+    source = dataclasses.replace(SMALL, size=(128, 64), images_per_person=8)
     beside = total = 0
     for entry in source.listing().entries:
         figure, _ = source.draw(entry)
@@ -93,8 +93,8 @@ def test_visible_joints_lie_on_the_person():
     assert beside <= total / 200
 
 
-def test_most_pictures_are_usable_and_no_side_view_is():
-    source = dataclasses.replace(SMALL, train_people=8, pictures_per_person=8)
+def test_most_images_are_usable_and_no_side_view_is():
+    source = dataclasses.replace(SMALL, train_people=8, images_per_person=8)
     usable: dict[str, list[bool]] = {}
     for entry in source.listing().entries[:64]:
         usable.setdefault(entry.view, []).append(bool(source.draw(entry)[0].visible[list(TORSO)].all()))
@@ -118,7 +118,7 @@ def test_a_camera_keeps_its_scene_and_two_cameras_differ():
 
 
 def test_the_contact_sheet_shows_people_in_rows():
-    sheet = contact_sheet(SMALL, people=2, pictures=3)
+    sheet = contact_sheet(SMALL, people=2, images=3)
     assert sheet.shape == (2 * 64, 3 * 32, 3)
     figure, behind = SMALL.draw(SMALL.listing().entries[5])
     np.testing.assert_array_equal(sheet[64:, 32:64], figure.over(behind))
@@ -126,7 +126,7 @@ def test_the_contact_sheet_shows_people_in_rows():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("train_people", 0), ("test_people", 0), ("pictures_per_person", 1), ("seed", -1), ("size", (8, 8))],
+    [("train_people", 0), ("test_people", 0), ("images_per_person", 1), ("seed", -1), ("size", (8, 8))],
 )
 def test_impossible_settings_are_named(field: str, value: object):
     with pytest.raises(ValueError, match=f"{field}.*{str(value).split(',')[0].strip('()')}.*at least"):

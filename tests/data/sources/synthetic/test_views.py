@@ -75,7 +75,7 @@ def test_a_mirrored_pair_turns_the_other_way(shards: Shards):
 
 
 def test_the_views_of_an_instant_are_one_body_seen_from_the_cameras_places():
-    """From opposite places, x is mirrored about the picture's own shift; heights agree at any azimuth, for all cameras
+    """From opposite places, x is mirrored about the image's own shift; heights agree at any azimuth, for all cameras
     look level here. All distances have one scale."""
     source = SyntheticViews(train_people=1, test_people=1, instants_per_person=1, azimuths=(10.0, 190.0, 100.0))
     joints = [figure.joints for figure, _ in map(source.draw, instant(source, "train-0000-00"))]
@@ -89,7 +89,7 @@ def test_the_views_of_an_instant_are_one_body_seen_from_the_cameras_places():
 
 def test_counter_clockwise_from_the_front_is_the_left_side():
     """A camera 90 degrees counter-clockwise of the one that sees the front sees the left side: the nose points left in
-    its picture (the person's left is the front camera's right)."""
+    its image (the person's left is the front camera's right)."""
     source = SyntheticViews(train_people=6, test_people=1, instants_per_person=2, azimuths=(0.0, 90.0, 180.0, -90.0))
     right, left = JOINTS.index("right_shoulder"), JOINTS.index("left_shoulder")
     nose, neck = JOINTS.index("nose"), JOINTS.index("neck")
@@ -107,13 +107,13 @@ def test_counter_clockwise_from_the_front_is_the_left_side():
 
 def test_all_joints_are_known_and_inside_and_the_mask_covers_the_trunk():
     for entry in SMALL.listing().entries[:8]:
-        picture = SMALL.load(entry)
-        assert picture.visible.all()
-        assert (picture.joints > -0.5).all()
-        assert (picture.joints < np.array(SMALL.size[::-1]) - 0.5).all()
-        x, y = np.rint(picture.joints[[2, 5, 8, 11]].mean(axis=0)).astype(int)
-        assert picture.person_mask is not None
-        assert picture.person_mask[y, x] == 1
+        image = SMALL.load(entry)
+        assert image.visible.all()
+        assert (image.joints > -0.5).all()
+        assert (image.joints < np.array(SMALL.size[::-1]) - 0.5).all()
+        x, y = np.rint(image.joints[[2, 5, 8, 11]].mean(axis=0)).astype(int)
+        assert image.person_mask is not None
+        assert image.person_mask[y, x] == 1
 
 
 def test_the_background_of_a_camera_stands_still():
