@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from posegen import cluster
-from posegen.amounts import Interval, Workers
 from posegen.catalog import override, system
+from posegen.cluster.connecting import connect, disconnect
+from posegen.cluster.resources import Workers, cpus_per_worker, resources
 from posegen.data.shards.preparing import ShardSettings, write_shards
 from posegen.data.sources.synthetic.source import SyntheticPeople
 from posegen.storage.store import Store
-from posegen.training.checkpoints import checkpoints
+from posegen.training.checkpoints import Interval, checkpoints
 from posegen.training.launch import launch_stage
 from posegen.training.loop import train_stage
 from posegen.training.task import Alone, Task
@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     described = override(system("vdg", "synthetic"), {"coarse.steps": given.steps})
-    cluster.connect()
-    threads = cluster.cpus_per_worker(1, cluster.resources()[0])
+    connect()
+    threads = cpus_per_worker(1, resources()[0])
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder, "shards")
         source = SyntheticPeople(train_people=20, test_people=2, size=described.size)
@@ -89,7 +89,7 @@ def main() -> None:
                 flush=True,
             )
     print(f"median ratio {statistics.median(ratios):.3f} (1 = as fast as bare)")
-    cluster.disconnect()
+    disconnect()
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from measuring import bytes_in, in_child, in_processes
 from scale_storage import made_here
 
-from posegen.amounts import Interval
 from posegen.catalog import override, system
 from posegen.data.shards.making import ShardSettings
 from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.training.checkpoints import Interval
 from posegen.training.checkpoints import checkpoints as written
 from posegen.training.loop import train_stage
 from posegen.training.task import Alone, Task

@@ -253,8 +253,8 @@ def doctor(
     weights_dir
         The folder of pretrained networks; POSEGEN_WEIGHTS where not given.
     """
-    from posegen.doctor import Finding, findings
-    from posegen.examination import examine
+    from posegen.cluster.doctor.checks import Finding, findings
+    from posegen.cluster.doctor.probe import examine
     from posegen.nets.pretrained import VARIABLE, weights_folder
 
     weights = [weights_folder(weights_dir)] if weights_dir or os.environ.get(VARIABLE) else []
@@ -280,7 +280,7 @@ def watch_preemption(*, cloud: Literal["aws", "gcp"], endpoint: str | None = Non
     endpoint
         The address of the metadata server; the cloud's own where not given.
     """
-    from posegen.preemption import watch_preemption as watch
+    from posegen.cluster.preemption import watch_preemption as watch
 
     watch(cloud, endpoint=endpoint)
 

@@ -120,7 +120,8 @@ def test_a_notice_of_the_cloud_drains_the_node_that_gets_it(cluster: Cluster):
     end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 90))
     page = json.dumps({"action": "terminate", "time": end})
     server = (
-        f"import sys; sys.path.insert(0, '{repository}'); from tests.test_preemption import Cloud; c = Cloud(); "
+        f"import sys; sys.path.insert(0, '{repository}'); from tests.cluster.test_preemption import Cloud\n"
+        f"c = Cloud(); "
         f"c.pages['/latest/meta-data/spot/instance-action'] = '{page}'; "
         "print(c.address, flush=True); c.serve_forever()"
     ).replace('"', '\\"')

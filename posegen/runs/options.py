@@ -11,10 +11,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from posegen.storage.run_lock import refresh
-from posegen.amounts import Interval, Workers
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
+from posegen.cluster.resources import Workers
 from posegen.data.sources.deepfashion.source import DeepFashion
 from posegen.data.sources.folder import Folder
 from posegen.data.sources.human36m.source import Human36M
@@ -31,8 +30,10 @@ from posegen.data.sources.triplet_hdf5 import TripletHdf5
 from posegen.fields import replace_fields
 from posegen.storage.files import read_json
 from posegen.runs.plan import Plan
+from posegen.storage.run_lock import refresh
 from posegen.stage import Perceptive, System
 from posegen.storage.store import Store
+from posegen.training.checkpoints import Interval
 from posegen.nets.pretrained import PRETRAINED, path_of, weights_folder
 
 GB = 10**9

@@ -1,16 +1,17 @@
 """A plan carried out: shards, stages, scores, report, in order; what is done is skipped, what was started goes on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from posegen.storage.run_lock import alone
 from posegen.runs.progress import Display, score_tables, terms_text
 from posegen.storage.files import read_json, remove_leftovers
 from posegen.runs.plan import Plan, Step
-from posegen.side_by_side import carry_out, most_at_once
+from posegen.storage.run_lock import run_lock
 from posegen.stage import Perceptive
 from posegen.storage.store import Store
 from posegen.training.checkpoints import RAY_STATE, fetch_newest, latest_checkpoint
@@ -28,7 +29,7 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
     where another process is at work on it, or where a step fails.
     """
     _check_room_here(plan)
-    with Display() as display, alone(plan.store, display.say), logged(plan.store, display):
+    with Display() as display, run_lock(plan.store, display.say), logged(plan.store, display):
         steps = _wanted(plan, until)
         redone = _settle_differences(plan, steps, update, display)
         plan.save()
@@ -48,9 +49,9 @@ def _check_room_here(plan: Plan) -> None:
     """Raises ValueError where the cluster would be this machine, and it has not room for the fewest workers."""
     if plan.workers.fewest == 1:
         return
-    from posegen import cluster
+    from posegen.cluster.connecting import slots_here
 
-    here = cluster.slots_here(plan.device)
+    here = slots_here(plan.device)
     if here is not None and here < plan.workers.fewest:
         raise ValueError(
             f"--workers {plan.workers} was given, and this machine has room for {here}. Give fewer, or run it on a "
@@ -102,21 +103,21 @@ def place_of(step: str) -> str:
 
 
 def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Sequence[str], *, anew: bool) -> None:
-    from posegen import cluster  # Ray and MLflow take seconds to import: only where there is work
+    from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import: only where there is work
 
     display.say(f"starting Ray for: {', '.join(pending)}")
-    cluster.connect()
+    connecting.connect()
     try:
-        device = cluster.resolve_device(plan.device)
-        cluster.check_room(plan.workers, device)
-        cluster.check_shared(plan.store, read_everywhere(plan))
+        device = resources.resolve_device(plan.device)
+        resources.check_room(plan.workers, device)
+        connecting.check_shared(plan.store, read_everywhere(plan))
         if "shards" in pending:
             prepare(plan, display)
         if list(pending) != ["shards"]:
             with tracked(plan.run, plan.settings, display, anew=anew) as tracking:
                 _learn_and_judge(plan, pending, tracking, device == "cuda", display, command)
     finally:
-        cluster.disconnect()
+        connecting.disconnect()
 
 
 @contextmanager
@@ -196,17 +197,52 @@ def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool,
     How many share the cluster depends on the system and the cluster alone, not on what is done already: a stage that
     goes on gets as many threads as it had, and so the same sums.
     """
-    from posegen import cluster
+    from posegen.cluster.resources import slots
 
     waits = {index: plan.system.waits_for(index) for index in range(len(plan.system.stages))}
-    room = cluster.slots(use_gpu) // plan.workers.most
+    room = slots(use_gpu) // plan.workers.most
     at_once = max(1, min(most_at_once(waits), room))
     missing = frozenset(index for index, stage in enumerate(plan.system.stages) if stage.name in pending)
-    carry_out(
+    run_in_order(
         {index: waits[index] & missing for index in missing},
         at_once,
         lambda index: train(plan, index, tracking, use_gpu, display, side_by_side=at_once),
     )
+
+
+def most_at_once(waits: Mapping[int, frozenset[int]]) -> int:
+    """Return the most stages that are ready at once, each waiting for the given ones, when all take equally long."""
+    sorter, most = TopologicalSorter(waits), 0
+    sorter.prepare()
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        most = max(most, len(ready))
+        sorter.done(*ready)
+    return most
+
+
+def run_in_order(waits: Mapping[int, frozenset[int]], at_once: int, work: Callable[[int], None]) -> None:
+    """Call `work` for each number once those that it waits for are done, lower numbers first.
+
+    With `at_once` above 1 in threads, else in this one. After a failure nothing else is started; those that are running
+    end first.
+    """
+    sorter, ready = TopologicalSorter(waits), []
+    sorter.prepare()
+    running: dict[Future[None], int] = {}
+    with ThreadPoolExecutor(at_once, thread_name_prefix="posegen-stage") as pool:
+        while sorter.is_active():
+            ready = sorted((*ready, *sorter.get_ready()))
+            if at_once == 1:
+                work(ready[0])
+                sorter.done(ready.pop(0))
+                continue
+            while ready and len(running) < at_once:
+                number = ready.pop(0)
+                running[pool.submit(work, number)] = number
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                ended.result()
+                sorter.done(running.pop(ended))
 
 
 def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display, *, side_by_side: int = 1) -> None:

@@ -5,14 +5,13 @@ checkpoint interval) is in no fingerprint.
 """
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from posegen.amounts import Interval, Workers
+from posegen.cluster.resources import Workers
 from posegen.data.loading.dataset import Shards
 from posegen.data.listing import Listing, Source
 from posegen.data.shards.manifest import manifest_alone, read_manifest
@@ -21,7 +20,7 @@ from posegen.data.shards.out_of_core import window_bytes
 from posegen.storage.files import digest, write_json
 from posegen.stage import Stage, System
 from posegen.storage.store import Store
-from posegen.training.checkpoints import latest_checkpoint, read_progress
+from posegen.training.checkpoints import Interval, latest_checkpoint, read_progress
 
 State = Literal["done", "started", "missing", "differs"]
 CHECKPOINTS = 10  # checkpoints of a stage, where no interval is given

@@ -1,10 +1,11 @@
-"""Files that are complete or not there, on storage that may fail for a while.
+"""Atomic writes on storage that may fail for a while.
 
-A file is written under another name, brought to the disk, then put in its place at once. Storage that is full, busy or
-away for a moment is tried again; what stays impossible becomes a message for the user.
+A file is written under a temporary name, flushed to the disk, and renamed. Writes to storage that is full, busy or
+unreachable are retried; a lasting failure becomes a message for the user.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -15,17 +16,17 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 60.0  # seconds that a write is tried again, where nothing else is said
-PATIENCE_VARIABLE = "POSEGEN_PATIENCE"  # the same, for every write of a process and of those that it starts
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries; each is twice the one before
-LEFT_BEHIND = 3600.0  # seconds after which a temporary file that nobody touches counts as a killed writer's
-TEMPORARY = ".*.tmp"  # what the names of all temporary files and folders match
+PATIENCE = 60.0  # seconds during which a write is retried, by default
+PATIENCE_VARIABLE = "POSEGEN_PATIENCE"  # the same, for all writes of a process and of its children
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two attempts; each is twice the one before
+LEFT_BEHIND = 3600.0  # seconds after which an unchanged temporary file counts as a killed writer's
+TEMPORARY = ".*.tmp"  # pattern of the names of all temporary files and folders
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -34,12 +35,12 @@ AWAY = (
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN),
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ESHUTDOWN),
 )
-NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of mounts that cannot be asked to wait for their disk
-PASSING = frozenset((*FULL, errno.EROFS, *AWAY))  # a disk that met an error, or a server that moves, is read-only
+NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of mounts without fsync
+PASSING = frozenset((*FULL, errno.EROFS, *AWAY))  # a disk after an error, or a server that moves, is read-only
 
 
 class StorageFailed(ValueError):
-    """Something could not be written, in words for the user. Its message is all that it holds, so it pickles."""
+    """A file could not be written; the message is for the user. It holds nothing else, so it pickles."""
 
 
 def patiently(
@@ -49,16 +50,18 @@ def patiently(
     warn: Callable[[str], None] | None = None,
     patience: float | None = None,
 ) -> T:
-    """Carries out a write of `path`; where the storage fails in a way that may pass, again and again for a while.
+    """Call `write`, and retry it for a while where the storage fails in a way that may pass.
 
-    A place on remote storage is given as text, and may be read as well as written.
+    Args:
+        write: The write, or the read of remote storage. It must be repeatable: best under a temporary name that is
+            renamed last.
+        path: The path that is written, or the URI.
+        warn: Receives one message at the first failure; the log of this module by default.
+        patience: Seconds during which it is retried; POSEGEN_PATIENCE or 60 by default.
 
-    `write` must be one that can be repeated: best under a temporary name, with the renaming as its last act. `warn`
-    hears once, at the first failure, what cannot be written and why; else the log of this module does. `patience` is in
-    seconds; without it POSEGEN_PATIENCE says, else 60.
-
-    Raises StorageFailed where it fails for longer than that, and at once where waiting does not help (no permission).
-    Other errors of `write` pass through.
+    Raises:
+        StorageFailed: It failed for longer than that, or in a way that does not pass (no permission). Errors of other
+            kinds are not caught.
     """
     patience = _patience() if patience is None else patience
     pause, deadline = FIRST_PAUSE, None
@@ -80,7 +83,7 @@ def patiently(
 
 
 def _patience() -> float:
-    """What POSEGEN_PATIENCE says, else 60 s; a value that is no number is one, too."""
+    """Return POSEGEN_PATIENCE in seconds; absent or invalid values fall back to 60 s."""
     try:
         return float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
     except ValueError:
@@ -88,10 +91,10 @@ def _patience() -> float:
 
 
 def storage_failure(error: BaseException) -> OSError | None:
-    """The failure of the storage that an error tells of, or None.
+    """Return the failure of the storage that an error reports, or None.
 
-    Beside OSError itself: safetensors' errors, which end with the system's number, and torch's, which have no number
-    but sometimes come after an OSError.
+    Besides OSError itself: safetensors' errors, which end with the system's error number, and torch.save's, which have
+    none but may follow an OSError.
     """
     if isinstance(error, OSError):
         return error
@@ -99,24 +102,17 @@ def storage_failure(error: BaseException) -> OSError | None:
         return OSError(int(numbered[1]), os.strerror(int(numbered[1])))
     if isinstance(error, RuntimeError) and "inline_container" in str(error):  # torch.save's writer
         before = error.__context__
-        return before if isinstance(before, OSError) else _of_words(str(error))
+        return before if isinstance(before, OSError) else OSError("the file could not be written whole")
     return None
 
 
-def _of_words(text: str) -> OSError:
-    """A failure that a text names by the system's words; one without a number where it names none."""
-    words = (text.partition("strerror: ")[2].splitlines() or [""])[0].strip()
-    number = next((number for number in errno.errorcode if os.strerror(number) == words), None)
-    return OSError(number, words) if number else OSError("the file could not be written whole")
-
-
 def may_pass(failure: OSError) -> bool:
-    """Whether a failure of the storage may pass: by its number; those without one come from remote storage and may."""
+    """Return whether a failure may pass: by its number; those without one come from remote storage and may."""
     return failure.errno in PASSING or failure.errno is None
 
 
 def reason_of(failure: OSError) -> str:
-    """A failure of the storage in the system's words."""
+    """Return the system's words for a failure's number, which are shorter than pyarrow's; else its own."""
     if failure.errno is not None and failure.errno in errno.errorcode:
         return os.strerror(failure.errno)
     return str(failure) or type(failure).__name__
@@ -130,7 +126,7 @@ def _told(path: Path | str, failure: OSError) -> str:
 
 
 def _room(path: Path) -> str:
-    """How much is free where a path is or would be, in brackets; empty where that cannot be told."""
+    """Return the free space on a path's disk, in brackets; empty where it is unknown."""
     there = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
     with suppress(OSError):
         if there is not None:
@@ -152,54 +148,56 @@ def _failed(path: Path | str, failure: OSError, waited: float) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes a folder and tries to write into it, without patience: to be asked before anything starts.
+    """Make a folder and check that a file can be written there. Raises StorageFailed at once where it cannot."""
 
-    Raises StorageFailed where it cannot be written to.
-    """
-    patiently(lambda: _try_to_write(folder), folder, patience=0.0)
+    def attempt() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _temporary_file(folder / "writable") as temporary:
+            temporary.write_bytes(b"posegen")
+            to_disk(temporary)
+
+    patiently(attempt, folder, patience=0.0)
 
 
-def _try_to_write(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(folder / "writable")
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and remove the file where it is still there at the end."""
+    temporary = temporary_beside(path)
     try:
-        temporary.write_bytes(b"posegen")
-        to_disk(temporary)
+        yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def temporary_beside(path: Path) -> Path:
-    """A hidden name in the folder of `path` that no other process on any host takes, and that matches TEMPORARY."""
+    """Return a hidden name in the folder of `path` that matches TEMPORARY and is unique over processes and hosts."""
     writer = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f".{path.name}.{writer}.tmp")
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, patience: float | None = None) -> None:
-    """Have `write` fill a temporary file beside `path`, then put it in its place at once. Makes its folder.
+    """Have `write` fill a temporary file beside `path`, then rename it to `path`. Makes the folder.
 
-    `write` may be called again where the storage fails for a moment: see `patiently`. Raises StorageFailed where it
-    goes on failing; then nothing of the attempt is left.
+    `write` is called again where the storage fails for a moment: see `patiently`. Raises StorageFailed where it keeps
+    failing; then nothing of the attempt is left.
     """
-    patiently(lambda: _write_once(path, write), path, patience=patience)
 
+    def attempt() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_file(path) as temporary:
+            write(temporary)
+            to_disk(temporary)
+            os.replace(temporary, path)
 
-def _write_once(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
-        write(temporary)
-        to_disk(temporary)
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    patiently(attempt, path, patience=patience)
 
 
 def to_disk(path: Path) -> None:
-    """Waits until a file is on its disk. Some storage only says now that it is full; and a power cut after the renaming
-    must not leave an empty file under the final name."""
+    """Wait until a file is on its disk.
+
+    Some storage only reports here that it is full, and a power cut after renaming must not leave an empty file.
+    """
     with path.open("rb") as file:
         try:
             os.fsync(file.fileno())
@@ -209,7 +207,7 @@ def to_disk(path: Path) -> None:
 
 
 def leftovers(folder: Path, *, older_than: float = LEFT_BEHIND) -> Iterator[Path]:
-    """Temporary files and folders anywhere under `folder` that nobody has touched for so many seconds."""
+    """Yield the temporary files and folders under `folder` that have not changed for so many seconds."""
     now = time.time()
     for parent, folders, files in os.walk(folder):
         temporary = [name for name in (*folders, *files) if Path(name).match(TEMPORARY)]
@@ -222,7 +220,7 @@ def leftovers(folder: Path, *, older_than: float = LEFT_BEHIND) -> Iterator[Path
 
 
 def remove_leftovers(folder: Path, *, older_than: float = LEFT_BEHIND) -> int:
-    """Removes what killed writers left under `folder`; gives how many there were."""
+    """Remove the files that killed writers left under `folder`; return their number."""
     found = list(leftovers(folder, older_than=older_than))
     for path in found:
         if path.is_dir():
@@ -234,7 +232,7 @@ def remove_leftovers(folder: Path, *, older_than: float = LEFT_BEHIND) -> int:
 
 
 def remove_whole(folder: Path) -> None:
-    """Removes a folder at once, by another name first: killed in between, it leaves nothing that looks complete."""
+    """Remove a folder, renaming it first: a process killed meanwhile leaves nothing that looks complete."""
     if folder.is_dir():
         hidden = temporary_beside(folder)
         patiently(lambda: os.replace(folder, hidden), folder)
@@ -242,17 +240,32 @@ def remove_whole(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, patience: float | None = None) -> None:
-    """Write a JSON file, complete or not at all: see `write_whole`."""
+    """Write a JSON file by `write_whole`."""
     write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)), patience=patience)
 
 
 def read_json(path: Path) -> dict | None:
-    """The object in a JSON file; None where there is no such file or it does not hold one."""
+    """Return the object in a JSON file, None where there is no such file or it holds none."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold the kernel's lock on a file, which is made where it is absent, and yield its descriptor.
+
+    The kernel releases it when the process ends in any way. Raises BlockingIOError where another holder has it and
+    `wait` is False, and OSError where the storage has no locks.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def digest(*parts: Any) -> str:

@@ -1,30 +1,29 @@
-"""Two processes never work on one run: a lock of the kernel in its folder, and a lease beside what lies at a URI."""
+"""One process at a time works on a run: a kernel lock in its folder, and a lease beside what lies at a URI."""
 
-import fcntl
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from posegen.storage.files import StorageFailed, check_writable, read_json, write_json
+from posegen.storage.files import StorageFailed, check_writable, locked, read_json, write_json
 from posegen.storage.store import Store
 
 LEASE = "lease.json"  # {"owner": ..., "who": "host, process n", "until": seconds since 1970}
-LASTS = 60.0  # seconds: a machine that went away leaves a run alone after so long
+LASTS = 60.0  # seconds after which the lease of a lost machine expires
 RENEWED_EVERY = 15.0  # seconds
-SETTLES = 1.0  # seconds after which one's own lease is read again: of two that came at once, one finds the other's
+SETTLES = 1.0  # seconds after which one's own lease is read again: of two concurrent writers, one finds the other's
 
 
 @contextmanager
-def alone(store: Store, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Holds a run. What it holds is free again when the process dies, at a URI at most `LASTS` seconds later.
+def run_lock(store: Store, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Hold a run. A killed process's hold ends at once, at a URI at most `LASTS` seconds later.
 
-    Raises ValueError, worded for the user, where another process holds it.
+    Raises ValueError where another process holds it.
     """
     with _locked(store.folder, store.place):
         if not store.remote:
@@ -35,7 +34,7 @@ def alone(store: Store, say: Callable[[str], None] = lambda text: None) -> Itera
 
 
 def refresh(store: Store, wanted: Callable[[str], bool]) -> None:
-    """Brings the `wanted` files of a run to this node, unless a process of this node works on it: it has them."""
+    """Fetch the `wanted` files of a run at a URI, unless a process on this node holds the run: then they are here."""
     if not store.remote:
         return
     try:
@@ -50,9 +49,9 @@ def refresh(store: Store, wanted: Callable[[str], bool]) -> None:
 @contextmanager
 def _locked(folder: Path, place: str) -> Iterator[None]:
     check_writable(folder)
-    with open(folder / ".lock", "w") as lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(folder / ".lock", wait=False))
         except BlockingIOError:
             raise ValueError(f"another process is at work on {place}. Wait for it, or give another --run.") from None
         except OSError as error:  # some network storage has no locks
@@ -83,12 +82,12 @@ def _renew(store: Store, owner: str, ended: threading.Event) -> None:
     while not ended.wait(RENEWED_EVERY):
         try:
             _write(store, owner)
-        except (OSError, ValueError):  # the storage is away; what the run itself writes says so
+        except (OSError, ValueError):  # storage is unreachable; the run's own writes report it
             continue
 
 
 def _wait_for_lease(store: Store, say: Callable[[str], None]) -> None:
-    """Returns when the last holder's lease has run out without being renewed."""
+    """Wait until the last holder's lease has expired without being renewed."""
     held = _read(store)
     if held is None or held["until"] <= time.time():
         return

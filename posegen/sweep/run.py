@@ -9,7 +9,7 @@ from posegen.evaluation.metrics import EVERY
 from posegen.runs.pipeline import logged, open_tracking, place_of, prepare, read_everywhere, tracked, train
 from posegen.runs.progress import Display
 from posegen.storage.files import digest, read_json, write_json
-from posegen.storage.run_lock import alone
+from posegen.storage.run_lock import run_lock
 from posegen.sweep.page import final_comparison, write_page
 from posegen.sweep.plan import SweepPlan
 from posegen.sweep.result import best_trial
@@ -24,7 +24,7 @@ def run_sweep(sweep: SweepPlan, *, update: bool = False, command: Sequence[str] 
     Raises ValueError, worded for the user, where the folder was made with other settings and `update` is not given,
     where another process is at work on it, where the machine has not the room, or where no trial came to its end.
     """
-    with Display() as display, alone(sweep.store, display.say), logged(sweep.store, display):
+    with Display() as display, run_lock(sweep.store, display.say), logged(sweep.store, display):
         anew = _settle_differences(sweep, update, display)
         sweep.save()
         for line in outlook(sweep):
@@ -87,22 +87,22 @@ def _page_fingerprint(sweep: SweepPlan) -> str:
 
 def _carry_out(sweep: SweepPlan, display: Display, command: Sequence[str], *, anew: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL)
-    from posegen import cluster  # Ray and MLflow take seconds to import: only where there is work
+    from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import: only where there is work
 
-    here = cluster.slots_here(sweep.base.device)
+    here = connecting.slots_here(sweep.base.device)
     if here is not None:
         trials_at_once(sweep, here)  # told before Ray starts, where it can be
     display.say("starting Ray")
-    cluster.connect()
+    connecting.connect()
     try:
-        use_gpu = cluster.resolve_device(sweep.base.device) == "cuda"
-        side_by_side = trials_at_once(sweep, cluster.slots(use_gpu))
-        cluster.check_shared(sweep.store, read_everywhere(sweep.base))
+        use_gpu = resources.resolve_device(sweep.base.device) == "cuda"
+        side_by_side = trials_at_once(sweep, resources.slots(use_gpu))
+        connecting.check_shared(sweep.store, read_everywhere(sweep.base))
         with tracked(sweep.run, sweep.settings, display, anew=anew) as tracking:
             _share(sweep, tracking, use_gpu, display)
             _search(sweep, tracking, display, command, use_gpu=use_gpu, side_by_side=side_by_side)
     finally:
-        cluster.disconnect()
+        connecting.disconnect()
 
 
 def trials_at_once(sweep: SweepPlan, slots: int) -> int:

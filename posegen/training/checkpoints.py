@@ -33,6 +33,30 @@ KEEP = 2  # newest checkpoints of a stage that stay, where nothing else is said
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Interval between checkpoints: in steps or in minutes; the other is 0."""
+
+    steps: int = 0
+    minutes: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.steps:,} steps" if self.steps else f"{self.minutes:g} minutes"
+
+    @staticmethod
+    def parse(text: str) -> "Interval":
+        """Read '500' or '10m'. Raises ValueError for anything else."""
+        try:
+            given = Interval(minutes=float(text[:-1])) if text.endswith("m") else Interval(steps=int(text))
+        except ValueError:
+            given = Interval()
+        if not (given.steps > 0 or 0 < given.minutes < float("inf")):
+            raise ValueError(
+                f"--checkpoint-every {text} was given; expected steps, such as 500, or minutes, such as 10m."
+            )
+        return given
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a stage stands: what stage.json says."""
 

@@ -14,8 +14,8 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
-from posegen.amounts import Workers
-from posegen.cluster import on_this_node, threads_per_worker
+from posegen.cluster.connecting import on_this_node
+from posegen.cluster.resources import Workers, threads_per_worker
 from posegen.storage.files import StorageFailed, reason_of
 from posegen.training.checkpoints import RAY_STATE, Curve
 from posegen.training.events import FILE, Board, Failure, Record, joined, one_line, read_failures, write_failures

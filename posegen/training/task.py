@@ -8,12 +8,11 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from posegen.amounts import Interval
 from posegen.data.loading.dataset import Shards
 from posegen.stage import Networks, Stage, System
 from posegen.storage.store import ABSOLUTE, Store
 from posegen.training import checkpoints
-from posegen.training.checkpoints import Curve
+from posegen.training.checkpoints import Curve, Interval
 
 
 @runtime_checkable

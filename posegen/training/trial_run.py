@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from posegen.amounts import Workers
+from posegen.cluster.resources import Workers
 from posegen.storage.files import StorageFailed
 from posegen.training.checkpoints import newest_name, newest_progress, remove_other, take_over
 from posegen.training.launch import Decide, Diverged, launch_stage

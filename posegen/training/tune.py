@@ -26,7 +26,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.stopper import Stopper
 
-from posegen.cluster import memory_per_slot, on_this_node
+from posegen.cluster.connecting import on_this_node
+from posegen.cluster.resources import memory_per_slot
 from posegen.storage.files import StorageFailed, reason_of
 from posegen.training.choosers import Chooser
 from posegen.training.spaces import Space

@@ -1,19 +1,19 @@
 """What every worker of a stage runs on Ray Train, and how it speaks with the driver: through the board.
 
-Workers speak to each other over the network by which their nodes joined the cluster.
+Communication of workers over the network by which their nodes joined the cluster.
 
-Left alone, gloo asks for the host's own name; where /etc/hosts gives that a loopback address, as Debian does,
-workers on different hosts never meet.
+By default gloo resolves the host's own name; where /etc/hosts gives that a loopback address, as Debian does, workers on
+different hosts cannot connect.
 """
 
 import logging
 import os
 import socket
-import struct
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import ray
 import ray.train
 import ray.train.torch
@@ -118,31 +118,19 @@ class _Posting(logging.Handler):
         self._board.post.remote("warning", record.getMessage())
 
 
-SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has an IPv4 address; None where there is none, or the system does not say."""
-    try:
-        import fcntl  # not on every system
-
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-            for _, name in socket.if_nameindex():
-                request = struct.pack("256s", name.encode()[:15])
-                try:
-                    answer = fcntl.ioctl(asked.fileno(), SIOCGIFADDR, request)
-                except OSError:  # it has no such address
-                    continue
-                if socket.inet_ntoa(answer[20:24]) == address:
-                    return name
-    except (ImportError, OSError):
-        return None
+    """Return the network interface that has an IPv4 address, None where there is none."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.family == socket.AF_INET and each.address == address for each in addresses):
+            return name
     return None
 
 
 def use_nodes_network() -> None:
-    """Names the interface of this node's address to gloo and NCCL, unless the user did."""
+    """Set the interface of this node's address for gloo and NCCL, unless the user has set one."""
     name = interface_of(ray.util.get_node_ip_address())
     for variable in VARIABLES:
         if name is not None and variable not in os.environ:
@@ -151,14 +139,16 @@ def use_nodes_network() -> None:
 
 class _OverNodesNetwork(_TorchBackend):
     def on_start(self, worker_group, backend_config) -> None:
+        """Set the interface on every worker, then start the process group."""
         worker_group.execute(use_nodes_network)
         super().on_start(worker_group, backend_config)
 
 
 @dataclass
 class OverNodesNetwork(TorchConfig):
-    """Ray Train's set-up of torch's process group, over the nodes' network."""
+    """Ray Train's configuration of torch's process group, over the nodes' network."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
+        """The backend that sets the interface before it starts the process group."""
         return _OverNodesNetwork

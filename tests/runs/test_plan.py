@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from posegen.amounts import Interval, Workers
+from posegen.cluster.resources import Workers
 from posegen.storage.files import write_json
 from posegen.runs.options import Options, plan_for
 from posegen.runs.plan import Plan
-from posegen.training.checkpoints import Progress, snapshot, write_snapshot
+from posegen.training.checkpoints import Interval, Progress, snapshot, write_snapshot
 from posegen.training.step import new_game
 
 from tests.training.test_step import CPU

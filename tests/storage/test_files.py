@@ -103,15 +103,12 @@ def test_the_environment_says_how_patient_all_are(tmp_path: Path, pauses: list[f
 
 def test_errors_of_safetensors_and_torch_are_failures_of_the_storage():
     rust = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
-    read_only = RuntimeError("[enforce fail at inline_container.cc:747] . open file failed with strerror: " + words(30))
     short = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
-    numbers = [getattr(storage_failure(error), "errno", "none") for error in (rust, read_only, short)]
+    after = RuntimeError(str(short))
+    after.__context__ = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    numbers = [getattr(storage_failure(error), "errno", "none") for error in (rust, after, short)]
     assert numbers == [errno.ENOSPC, errno.EROFS, None]
     assert storage_failure(RuntimeError("CUDA out of memory")) is None
-
-
-def words(number: int) -> str:
-    return os.strerror(number)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, pauses: list[float]):

@@ -7,19 +7,19 @@ import pytest
 
 from posegen.storage import run_lock as module
 from posegen.storage.files import read_json, write_json
-from posegen.storage.run_lock import LEASE, alone, refresh
+from posegen.storage.run_lock import LEASE, refresh, run_lock
 from posegen.storage.store import Store
 
 
 def test_a_folder_is_held_by_one(tmp_path: Path):
     store = Store.of(tmp_path / "run")
     with (
-        alone(store),
+        run_lock(store),
         pytest.raises(ValueError, match=r"another process is at work on .*run\. Wait for it, or give another --run"),
-        alone(store),
+        run_lock(store),
     ):
         pass
-    with alone(store):
+    with run_lock(store):
         pass
 
 
@@ -34,17 +34,17 @@ def quick(monkeypatch: pytest.MonkeyPatch):
 def test_a_uri_is_held_by_one_over_all_nodes(s3_server, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
     store, said = Store.of("s3://runs/held"), []
-    with alone(store):
+    with run_lock(store):
         monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "second"))
         with (
             pytest.raises(ValueError, match=r"process \d+ on .* is at work on s3://runs/held"),
-            alone(store, said.append),
+            run_lock(store, said.append),
         ):
             pass
         monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
     assert "was at work on s3://runs/held" in said[0]
     assert not store.has(LEASE)
-    with alone(store, said.append):
+    with run_lock(store, said.append):
         assert len(said) == 1, "nobody holds it, so nothing is waited for"
 
 
@@ -53,7 +53,7 @@ def test_the_lease_of_a_machine_that_went_away_runs_out(s3_server, quick, tmp_pa
     store, said = Store.of("s3://runs/lost"), []
     write_json(store.folder / LEASE, {"owner": "gone", "who": "process 7 on spot-3", "until": module.time.time() + 0.5})
     store.publish(LEASE)
-    with alone(store, said.append):
+    with run_lock(store, said.append):
         held = read_json(store.folder / LEASE)
         assert held is not None
         assert held["owner"] != "gone"
@@ -65,7 +65,7 @@ def test_the_lease_of_a_machine_that_went_away_runs_out(s3_server, quick, tmp_pa
 def test_refreshing_leaves_a_run_alone_that_is_worked_on_here(s3_server, quick, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "cache"))
     store = Store.of("s3://runs/worked-on")
-    with alone(store):
+    with run_lock(store):
         (store.folder / "not_published_yet").write_text("x")
         thread = threading.Thread(target=refresh, args=(store, lambda name: True))
         thread.start()

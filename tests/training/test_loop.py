@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from posegen.amounts import Interval
 from posegen.catalog import override
 from posegen.catalog import system as catalog_system
 from posegen.data.geometry.pose_maps import Discs
@@ -21,6 +20,7 @@ from posegen.stage import Networks, System
 from posegen.storage.store import Store
 from posegen.training import loop
 from posegen.training.checkpoints import (
+    Interval,
     checkpoints,
     latest_checkpoint,
     load_networks,

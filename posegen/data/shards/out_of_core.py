@@ -17,13 +17,12 @@ as the file will be (a hole, which takes no disk): this is how other processes c
 process that was killed is free, and what it left is removed by the next who makes room or fetches the file.
 """
 
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
@@ -38,7 +37,7 @@ from numpy import ndarray
 
 from posegen.data.random_streams import PAIRS_OF_WINDOW, SHARDS_OF_EPOCH, random_stream
 from posegen.data.shards.manifest import MANIFEST, file_sizes, manifest_alone, read_arrow
-from posegen.storage.files import StorageFailed
+from posegen.storage.files import StorageFailed, locked
 from posegen.storage.store import Store, cache_folder
 
 
@@ -191,6 +190,7 @@ class ShardCache:
 
     @cached_property
     def fingerprint(self) -> str:
+        """The fingerprint of the manifest."""
         content = self.store.fetch(f"{self.name}/{MANIFEST}").read_bytes()
         return blake2b(content, digest_size=8).hexdigest()
 
@@ -229,7 +229,7 @@ class ShardCache:
         if _used(target, size):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(_lock_of(target)) as lock:
+        with locked(_lock_of(target)) as lock:
             if not _used(target, size):
                 os.ftruncate(lock, 0)  # one who was killed may have announced the file
                 _remove_unfinished(target)
@@ -274,7 +274,7 @@ class ShardCache:
         if self.limit is None:
             return True
         root = _root()
-        with _locked(root / ".lock"):
+        with locked(root / ".lock"):
             coming = {_target_of(file.path): _coming(file) for file in _files(root, ".lock") if file.size}
             copies = sorted(_files(root, ".arrow"))  # after those that are coming: one that ends meanwhile is in both
             held = sum((coming | {copy.path: copy.size for copy in copies}).values())
@@ -339,17 +339,13 @@ def _files(root: Path, ending: str) -> Iterator[_File]:
 
 def _coming(lock: _File) -> int:
     """The bytes of the file that the holder of a lock is fetching. Clears what a killed one has left."""
-    handle = os.open(lock.path, os.O_RDWR)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(Path(lock.path), wait=False) as handle:
+            os.ftruncate(handle, 0)
+            _remove_parts(Path(_target_of(lock.path)))
+            return 0
     except BlockingIOError:
         return lock.size
-    else:
-        os.ftruncate(handle, 0)
-        _remove_parts(Path(_target_of(lock.path)))
-        return 0
-    finally:
-        os.close(handle)
 
 
 def _used(path: Path, size: int) -> bool:
@@ -390,14 +386,3 @@ def _remove_unfinished(target: Path, *, but: int = -1) -> None:
 def _remove_parts(target: Path) -> None:
     for part in target.parent.glob(f".{target.name}.*.tmp"):
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Holds a lock file, and gives its handle. The kernel frees the lock of a process that ends in any way."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
-    finally:
-        os.close(handle)

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 
 from posegen.data.shards.manifest import PAIRS, SCHEMA_VERSION, write_arrow
-from posegen.data.shards.out_of_core import ShardCache, _locked
-from posegen.storage.files import TEMPORARY, temporary_beside
+from posegen.data.shards.out_of_core import ShardCache
+from posegen.storage.files import TEMPORARY, locked, temporary_beside
 from posegen.storage.store import Store, cache_folder
 
 SIZE = 1000
@@ -65,7 +65,7 @@ def bytes_in_cache():
     """Of what is there and of what is being written, at one moment: nothing is removed while the lock is held."""
     root, found = cache_folder() / "shards", {}
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / ".lock"):
+    with locked(root / ".lock"):
         for path in (path for path in root.glob("*/*") if path.suffix != ".lock"):
             with suppress(FileNotFoundError):  # it has its final name by now, and is found under that
                 state = path.stat()

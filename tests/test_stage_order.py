@@ -1,10 +1,10 @@
-"""Works that wait for one another."""
+"""Stages that wait for one another."""
 
 import threading
 
 import pytest
 
-from posegen.side_by_side import carry_out, most_at_once
+from posegen.runs.pipeline import most_at_once, run_in_order
 
 CHAIN = {0: frozenset(), 1: frozenset({0}), 2: frozenset({0, 1})}
 DIAMOND = {0: frozenset(), 1: frozenset({0}), 2: frozenset({0}), 3: frozenset({1, 2})}
@@ -26,7 +26,7 @@ def test_everything_is_done_after_what_it_waits_for(waits, at_once):
         assert waits[number] <= set(done)
         done.append(number)
 
-    carry_out(waits, at_once, work)
+    run_in_order(waits, at_once, work)
     assert sorted(done) == sorted(waits)
 
 
@@ -37,7 +37,7 @@ def test_two_that_do_not_wait_for_each_other_are_under_way_together():
         if number in (1, 2):
             meeting.wait()  # it would break if one began after the other's end
 
-    carry_out(DIAMOND, 2, work)
+    run_in_order(DIAMOND, 2, work)
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -50,5 +50,5 @@ def test_a_failure_is_raised_and_begins_nothing_more(at_once):
             raise ValueError("stage 1 failed")
 
     with pytest.raises(ValueError, match="stage 1 failed"):
-        carry_out(DIAMOND, at_once, work)
+        run_in_order(DIAMOND, at_once, work)
     assert 3 not in begun

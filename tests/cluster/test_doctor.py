@@ -1,6 +1,7 @@
 """The doctor's checks on hand-made facts, his questions on one machine, and how a refused cluster is told."""
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -14,39 +15,45 @@ from typing import Any
 
 import pytest
 
-from posegen import cli, cluster, doctor, node_facts
-from posegen.doctor import Facts, Finding, Node
-from posegen.examination import mlflow_error
+from posegen import cli
+from posegen.cluster.connecting import why_refused
+from posegen.cluster.doctor import collect
+from posegen.cluster.doctor.checks import ClusterFacts, Finding, Node, findings
+from posegen.cluster.doctor.collect import Disk, NodeFacts
+from posegen.cluster.doctor.probe import make_folder, mlflow_error, remove_folder
 
 GIB = 2**30
-WELL: dict[str, Any] = {
-    "python": "3.11.7",
-    "versions": {"ray": "2.60.0", "torch": "2.13.0", "numpy": "2.4.6", "posegen": "0.1.0"},
-    "code": "1a2b3c4d",
-    "reads": "",
-    "writes": "",
-    "folders": {"/data": 5},
-    "gpus": 2,
-    "cache": {"path": "/cache", "free": 100 * GIB, "total": 200 * GIB},
-    "temporary": {"path": "/tmp/ray", "free": 100 * GIB, "total": 200 * GIB},
-    "token": True,
-}
+VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "numpy": "2.4.6", "posegen": "0.1.0"}
+WELL = NodeFacts(
+    versions={**VERSIONS, "posegen's code": "1a2b3c4d"},
+    reads="",
+    writes="",
+    folders={"/data": 5},
+    gpus=2,
+    cache=Disk("/cache", free=100 * GIB, total=200 * GIB),
+    temporary=Disk("/tmp/ray", free=100 * GIB, total=200 * GIB),
+    token=True,
+)
 NODE = Node("left (10.0.0.2)", gpus=2, facts=WELL, ahead=0.002, doubt=0.001)
-HEALTHY = Facts(driver=WELL, nodes=[NODE, replace(NODE, name="right (10.0.0.3)")], folders=["/data"])
+HEALTHY = ClusterFacts(driver=WELL, nodes=[NODE, replace(NODE, name="right (10.0.0.3)")], folders=["/data"])
+
+
+def other(**versions: str | None) -> dict[str, Any]:
+    return {"versions": {**WELL.versions, **versions}}
 
 
 def judged(**changes: Any) -> list[Finding]:
-    """What is said where the node `right` has other facts; all that is not ok."""
-    right = replace(HEALTHY.nodes[1], facts={**WELL, **changes})
+    """The findings that are not ok where the node `right` has other facts."""
+    right = replace(HEALTHY.nodes[1], facts=replace(WELL, **changes))
     return wrong(replace(HEALTHY, nodes=[NODE, right]))
 
 
-def wrong(facts: Facts) -> list[Finding]:
-    return [finding for finding in doctor.findings(facts) if finding.state != "ok"]
+def wrong(facts: ClusterFacts) -> list[Finding]:
+    return [finding for finding in findings(facts) if finding.state != "ok"]
 
 
 def test_a_healthy_cluster_has_one_good_line_a_check():
-    found = doctor.findings(HEALTHY)
+    found = findings(HEALTHY)
     assert {finding.state for finding in found} == {"ok"}
     checks = ["nodes", "token", "versions", "storage", "folders", "gpus", "clocks", "disks", "mlflow"]
     assert [finding.check for finding in found] == checks
@@ -56,15 +63,15 @@ def test_a_healthy_cluster_has_one_good_line_a_check():
 @pytest.mark.parametrize(
     ("changes", "state", "words"),
     [
+        (other(numpy="1.26.0"), "FAILED", "numpy is 1.26.0 on right (10.0.0.3), 2.4.6"),
+        (other(posegen=None), "FAILED", "posegen is absent on right"),
         (
-            {"versions": {**WELL["versions"], "numpy": "1.26.0"}},
+            other(**{"posegen's code": "ffff0000"}),
             "FAILED",
-            "numpy is 1.26.0 on right (10.0.0.3), 2.4.6",
+            "posegen's code is ffff0000 on right (10.0.0.3), 1a2b3c4d here",
         ),
-        ({"versions": {**WELL["versions"], "posegen": None}}, "FAILED", "posegen is absent on right"),
-        ({"code": "ffff0000"}, "FAILED", "posegen's code is ffff0000 on right (10.0.0.3), 1a2b3c4d here"),
-        ({"python": "3.12.1"}, "FAILED", "python is 3.12.1 on right"),
-        ({"python": "3.11.9"}, "warning", "python is 3.11.9 on right"),
+        (other(python="3.12.1"), "FAILED", "python is 3.12.1 on right"),
+        (other(python="3.11.9"), "warning", "python is 3.11.9 on right"),
         ({"reads": "FileNotFoundError: x"}, "FAILED", "right (10.0.0.3) does not read what was written here"),
         ({"writes": "PermissionError: x"}, "FAILED", "right (10.0.0.3) cannot write (PermissionError: x)"),
         ({"folders": {"/data": None}}, "FAILED", "/data: not there on right (10.0.0.3), 5 entries here"),
@@ -72,10 +79,10 @@ def test_a_healthy_cluster_has_one_good_line_a_check():
         ({"gpus": 1}, "FAILED", "Ray counts 2 on right (10.0.0.3), torch sees 1"),
         ({"gpus": 3}, "warning", "--num-gpus=3"),
         ({"gpus": "ImportError: libcudart"}, "FAILED", "torch does not start on right (10.0.0.3): ImportError"),
-        ({"cache": {"path": "/cache", "free": GIB, "total": 200 * GIB}}, "FAILED", "1.0 GiB free for the cache /cache"),
-        ({"cache": {"path": "/cache", "free": 9 * GIB, "total": 200 * GIB}}, "warning", "set POSEGEN_CACHE"),
-        ({"temporary": {"path": "/t", "free": 4 * GIB, "total": 100 * GIB}}, "FAILED", "4% free for Ray's /t"),
-        ({"temporary": {"path": "/t", "free": 8 * GIB, "total": 100 * GIB}}, "warning", "8% free for Ray's /t"),
+        ({"cache": Disk("/cache", GIB, 200 * GIB)}, "FAILED", "1.0 GiB free for the cache /cache"),
+        ({"cache": Disk("/cache", 9 * GIB, 200 * GIB)}, "warning", "set POSEGEN_CACHE"),
+        ({"temporary": Disk("/t", 4 * GIB, 100 * GIB)}, "FAILED", "4% free for Ray's /t"),
+        ({"temporary": Disk("/t", 8 * GIB, 100 * GIB)}, "warning", "8% free for Ray's /t"),
         ({"token": False}, "warning", "right (10.0.0.3) ask for none"),
     ],
 )
@@ -97,7 +104,7 @@ def test_clocks_count_beyond_what_the_way_leaves_open(ahead: float, doubt: float
 
 
 def test_storage_that_nobody_shares_is_found_though_all_can_write():
-    (finding,) = wrong(replace(HEALTHY, unread=["right (10.0.0.3)"]))
+    (finding,) = wrong(replace(HEALTHY, nodes=[NODE, replace(HEALTHY.nodes[1], seen=False)]))
     assert "what right (10.0.0.3) writes is not seen here" in finding.text
     assert "Mount one shared folder" in finding.text
     (finding,) = wrong(replace(HEALTHY, storage_error="OSError: no bucket"))
@@ -146,10 +153,10 @@ def test_an_mlflow_server_answers_or_why_not(tracking_server: str):
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_storage_is_written_and_read_by_path_and_by_uri(tmp_path: Path, scheme: str):
     storage = f"{scheme}{tmp_path}"
-    node_facts.make_folder(storage, "probe")
-    node_facts.write(storage, "probe/one", "text")
-    assert (tmp_path / "probe" / "one").read_text() == node_facts.read(storage, "probe/one") == "text"
-    node_facts.remove_folder(storage, "probe")
+    make_folder(storage, "probe")
+    collect.write(storage, "probe/one", "text")
+    assert (tmp_path / "probe" / "one").read_text() == collect.read(storage, "probe/one") == "text"
+    remove_folder(storage, "probe")
     assert not list(tmp_path.iterdir())
 
 
@@ -158,8 +165,8 @@ def test_a_node_without_posegen_answers_from_the_standard_library(tmp_path: Path
     import ray.cloudpickle.cloudpickle as bare  # the unpickling side needs this one file
 
     sent = (
-        "import ray.cloudpickle as c\nfrom posegen import node_facts\nc.register_pickle_by_value(node_facts)\n"
-        "open('task', 'wb').write(c.dumps(node_facts.gather))"
+        "import ray.cloudpickle as c\nfrom posegen.cluster.doctor import collect\nc.register_pickle_by_value(collect)\n"
+        "open('task', 'wb').write(c.dumps(collect.gather))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
     subprocess.run([sys.executable, "-c", sent], cwd=tmp_path, check=True, timeout=60, env=environment)
@@ -169,12 +176,16 @@ def test_a_node_without_posegen_answers_from_the_standard_library(tmp_path: Path
         f"spec = u.spec_from_file_location('ray.cloudpickle.cloudpickle', {bare.__file__!r})\n"
         f"module = u.module_from_spec(spec); sys.modules[spec.name] = module; spec.loader.exec_module(module)\n"
         f"facts = pickle.load(open('task', 'rb'))('{tmp_path}', 'none', 'n', ['{tmp_path}', '/nowhere'])\n"
-        f"print(facts['versions']['posegen'], facts['code'], facts['reads'][:17], facts['gpus'], facts['folders'])"
+        f"v = facts.versions; print(v['posegen'], list(v.values())[-1], facts.reads[:17], facts.gpus, facts.folders)\n"
+        f"open('answer', 'wb').write(module.dumps(facts))"
     )
     command = [sys.executable, "-S", "-E", "-c", code]  # -S: no site-packages, -E: no PYTHONPATH
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("None None FileNotFoundError"), done.stdout + done.stderr
     assert "'/nowhere': None" in done.stdout
+    answer = pickle.loads((tmp_path / "answer").read_bytes())  # its class comes with it
+    assert answer.folders["/nowhere"] is None
+    assert answer.cache.free > 0
 
 
 class AuthenticationError(Exception):
@@ -192,7 +203,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, home: Path, *, mode: str | None, to
         (home / ".ray" / "auth_token").write_text("token")
     outer = ConnectionError("Failed to connect to Ray cluster at 10.0.0.2:6379")
     outer.__cause__ = RuntimeError("Failed to connect to GCS ... InvalidAuthToken: missing or incorrect")
-    return cluster.why_refused(outer)
+    return why_refused(outer)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +221,7 @@ def test_a_refused_token_is_told_with_its_remedy(monkeypatch, tmp_path: Path, mo
 
 
 def test_other_refusals_are_told_as_they_are():
-    assert "cannot be joined: no way" in cluster.why_refused(ConnectionError("no way"))
+    assert "cannot be joined: no way" in why_refused(ConnectionError("no way"))
 
 
 def test_a_cluster_that_is_not_there_is_a_finding_with_exit_1(monkeypatch, capsys, tmp_path: Path):

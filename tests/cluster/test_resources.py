@@ -5,9 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray._private.state import state
 
-from posegen import cluster
-from posegen.cluster import coming, cpus_per_worker, slots_here
+from posegen.cluster.connecting import slots_here
+from posegen.cluster.resources import coming, cpus_per_worker, resolve_device, resources
 
 
 @pytest.mark.parametrize(
@@ -45,12 +47,12 @@ def test_nodes_that_an_autoscaler_may_bring_count_until_they_are_there():
 @pytest.mark.parametrize("scaled", [False, True])
 def test_the_living_and_the_coming_are_the_room_that_there_is(monkeypatch: pytest.MonkeyPatch, scaled: bool):
     head = {"Alive": True, "Resources": {"CPU": 2.0}, "Labels": {}}
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: [head, {"Alive": False}])
+    monkeypatch.setattr(ray, "nodes", lambda: [head, {"Alive": False}])
     group = SimpleNamespace(name="spot", resources={"CPU": 4.0, "GPU": 1.0}, max_count=2)
     config = SimpleNamespace(node_group_configs=[group]) if scaled else None
-    monkeypatch.setattr(cluster.ray_state, "get_cluster_config", lambda: config)
-    assert cluster.resources() == (([2.0, 4.0, 4.0], [0.0, 1.0, 1.0]) if scaled else ([2.0], [0.0]))
-    assert cluster.resolve_device("auto") == ("cuda" if scaled else "cpu")
+    monkeypatch.setattr(state, "get_cluster_config", lambda: config)
+    assert resources() == (([2.0, 4.0, 4.0], [0.0, 1.0, 1.0]) if scaled else ([2.0], [0.0]))
+    assert resolve_device("auto") == ("cuda" if scaled else "cpu")
 
 
 def test_what_this_machine_holds_is_known_before_ray_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
