@@ -172,7 +172,7 @@ def _openpose_folders(folder: Path) -> list[Path]:
     children = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     firsts = [(child, next(child.rglob("*.json"), None)) for child in children]
     firsts.append((folder, min(folder.glob("*.json"), default=None)))
-    return [place for place, file in firsts if file and detect_format(file) == OPENPOSE]
+    return [parent for parent, file in firsts if file and detect_format(file) == OPENPOSE]
 
 
 def pose_images(annotation_files: AnnotationFiles, images: ImageIndex, layout: str | None) -> PosedImages:

@@ -143,24 +143,11 @@ class _Permitted:
         raise ValueError("the pickle changes a function")
 
 
-def _empty_array(*_: object) -> PickledArray:
-    """Replace numpy's `_reconstruct(ndarray, (0,), b"b")`; the state that follows fills the array."""
-    return PickledArray()
-
-
 def _kind(name: object, *_: object) -> _Kind:
     known = text(name)
     if known not in KINDS:
         raise ValueError(f"expected numbers of a kind among {', '.join(KINDS)}, found {reprlib.repr(name)}")
     return _Kind(known)
-
-
-def _kind_or_objects(name: object, *_: object) -> _Kind:
-    return _Kind(OBJECTS) if text(name) == OBJECTS else _kind(name)
-
-
-def _scalar(kind: object, content: object) -> int | float | bool:
-    return _numbers(content, kind, (), order="C").item()
 
 
 def _from_buffer(content: object, kind: object, shape: object, order: object) -> PickledArray:
@@ -216,14 +203,20 @@ _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _ALLOWED = {
     ("numpy", "ndarray"): _Permitted(_not_called),
     ("numpy", "dtype"): _Permitted(_kind),
-    **{(module, "_reconstruct"): _Permitted(_empty_array) for module in _MULTIARRAY},
-    **{(module, "scalar"): _Permitted(_scalar) for module in _MULTIARRAY},
+    # `_reconstruct(ndarray, (0,), b"b")`: the state that follows fills the array
+    **{(module, "_reconstruct"): _Permitted(lambda *_: PickledArray()) for module in _MULTIARRAY},
+    **{
+        (module, "scalar"): _Permitted(lambda kind, content: _numbers(content, kind, (), order="C").item())
+        for module in _MULTIARRAY
+    },
     **{(module, "_frombuffer"): _Permitted(_from_buffer) for module in _NUMERIC},
     ("_codecs", "encode"): _Permitted(_encoded),
     ("__builtin__", "bytes"): _Permitted(_no_bytes),
     ("builtins", "bytes"): _Permitted(_no_bytes),
 }
-_OBJECTS_TOO = {("numpy", "dtype"): _Permitted(_kind_or_objects)}
+_OBJECTS_TOO = {
+    ("numpy", "dtype"): _Permitted(lambda name, *_: _Kind(OBJECTS) if text(name) == OBJECTS else _kind(name))
+}
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _NPZ_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)

@@ -57,7 +57,10 @@ class Folder:
         joint_files, joints_note = find_annotations(self.root, self.joints)
         posed = self._posed(joint_files, index)
         identities, identity_note = self._identities(sizes)
-        lists = {split: path for split in SPLITS if (path := _pair_list(self.root, split))}
+        found = {
+            split: split_file(self.root, f"pairs-{split}.csv") or pairs_pickle(self.root, split) for split in SPLITS
+        }
+        lists = {split: path for split, path in found.items() if path}
         listed = {split: _listed(path, index) for split, path in lists.items()}
         drafts = _drafts(folder, posed, identities)
         if not drafts:
@@ -133,10 +136,6 @@ def _by_rule(names: list[str]) -> tuple[dict[str, str], str]:
     starts = {name: re.match(r"([^_]*)_", name.rpartition("/")[2], re.DOTALL) for name in names}
     rule = "the text before the first '_' of the name"
     return {name: start[1] if start else "" for name, start in starts.items()}, rule
-
-
-def _pair_list(root: Path, split: str) -> Path | None:
-    return split_file(root, f"pairs-{split}.csv") or pairs_pickle(root, split)
 
 
 def _listed(path: Path, index: ImageIndex) -> set[str]:

@@ -42,14 +42,12 @@ def ordered_pairs(groups: Sequence[str]) -> Int[np.ndarray, "pairs 2"]:
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
-    pairs = [_permutations(np.array(rows, dtype=np.int64)) for rows in members.values()]
-    return np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
-
-
-def _permutations(rows: np.ndarray) -> np.ndarray:
-    count = len(rows)
-    others = np.broadcast_to(rows, (count, count))[~np.eye(count, dtype=bool)]
-    return np.stack([np.repeat(rows, count - 1), others], axis=1)
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for rows in members.values():
+        count = len(rows)
+        targets = np.broadcast_to(np.array(rows, dtype=np.int64), (count, count))[~np.eye(count, dtype=bool)]
+        pairs.append(np.stack([np.repeat(np.array(rows, dtype=np.int64), count - 1), targets], axis=1))
+    return np.concatenate(pairs)
 
 
 def published_draw(count: int) -> Int[np.ndarray, "12000"]:

@@ -134,15 +134,15 @@ def _read_pairs(path: Path, split: str) -> _Pairs:
 
 def _count(path: Path, groups: int) -> tuple[int, tuple[str, ...]]:
     """Return the number of pairs to take: that in `total_pairs.txt`, or all without it."""
-    said = path.with_name("total_pairs.txt")
-    if not said.is_file():
+    total = path.with_name("total_pairs.txt")
+    if not total.is_file():
         return groups, (f"{path.name}: all {groups:,} pairs, since there is no total_pairs.txt beside it.",)
-    if not (found := re.fullmatch(r"\s*cnt:\s*(\d+)\s*", content := said.read_text(errors="replace"))):
-        raise ValueError(f"{said}: expected 'cnt:' and the number of pairs, found {content[:40]!r}")
+    if not (found := re.fullmatch(r"\s*cnt:\s*(\d+)\s*", content := total.read_text(errors="replace"))):
+        raise ValueError(f"{total}: expected 'cnt:' and the number of pairs, found {content[:40]!r}")
     count = int(found[1])
     if not 0 < count <= groups:
         raise ValueError(
-            f"{said} says {count:,} pairs, and {path.name} holds {groups:,}. The file is incomplete, or is another "
+            f"{total} says {count:,} pairs, and {path.name} holds {groups:,}. The file is incomplete, or is another "
             "one: make it again, or remove total_pairs.txt to take the pairs that are there."
         )
     left = f"{path.name}: the first {count:,} of {groups:,} pairs, as total_pairs.txt says."

@@ -83,7 +83,9 @@ class Human36M:
         unused = _unused([video for video in videos if video not in posed], joints, cameras)
         listing = Listing(entries, "", [*chain.from_iterable(views.rejects for views in found), *unused])
         _check_splits(self.root, listing)
-        notes = (f"Joints: {joints.path.name} ({joints.layout}).", cameras_note, _crop_note(entries))
+        sides = [parse_part(entry.path).square.side for entry in entries]
+        crop_note = f"Crops: a square a video around all joints, {min(sides)} to {max(sides)} pixels a side."
+        notes = (f"Joints: {joints.path.name} ({joints.layout}).", cameras_note, crop_note)
         sizes = part_sizes([entry.path for entry in entries])
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes), notes=notes)
 
@@ -185,8 +187,3 @@ def _check_splits(root: Path, listing: Listing) -> None:
             f"'{root}' has no video with joints for the split '{split}', which is the subjects {subjects}; left out: "
             f"{left_out}. Expected {EXPECTED}."
         )
-
-
-def _crop_note(entries: Sequence[Entry]) -> str:
-    sides = [parse_part(entry.path).square.side for entry in entries]
-    return f"Crops: a square a video around all joints, {min(sides)} to {max(sides)} pixels a side."
