@@ -30,7 +30,7 @@ class AnnotationFormat(NamedTuple):
     read: Callable[[Path], Annotations]
 
 
-# In the order in which files are told apart.
+# The first format that matches a file is its format.
 FORMATS = (
     AnnotationFormat(POSE_GAN, f"first line {HEADER}", is_pose_gan_csv, read_pose_gan_csv),
     AnnotationFormat(OPENPOSE, "a folder with a file for each image, key 'people'", is_openpose, read_openpose),
@@ -144,7 +144,7 @@ def _search(folder: Path) -> list[AnnotationFiles]:
     for kind, files in ((POSE_GAN, single), (OPENPOSE, openpose), (COCO, objects), (COCO_RESULTS, objects)):
         found += [AnnotationFiles(kind, ((path, None),)) for path, name in files if name == kind]
     pickles = peaks_files(folder)
-    if None in pickles or len(pickles) == 1:  # one for all images; a single split's file stands for no split either
+    if None in pickles or len(pickles) == 1:  # a file of all images; a single split's file is read without split, too
         found.append(AnnotationFiles(PG2_PICKLES, ((pickles.get(None) or next(iter(pickles.values())), None),)))
     elif pickles:
         found.append(AnnotationFiles(PG2_PICKLES, tuple((path, split) for split, path in pickles.items())))

@@ -140,7 +140,7 @@ class Market1501:
                 notes += given.notes
         if "test" not in pairs:
             pose_gans = not is_peaks_file(self._joint_file("test"))
-            drawn, note = _drawn_test_pairs([entry for entry in entries if entry.split == "test"], pose_gans)
+            drawn, note = _random_test_pairs([entry for entry in entries if entry.split == "test"], pose_gans)
             pairs |= {"test": drawn} if drawn else {}
             notes += (note,)
         return pairs, unknown, notes
@@ -172,7 +172,7 @@ def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, fil
     ]
 
 
-def _drawn_test_pairs(entries: list[Entry], pose_gans: bool) -> tuple[list[tuple[str, str]], str]:
+def _random_test_pairs(entries: list[Entry], pose_gans: bool) -> tuple[list[tuple[str, str]], str]:
     """Return 12,000 random test pairs and a note; no pairs if there are fewer, so that the rule applies.
 
     They are the published ones only in the order of pose-gan's own file.

@@ -239,7 +239,7 @@ class SynchronizedViews:
         named = sorted(set(people.values()))
         if not self.test and len(named) < 2:
             raise ValueError(
-                f"the takes are of {len(named)} people ({', '.join(named) or 'nobody'}), so nobody can be held out for "
+                f"the takes are of {len(named)} people ({', '.join(named) or 'nobody'}), so none can be held out for "
                 "testing. Add takes of another person, or name the takes for testing: --set data.test=TAKE."
             )
         testing = set(self.test) or held_out(named, self.test_share)

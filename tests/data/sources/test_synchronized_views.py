@@ -274,7 +274,7 @@ def test_a_wrong_root_says_what_is_expected_and_what_is_there(tmp_path: Path):
     with pytest.raises(ValueError, match=r"expected one calibration file .*there is none\. Or say which"):
         SynchronizedViews(tmp_path).listing()
     calibrate(tmp_path)
-    with pytest.raises(ValueError, match=r"takes are of 1 people \(anna\), so nobody can be held out.*data\.test=TAKE"):
+    with pytest.raises(ValueError, match=r"takes are of 1 people \(anna\), so none can be held out.*data\.test=TAKE"):
         SynchronizedViews(tmp_path).listing()
     (tmp_path / "calibration").mkdir()
     calibrate(tmp_path / "calibration")
