@@ -10,8 +10,7 @@ import numpy as np
 from measuring import Cost, measured
 
 from posegen.catalog import system
-from posegen.data.formats.images import fingerprint
-from posegen.data.listing import Entry, Listing, Reject
+from posegen.data.listing import Entry, Listing, Reject, fingerprint
 from posegen.data.random_streams import epoch_order, epoch_pairs
 from posegen.data.shards import preparing as making
 from posegen.data.shards.making import ShardSettings, Work, plan_works

@@ -61,7 +61,7 @@ def pairs(described: System, count: int) -> dict[str, Tensor]:
     height, width = described.size
     raw: dict[str, Tensor] = {}
     for role, images in (("source", loaded[::2]), ("target", loaded[1::2])):
-        raw[f"{role}_image"] = torch.from_numpy(np.stack([simplejpeg.decode_jpeg(image.image) for image in images]))
+        raw[f"{role}_image"] = torch.from_numpy(np.stack([simplejpeg.decode_jpeg(image.encoded) for image in images]))
         raw[f"{role}_joints"] = torch.from_numpy(np.stack([image.joints for image in images]))
         raw[f"{role}_visible"] = torch.from_numpy(np.stack([image.visible for image in images]))
         masks = [pose_mask(p.joints, p.visible, height=height, width=width, radius=4) for p in images]

@@ -31,7 +31,8 @@ from posegen.data.formats.images import (
     read_image,
     scaled_joints,
 )
-from posegen.data.formats.keypoint_files import HEADER, MISSING, Pose
+from posegen.data.formats.posegan_csv import HEADER
+from posegen.data.formats.poses import MISSING, Pose
 from posegen.data.listing import Reject
 from posegen.data.shards.making import ShardSettings
 from posegen.fields import replace_fields
@@ -233,7 +234,7 @@ def _estimated(
         except ValueError as error:
             rejects.append(Reject(name, "", *error.args))
             continue
-        decode_into(fitted.image, images[len(scales)])
+        decode_into(fitted.encoded, images[len(scales)])
         scales[name] = fitted.scale
     if not scales:
         return {}

@@ -15,7 +15,7 @@ from torch import nn
 
 from posegen.cli import app, run_command
 from posegen.data import reasons
-from posegen.data.formats.keypoint_files import read_annotations
+from posegen.data.formats.annotations import read_annotations
 from posegen.data.loading.dataset import Shards
 from posegen.data.sources.folder import Folder
 from posegen.inference import Estimator, annotate, export, open_estimator, write_annotation

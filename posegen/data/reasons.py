@@ -1,4 +1,4 @@
-"""Why something of a source is not used, in the words of `rejects.parquet` and of the manifest's counts."""
+"""The reasons for rejects and the notes, as they stand in `rejects.parquet` and in the manifest's counts."""
 
 UNREADABLE = "unreadable file"
 DAMAGED = "truncated or damaged image"
@@ -28,13 +28,13 @@ NOT_CALIBRATED = "camera without calibration"  # of a whole video
 PAIR_ACROSS_GROUPS = "pair across two groups"
 PAIR_ACROSS_SPLITS = "pair across training and validation"
 PAIR_OF_REJECTED = "pair of a rejected image"
-# Each of the others is an unusable image.
+# Reasons that do not reject an image: all others do.
 NO_UNUSABLE_IMAGE = (
     *(ALONE, NO_IMAGE, NO_VIDEO, VIDEO_NOT_ANNOTATED, NOT_CALIBRATED, NO_CROP, NO_SUBJECT, UNKNOWN_SUBJECT),
     *(PAIR_ACROSS_GROUPS, PAIR_ACROSS_SPLITS, PAIR_OF_REJECTED),
 )
 
-# What is kept and counted all the same: the manifest's notes.
+# Notes of the manifest: images that are kept and counted.
 RESIZED = "resized"
 ENCODED_AGAIN = "encoded again at its size"
 OUTSIDE = "joints outside the image"

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.data.formats.keypoint_files import HEADER
+from posegen.data.formats.posegan_csv import HEADER
 from posegen.storage.files import write_json
 from posegen.runs.options import Options, common_size, from_run, keep, parse_settings, parse_size, plan_for
 from posegen.runs.dry_run import about_data

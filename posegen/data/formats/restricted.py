@@ -1,14 +1,12 @@
-"""Pickles of plain data, read without running anything that they name.
+"""Pickles and npz files of plain data, read without running anything that they name.
 
-A pickle is a small program, and Python's own reader calls whatever it asks for. This reader gives lists, dicts, tuples,
-numbers, text, bytes and numpy arrays of numbers, in every protocol from Python 2's text to 5; anything else that a file
-asks for is refused by name, before it is imported. numpy's functions are not called either: an array's state is checked
-and its numbers are taken from its bytes, for numpy's own reader trusts the flags in the file, and a file can lie.
-
-numpy's npz files, read without running anything that they name.
+A pickle is a small program, and Python's own reader calls whatever it asks for. This reader returns lists, dicts,
+tuples, numbers, text, bytes and numpy arrays of numbers, in every protocol from Python 2's text to 5; anything else
+that a file asks for is refused by name, before it is imported. numpy's functions are not called either: an array's
+state is checked and its numbers are taken from its bytes, because numpy's own reader trusts the flags in the file.
 
 An npz file is a zip archive of npy files. One that holds a dict holds a pickle, which numpy opens only with
-`allow_pickle=True`: then it may call any function of Python. Here it is read by `plain_pickles`.
+`allow_pickle=True`: then it may call any function of Python. Here the same restricted reader reads it.
 """
 
 import io
@@ -28,7 +26,7 @@ from numpy.lib import format as npy
 OBJECTS = "O8"  # numpy's name of arrays of objects; npz files hold dicts so
 KINDS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")  # numpy's names of plain numbers
 
-# What Python and numpy raise for a file that is cut off, damaged or no pickle.
+# Raised by Python and numpy for a file that is cut off, damaged or not a pickle.
 _DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -43,29 +41,32 @@ _DAMAGE = (
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """What a pickle holds. Text of Python 2 comes as bytes (`text` reads it), arrays come as `PickledArray`.
+    """Read a pickle. Text of Python 2 is returned as bytes (see `text`), arrays as `PickledArray`.
 
-    Raises ValueError naming the file and what it asked for, where that is more than plain data, and for a file that is
-    cut off or no pickle. Nothing that a file names is imported or called.
+    Nothing that the file names is imported or called.
+
+    Raises:
+        ValueError: If the file asks for more than plain data (naming the file and the request), is cut off, or is not
+            a pickle.
     """
     return unpickled(path.read_bytes(), str(path))
 
 
-def unpickled(content: bytes, place: str, *, objects: bool = False) -> Any:
-    """As `read_plain_pickle`, of bytes that stand at `place`. `objects` allows arrays of plain objects as well."""
+def unpickled(content: bytes, where: str, *, objects: bool = False) -> Any:
+    """Like `read_plain_pickle`, for bytes found at `where`. `objects` allows arrays of plain objects as well."""
     try:
-        return _PlainUnpickler(content, place, _ALLOWED | _OBJECTS_TOO if objects else _ALLOWED).load()
+        return _PlainUnpickler(content, where, _ALLOWED | _OBJECTS_TOO if objects else _ALLOWED).load()
     except _RefusedPickle as error:
         raise ValueError(str(error)) from None
     except _DAMAGE as error:
         raise ValueError(
-            f"{place}: not a pickle of plain data that can be read (cut off, damaged or another kind of file): "
+            f"{where}: not a pickle of plain data that can be read (cut off, damaged or another kind of file): "
             f"{type(error).__name__}: {error}"
         ) from None
 
 
 def text(value: object) -> str | None:
-    """A text of Python 3 or of Python 2, whose bytes are taken for UTF-8; None where it is neither."""
+    """Return text of Python 3, or of Python 2 (bytes, decoded as UTF-8); None for anything else."""
     if isinstance(value, bytes):
         try:
             return value.decode()
@@ -75,13 +76,13 @@ def text(value: object) -> str | None:
 
 
 class PickledArray:
-    """An array as it stands in a pickle; `array` is it. Its state is checked, whatever the file says."""
+    """An array in a pickle, in `array`. Its state is checked rather than trusted."""
 
     def __init__(self) -> None:
         self.array: np.ndarray = np.empty(0)
 
     def __setstate__(self, state: object) -> None:
-        """(version, shape, kind, Fortran order, bytes), as numpy writes it."""
+        """Take (version, shape, kind, Fortran order, bytes), as numpy writes it."""
         if not isinstance(state, tuple) or len(state) != 5:
             raise ValueError(f"expected an array's state of five parts, found {reprlib.repr(state)}")
         _, shape, kind, fortran, content = state
@@ -90,37 +91,37 @@ class PickledArray:
 
 
 class _RefusedPickle(ValueError):
-    """A file asks for what is no plain data."""
+    """A file asks for more than plain data."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    def __init__(self, content: bytes, place: str, allowed: Mapping[tuple[str, str], object]) -> None:
+    def __init__(self, content: bytes, where: str, allowed: Mapping[tuple[str, str], object]) -> None:
         super().__init__(io.BytesIO(content), fix_imports=False, encoding="bytes")
-        self._place = place
+        self._where = where
         self._allowed = allowed
 
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) not in self._allowed:
             raise _RefusedPickle(
-                f"{self._place}: the pickle asks for '{module}.{name}', which is no plain data. Nothing of it was run. "
+                f"{self._where}: the pickle asks for '{module}.{name}', which is no plain data. Nothing of it was run. "
                 "Understood are lists, dicts, tuples, numbers, text and numpy's arrays of numbers. Do not open this "
                 "file with Python's own pickle: what it asks for would be executed."
             )
         return self._allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise _RefusedPickle(f"{self._place}: the pickle refers to {reprlib.repr(pid)} outside of it: no plain data.")
+        raise _RefusedPickle(f"{self._where}: the pickle refers to {reprlib.repr(pid)} outside of it: no plain data.")
 
 
 class _Kind:
-    """A dtype: which of `KINDS`, or objects where these are allowed, and its byte order."""
+    """A dtype: one of `KINDS`, or objects where these are allowed, and its byte order."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.order: Literal["<", ">", "|"] = "<"
 
     def __setstate__(self, state: object) -> None:
-        """(version, byte order, sub-array, names, fields, ...): only the byte order may say something."""
+        """Take (version, byte order, sub-array, names, fields, ...): only the byte order may be set."""
         if not isinstance(state, tuple) or len(state) < 5 or any(state[2:5]):
             raise ValueError(f"expected the kind of plain numbers, found {reprlib.repr(state)}")
         order = text(state[1])
@@ -131,7 +132,7 @@ class _Kind:
 
 @dataclass(frozen=True)
 class _Permitted:
-    """Stands for a function or class of numpy's in the file. It can be called by it, and nothing else."""
+    """A stand-in for a function or class of numpy's in the file, which can only be called."""
 
     function: Callable[..., Any]
 
@@ -142,11 +143,6 @@ class _Permitted:
         raise ValueError("the pickle changes a function")
 
 
-def _empty_array(*_: object) -> PickledArray:
-    """numpy's `_reconstruct(ndarray, (0,), b"b")`; the state that follows says what the array is."""
-    return PickledArray()
-
-
 def _kind(name: object, *_: object) -> _Kind:
     known = text(name)
     if known not in KINDS:
@@ -154,22 +150,14 @@ def _kind(name: object, *_: object) -> _Kind:
     return _Kind(known)
 
 
-def _kind_or_objects(name: object, *_: object) -> _Kind:
-    return _Kind(OBJECTS) if text(name) == OBJECTS else _kind(name)
-
-
-def _scalar(kind: object, content: object) -> int | float | bool:
-    return _numbers(content, kind, (), order="C").item()
-
-
 def _from_buffer(content: object, kind: object, shape: object, order: object) -> PickledArray:
-    made = PickledArray()
-    made.array = _numbers(content, kind, shape, order="F" if text(order) == "F" else "C")
-    return made
+    result = PickledArray()
+    result.array = _numbers(content, kind, shape, order="F" if text(order) == "F" else "C")
+    return result
 
 
 def _numbers(content: object, kind: object, shape: object, *, order: str) -> np.ndarray:
-    """The numbers in an array's bytes, in native order. Raises ValueError where the parts do not fit together."""
+    """Return the numbers in an array's bytes, in native order. Raises ValueError if the parts do not fit together."""
     if not isinstance(kind, _Kind) or kind.name == OBJECTS or not isinstance(content, bytes | bytearray):
         raise ValueError("expected an array of plain numbers")
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
@@ -182,7 +170,7 @@ def _numbers(content: object, kind: object, shape: object, *, order: str) -> np.
 
 
 def _objects(content: object, kind: object, shape: object, *, order: str) -> np.ndarray:
-    """An array of what the pickle has made already. Raises ValueError where it is no list, or not as long."""
+    """Return an array of objects that the pickle has built already. Raises ValueError if these do not fill it."""
     if not isinstance(content, list) or not isinstance(shape, tuple) or not all(type(side) is int for side in shape):
         raise ValueError(f"expected an array of objects, found {reprlib.repr(content)}")
     if any(side < 0 for side in shape) or math.prod(shape) != len(content):
@@ -194,7 +182,7 @@ def _objects(content: object, kind: object, shape: object, *, order: str) -> np.
 
 
 def _encoded(content: object, encoding: object) -> bytes:
-    """Python 3 writes bytes in protocol 2 as a text to be encoded; other encodings have no place in data."""
+    """Return bytes that Python 3 wrote in protocol 2 as text to be encoded; other encodings are refused."""
     if not isinstance(content, str) or text(encoding) != "latin1":
         raise ValueError("expected bytes, written as Latin-1")
     return content.encode("latin1")
@@ -215,25 +203,30 @@ _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _ALLOWED = {
     ("numpy", "ndarray"): _Permitted(_not_called),
     ("numpy", "dtype"): _Permitted(_kind),
-    **{(module, "_reconstruct"): _Permitted(_empty_array) for module in _MULTIARRAY},
-    **{(module, "scalar"): _Permitted(_scalar) for module in _MULTIARRAY},
+    # `_reconstruct(ndarray, (0,), b"b")`: the state that follows fills the array
+    **{(module, "_reconstruct"): _Permitted(lambda *_: PickledArray()) for module in _MULTIARRAY},
+    **{
+        (module, "scalar"): _Permitted(lambda kind, content: _numbers(content, kind, (), order="C").item())
+        for module in _MULTIARRAY
+    },
     **{(module, "_frombuffer"): _Permitted(_from_buffer) for module in _NUMERIC},
     ("_codecs", "encode"): _Permitted(_encoded),
     ("__builtin__", "bytes"): _Permitted(_no_bytes),
     ("builtins", "bytes"): _Permitted(_no_bytes),
 }
-_OBJECTS_TOO = {("numpy", "dtype"): _Permitted(_kind_or_objects)}
-
+_OBJECTS_TOO = {
+    ("numpy", "dtype"): _Permitted(lambda name, *_: _Kind(OBJECTS) if text(name) == OBJECTS else _kind(name))
+}
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _NPZ_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
 def read_plain_npz(path: Path) -> dict[str, Any]:
-    """The arrays of a file by name; what an array of objects without a shape holds stands for it, such as a dict.
+    """Read the arrays of a file by name. An array of one object, such as a dict, is returned as that object.
 
-    Arrays inside are numpy's, text of Python 2 is text. Raises ValueError, naming the file, where it is no npz file, is
-    damaged, or asks for more than plain data: nothing of that is imported or called.
+    Arrays inside it are numpy's, and text of Python 2 is text. Raises ValueError, naming the file, if it is not an npz
+    file, is damaged, or asks for more than plain data; nothing of that is imported or called.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -245,7 +238,7 @@ def read_plain_npz(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not an npz file of numpy that can be read ({error})") from None
 
 
-def _array(content: bytes, place: str) -> Any:
+def _array(content: bytes, where: str) -> Any:
     member = io.BytesIO(content)
     try:
         version = npy.read_magic(member)
@@ -253,26 +246,26 @@ def _array(content: bytes, place: str) -> Any:
             raise ValueError(f"version {version} of the npy format is not understood")
         shape, fortran, kind = _HEADERS[version](member)
     except ValueError as error:
-        raise ValueError(f"{place}: not an npy file that can be read ({error})") from None
+        raise ValueError(f"{where}: not an npy file that can be read ({error})") from None
     if kind.hasobject:
-        array = _plain(unpickled(member.read(), place, objects=True))
+        array = _plain(unpickled(member.read(), where, objects=True))
         return array.item() if isinstance(array, np.ndarray) and array.shape == () else array
     content = member.read()
     if kind.itemsize * math.prod(shape) != len(content):
-        raise ValueError(f"{place}: expected an array of shape {shape} and kind {kind}, found {len(content)} bytes")
+        raise ValueError(f"{where}: expected an array of shape {shape} and kind {kind}, found {len(content)} bytes")
     flat = np.frombuffer(content, kind)
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
 def _plain(value: Any) -> Any:
-    """The value with arrays for `PickledArray`, and with text for bytes where these are text."""
+    """Return the value with arrays for `PickledArray`, and with text for bytes where these are text."""
     if isinstance(value, PickledArray):
         value = value.array
     if isinstance(value, np.ndarray) and value.dtype == object:
-        made = np.empty(value.shape, dtype=object)
-        for place in np.ndindex(value.shape):
-            made[place] = _plain(value[place])
-        return made
+        result = np.empty(value.shape, dtype=object)
+        for index in np.ndindex(value.shape):
+            result[index] = _plain(value[index])
+        return result
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

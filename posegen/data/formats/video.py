@@ -1,4 +1,4 @@
-"""Frames of videos, and square parts of images: how an entry names them, and how they are read."""
+"""Frames of videos and square parts of images: their names in a listing, and reading them."""
 
 import re
 from collections.abc import Collection
@@ -13,13 +13,13 @@ from jaxtyping import Float, UInt8
 from posegen.data import reasons
 from posegen.data.formats.images import open_image, read_image
 
-FORWARD = 100  # frames that are decoded on the way rather than sought (our choice): a seek starts at a whole image
-OPEN_VIDEOS = 32  # kept open in a process, for a group's views take turns
-LARGEST = 10_000  # pixels; a larger square is no crop of any video, but a mistake in its joints
+FORWARD = 100  # frames that are decoded rather than skipped by a seek (our choice): a seek starts at a key frame
+OPEN_VIDEOS = 32  # kept open in a process, because the views of a group alternate
+LARGEST = 10_000  # pixels; a larger square is a mistake in the joints
 
 
 class Square(NamedTuple):
-    """A square part of an image in whole pixels; its left upper corner may lie outside."""
+    """A square part of an image in whole pixels; its upper left corner may lie outside."""
 
     left: int
     top: int
@@ -43,24 +43,24 @@ class Part(NamedTuple):
 
 
 def parse_part(text: str) -> Part:
-    """The part that a text names."""
+    """Return the part that a text names."""
     found = re.fullmatch(r"(.*)#(?:frame=(\d+)&)?xywh=(-?\d+),(-?\d+),(\d+),\d+", text, re.DOTALL)
-    assert found is not None, f"no part of an image: {text}"
+    assert found is not None, f"not a part of an image: {text}"
     path, frame, *numbers = found.groups()
     return Part(Path(path), None if frame is None else int(frame), Square(*map(int, numbers)))
 
 
 def part_sizes(parts: Collection[str]) -> dict[str, int]:
-    """Sizes in bytes of the files that hold the parts, by the parts' texts; -1 where a link leads nowhere."""
+    """Return the sizes in bytes of the files that hold the parts, by the parts' texts; -1 for a missing file."""
     paths = {text: parse_part(text).path for text in parts}
     sizes = {path: path.stat().st_size if path.is_file() else -1 for path in set(paths.values())}
     return {text: sizes[path] for text, path in paths.items()}
 
 
 def square_around(low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"], margin: float) -> Square:
-    """The smallest square of whole pixels around a box of coordinates and `margin` pixels more on each side.
+    """Return the smallest square of whole pixels around a box of coordinates and `margin` pixels on each side.
 
-    `low` and `high` are x and y; whole numbers are the centres of pixels, so that a pixel reaches half a one around.
+    `low` and `high` are x and y; whole numbers are the centres of pixels, so a pixel extends half a pixel around.
     """
     middle, reach = (low + high) / 2, float((high - low).max()) / 2 + margin
     left, top = (int(edge) for edge in np.floor(middle - reach + 0.5))
@@ -69,7 +69,7 @@ def square_around(low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"], mar
 
 
 def cut_out(pixels: UInt8[np.ndarray, "height width 3"], square: Square) -> UInt8[np.ndarray, "side side 3"]:
-    """The square part; what lies outside of the image is black."""
+    """Return the square part of an image, black outside the image."""
     height, width = pixels.shape[:2]
     left, top, side = square
     (x, right), (y, bottom) = np.clip([left, left + side], 0, width), np.clip([top, top + side], 0, height)
@@ -79,31 +79,29 @@ def cut_out(pixels: UInt8[np.ndarray, "height width 3"], square: Square) -> UInt
 
 
 def read_part(part: Part) -> bytes:
-    """The part as BMP, so that it is encoded only once, for its shard.
+    """Read a part as BMP, so that it is compressed only once, for its shard.
 
-    Raises ValueError(reason, detail) where the file cannot be read, is damaged, or has no such frame.
+    Raises ValueError(reason, detail) if the file cannot be read, is damaged, or has no such frame.
     """
-    pixels = _read_image(part.path) if part.frame is None else _opened(part.path).frame(part.frame)
+    if part.frame is None:
+        pixels = cv2.cvtColor(open_image(read_image(part.path)).pixels, cv2.COLOR_RGB2BGR)
+    else:
+        pixels = _open_video(part.path).frame(part.frame)
     return cv2.imencode(".bmp", cut_out(pixels, part.square))[1].tobytes()
 
 
-def _read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    content = read_image(path)
-    return cv2.cvtColor(open_image(content).pixels, cv2.COLOR_RGB2BGR)
-
-
 class _Video:
-    """An open video that is read forwards; a frame that lies behind, or far ahead, is sought."""
+    """An open video, read forwards; it seeks to a frame behind or far ahead."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
         if not self._capture.isOpened():
-            raise ValueError(reasons.UNREADABLE, f"{path}: OpenCV opens no video there")
+            raise ValueError(reasons.UNREADABLE, f"{path}: OpenCV cannot open it as a video")
         self._next = 0
 
     def frame(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        """A frame in OpenCV's order of colours. Raises ValueError(reason, detail) where the video does not have it."""
+        """Read a frame as BGR. Raises ValueError(reason, detail) if the video does not have it."""
         if not self._next <= number <= self._next + FORWARD:
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, number)
             self._next = number
@@ -124,5 +122,5 @@ class _Video:
 
 
 @lru_cache(maxsize=OPEN_VIDEOS)
-def _opened(path: Path) -> _Video:
+def _open_video(path: Path) -> _Video:
     return _Video(path)

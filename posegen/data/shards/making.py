@@ -154,13 +154,13 @@ def prepare(
     if not listed:
         _check_torso(visible)
     height, width = settings.size
-    fitted = fit(image.image, height=height, width=width, jpeg_quality=settings.jpeg_quality)
+    fitted = fit(image.encoded, height=height, width=width, jpeg_quality=settings.jpeg_quality)
     joints = scaled_joints(np.asarray(image.joints, np.float32), fitted.scale)
     _check_coordinates(joints[visible])
     mask = _own_mask(image, height, width)
     estimated = mask is None and settings.person_masks == "estimated"
     if estimated:
-        mask = estimate(open_image(fitted.image).pixels, joints, visible)
+        mask = estimate(open_image(fitted.encoded).pixels, joints, visible)
     notes = {
         reasons.RESIZED: fitted.scale != (1.0, 1.0),
         reasons.ENCODED_AGAIN: fitted.encoded_again and fitted.scale == (1.0, 1.0),
@@ -170,7 +170,7 @@ def prepare(
     }
     return Row(
         entry=entry,
-        image=fitted.image,
+        image=fitted.encoded,
         joints=np.where(np.isfinite(joints), joints, np.float32(-1)),
         visible=visible,
         pose_mask=pack(pose_mask(joints, visible, height=height, width=width, radius=settings.mask_radius)),

@@ -3,7 +3,7 @@
 The images lie as they are distributed, `bounding_box_train` and `bounding_box_test` of 64x128 JPEGs named
 `0002_c1s1_000451_03.jpg` (identity, camera and sequence, frame, box). The joints are pose-gan's
 `market-annotation-{train,test}.csv` in the same folder; so are the pair lists, where there are any. A split without
-such a file takes PG2's pickles (`pg2_pickles`), joints and pairs each for themselves.
+such a file uses PG2's pickles (`pg2_pickles`); joints and pairs are chosen independently.
 """
 
 import re
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from posegen.data import reasons
-from posegen.data.formats.images import READABLE, fingerprint, image_sizes, read_image
-from posegen.data.formats.keypoint_files import Annotations, read_pose_gan_csv
+from posegen.data.formats.images import READABLE, folder_names, image_sizes, read_image
 from posegen.data.formats.pg2_pickles import (
     PEAKS,
     PG2_PICKLES,
@@ -23,16 +22,18 @@ from posegen.data.formats.pg2_pickles import (
     peaks_files,
     read_pg2_poses,
 )
-from posegen.data.listing import Entry, Listing, LoadedImage, Reject
+from posegen.data.formats.posegan_csv import read_pose_gan_csv
+from posegen.data.formats.poses import Annotations
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
 from posegen.data.sources.pairs import PUBLISHED_TEST_PAIRS, given_pairs, ordered_pairs, published_draw, usable_rows
 from posegen.data.sources.splits import SPLITS
 
 DISTRACTORS = ("-1", "0000")  # junk and background people of the test part
-PUBLISHED_CANDIDATES = 257_198  # ordered test pairs from which the published 12,000 are drawn
+PUBLISHED_CANDIDATES = 257_198  # ordered test pairs from which the published 12,000 are chosen
 
 
 def camera(name: str) -> str:
-    """The camera in a Market-1501 name, "c1" in `0002_c1s1_000451_03.jpg`; "" where there is none."""
+    """Return the camera in a Market-1501 name, "c1" in `0002_c1s1_000451_03.jpg`; "" if there is none."""
     found = re.search(r"_(c\d+)s\d+", name)
     return found[1] if found else ""
 
@@ -43,14 +44,14 @@ class Market1501:
 
     Entries stand in the order of the annotation files, on which the order of the pairs depends; those of PG2's pickles
     are sorted by name. A pair list in the root is honoured; without one, training pairs follow the rule, and test pairs
-    are pose-gan's draw of 12,000 where there are that many.
+    are pose-gan's random 12,000 where there are that many.
     """
 
     root: Path
     name: ClassVar[str] = "market1501"
 
     def listing(self) -> Listing:
-        """All entries of both splits. Raises ValueError where a folder or file is missing or does not parse."""
+        """List both splits. Raises ValueError for a missing or malformed folder or file."""
         self._check_layout()
         entries: list[Entry] = []
         rejects: list[Reject] = []
@@ -68,10 +69,8 @@ class Market1501:
         return replace(listing, fingerprint=fingerprint(self.name, listing, sizes))
 
     def load(self, entry: Entry) -> LoadedImage:
-        """The JPEG's bytes as they are. Raises ValueError("unreadable file", detail)."""
-        assert entry.joints is not None
-        assert entry.visible is not None
-        return LoadedImage(read_image(Path(entry.path)), entry.joints, entry.visible)
+        """Read the JPEG's bytes. Raises ValueError("unreadable file", detail)."""
+        return entry.loaded(read_image(Path(entry.path)))
 
     def _check_layout(self) -> None:
         expected = [f"bounding_box_{split}" for split in SPLITS] + [_annotation_file(split) for split in SPLITS]
@@ -82,15 +81,14 @@ class Market1501:
         found = {_annotation_file(split) for split in SPLITS if self._joint_file(split).exists()}
         missing = [name for name in expected if name not in found and not (self.root / name).exists()]
         if missing:
-            there = sorted(path.name for path in self.root.iterdir())[:8]
             raise ValueError(
-                f"Market-1501 root '{self.root}' lacks {', '.join(missing)}; there is {', '.join(there) or 'nothing'}. "
+                f"Market-1501 root '{self.root}' lacks {', '.join(missing)}; there is {folder_names(self.root)}. "
                 "The images are Market-1501's own folders, the CSV files come with pose-gan (Deformable GAN's code); "
                 f"PG2's pickles, {PEAKS}*.p, serve as well, in the root or in PoseFiltered."
             )
 
     def _joint_file(self, split: str) -> Path:
-        """pose-gan's file of a split where it is there, else PG2's of the split, else PG2's of all images."""
+        """Return pose-gan's file of a split if it is there, else PG2's of the split, else PG2's of all images."""
         if (file := self.root / _annotation_file(split)).exists():
             return file
         pickles = peaks_files(self.root)
@@ -119,7 +117,7 @@ class Market1501:
         return (self.root / f"bounding_box_{split}").absolute()
 
     def _annotations(self, file: Path, split: str) -> Annotations:
-        """A split's poses. Of PG2's file for both, those of the other split's images are left out."""
+        """Read a split's poses, without those of the other split's images in PG2's file for both."""
         if not is_peaks_file(file):
             return read_pose_gan_csv(file)
         annotations = read_pg2_poses(file)
@@ -142,7 +140,7 @@ class Market1501:
                 notes += given.notes
         if "test" not in pairs:
             pose_gans = not is_peaks_file(self._joint_file("test"))
-            drawn, note = _drawn_test_pairs([entry for entry in entries if entry.split == "test"], pose_gans)
+            drawn, note = _random_test_pairs([entry for entry in entries if entry.split == "test"], pose_gans)
             pairs |= {"test": drawn} if drawn else {}
             notes += (note,)
         return pairs, unknown, notes
@@ -157,7 +155,7 @@ def _annotation_file(split: str) -> str:
 
 
 def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, file: str) -> list[Reject]:
-    """Images whose row is missing or there twice, and rows without an image."""
+    """Reject images whose row is missing or duplicate, and rows without an image."""
     annotated = {**annotations.poses, **annotations.duplicates}
     return [
         *(
@@ -174,15 +172,15 @@ def _rejects(split: str, sizes: Mapping[str, int], annotations: Annotations, fil
     ]
 
 
-def _drawn_test_pairs(entries: list[Entry], pose_gans: bool) -> tuple[list[tuple[str, str]], str]:
-    """The draw of 12,000 from all ordered test pairs, and what it is; no pairs where the rule's are to be taken.
+def _random_test_pairs(entries: list[Entry], pose_gans: bool) -> tuple[list[tuple[str, str]], str]:
+    """Return 12,000 random test pairs and a note; no pairs if there are fewer, so that the rule applies.
 
-    It is the published one only in the order of pose-gan's own file.
+    They are the published ones only in the order of pose-gan's own file.
     """
     rows = usable_rows(entries)
     candidates = rows[ordered_pairs([entries[row].group for row in rows])]
     if len(candidates) < PUBLISHED_TEST_PAIRS:
-        return [], f"Test pairs: all {len(candidates):,} of the rule, for there is no market-pairs-test.csv."
+        return [], f"Test pairs: all {len(candidates):,} of the rule, since there is no market-pairs-test.csv."
     drawn = candidates[published_draw(len(candidates))]
     note = f"Test pairs: {len(drawn):,} drawn with seed 0 from {len(candidates):,} ordered pairs"
     if pose_gans and len(candidates) == PUBLISHED_CANDIDATES:

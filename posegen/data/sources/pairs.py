@@ -1,7 +1,8 @@
-"""Who is paired with whom: the rule of pose-gan's `create_pairs_dataset`, its published test draw, and given lists."""
+"""Pairs of images: the rule of pose-gan's `create_pairs_dataset`, its published test pairs, and given pair lists."""
 
 import csv
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +12,16 @@ from jaxtyping import Int
 from posegen.data import reasons
 from posegen.data.formats.pg2_pickles import read_pg2_pairs
 from posegen.data.geometry.joints import TORSO
-from posegen.data.listing import Entry, Reject
+from posegen.data.listing import Entry, Listing, Reject
 
 PUBLISHED_TEST_PAIRS = 12_000
 
 
 def usable_rows(entries: Sequence[Entry]) -> Int[np.ndarray, " usable"]:
-    """Places of the entries that may be paired: shoulders and hips known, all known joints finite, no distractor.
+    """Return the rows of the entries that may be paired: shoulders and hips known, joints finite, no distractor.
 
-    pose-gan's `create_pairs_dataset`; that joints be finite is our choice. Entries without joints yet are left out.
+    This is pose-gan's `create_pairs_dataset`, except that known joints must be finite (our choice). Entries whose
+    joints are not known yet are left out.
     """
     rows = np.array([row for row, entry in enumerate(entries) if entry.joints is not None], dtype=np.int64)
     if not len(rows):
@@ -32,39 +34,37 @@ def usable_rows(entries: Sequence[Entry]) -> Int[np.ndarray, " usable"]:
 
 
 def ordered_pairs(groups: Sequence[str]) -> Int[np.ndarray, "pairs 2"]:
-    """All ordered pairs (source row, target row) of different rows of one group.
+    """Return all ordered pairs (source row, target row) of different rows of one group.
 
-    The groups come in the order in which they are first seen, and the rows of each in the order of
-    `itertools.permutations`: the order in which pose-gan lists them, and which its test draw therefore depends on.
+    Groups come in the order of their first rows, and the rows of each in the order of `itertools.permutations`: the
+    order in which pose-gan lists them, on which its random test pairs depend.
     """
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
-    pairs = [_permutations(np.array(rows, dtype=np.int64)) for rows in members.values()]
-    return np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs])
-
-
-def _permutations(rows: np.ndarray) -> np.ndarray:
-    count = len(rows)
-    others = np.broadcast_to(rows, (count, count))[~np.eye(count, dtype=bool)]
-    return np.stack([np.repeat(rows, count - 1), others], axis=1)
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for rows in members.values():
+        count = len(rows)
+        targets = np.broadcast_to(np.array(rows, dtype=np.int64), (count, count))[~np.eye(count, dtype=bool)]
+        pairs.append(np.stack([np.repeat(np.array(rows, dtype=np.int64), count - 1), targets], axis=1))
+    return np.concatenate(pairs)
 
 
 def published_draw(count: int) -> Int[np.ndarray, "12000"]:
-    """Places of the 12,000 published test pairs among `count` ordered pairs (Market-1501: 257,198).
+    """Return the indices of the 12,000 published test pairs among `count` ordered pairs (Market-1501: 257,198).
 
     pose-gan draws them by pandas' `sample` with random_state 0, which is this permutation of numpy's old generator.
-    Raises ValueError where there are fewer than 12,000.
+    Raises ValueError if there are fewer than 12,000.
     """
     if count < PUBLISHED_TEST_PAIRS:
-        raise ValueError(f"the published draw takes {PUBLISHED_TEST_PAIRS} pairs, and there are only {count}")
+        raise ValueError(f"the published test pairs are {PUBLISHED_TEST_PAIRS}, and there are only {count}")
     return np.random.RandomState(0).choice(count, PUBLISHED_TEST_PAIRS, replace=False)
 
 
 def read_pairs_csv(path: Path) -> list[tuple[str, str]]:
-    """The (source, target) names of a pair list: comma-separated, first line `from,to`, as pose-gan writes it.
+    """Read the (source, target) names of a pair list: comma-separated, first line `from,to`, as pose-gan writes it.
 
-    Raises ValueError naming the file and line of what does not parse, or where there is no pair at all.
+    Raises ValueError, naming the file and line, if it is malformed or has no pairs.
     """
     pairs: list[tuple[str, str]] = []
     try:
@@ -86,7 +86,7 @@ def read_pairs_csv(path: Path) -> list[tuple[str, str]]:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The (source, target) names of a pair list: PG2's pickle where it ends with `.p`, else comma-separated.
+    """Read the (source, target) names of a pair list: PG2's pickle if it ends with `.p`, else comma-separated.
 
     Raises ValueError as `read_pg2_pairs` and `read_pairs_csv` do.
     """
@@ -94,7 +94,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 class GivenPairs(NamedTuple):
-    """A pair list in the names of the entries, what it names that is not there, and what the user should know."""
+    """A pair list in the names of the entries, rejects for the names that have no entry, and notes for the user."""
 
     pairs: list[tuple[str, str]]
     rejects: list[Reject]
@@ -104,10 +104,17 @@ class GivenPairs(NamedTuple):
 def given_pairs(
     path: Path, split: str, entries: Sequence[Entry], *, find: Callable[[str], str | None], known: Collection[str]
 ) -> GivenPairs:
-    """The pairs of a list, in its order, without those that name an image that is not among the split's entries.
+    """Read the pairs of a list, in its order, without those that name an image with no entry in the split.
 
-    `find` gives the entry's name for a name of the list, or None; names in `known` are rejected elsewhere already.
-    Raises ValueError where no pair is left, or where one joins two groups: pairs are formed within a group.
+    Args:
+        path: The pair list.
+        split: The split that it is for.
+        entries: The entries of all splits.
+        find: Returns the entry's name for a name in the list, or None.
+        known: Names that are rejected already.
+
+    Raises:
+        ValueError: If no pair is left, or if one joins two groups.
     """
     listed = read_pairs(path)
     groups = {entry.name: entry.group for entry in entries if entry.split == split}
@@ -128,6 +135,20 @@ def given_pairs(
     return GivenPairs(kept, rejects, (note,) if left_out else ())
 
 
+def with_given_pairs(listing: Listing, lists: Mapping[str, Path], find: Callable[[str], str | None]) -> Listing:
+    """Return the listing with the pairs of its splits' pair lists; `find` and errors are those of `given_pairs`."""
+    known = {reject.name for reject in listing.rejects}
+    for split, path in lists.items():
+        given = given_pairs(path, split, listing.entries, find=find, known=known)
+        listing = replace(
+            listing,
+            rejects=[*listing.rejects, *given.rejects],
+            pairs={**listing.pairs, split: given.pairs},
+            notes=(*listing.notes, *given.notes),
+        )
+    return listing
+
+
 def _check_kept(path: Path, kept: list[tuple[str, str]], groups: dict[str, str], missing: list[str]) -> None:
     if not kept:
         raise ValueError(
@@ -138,6 +159,6 @@ def _check_kept(path: Path, kept: list[tuple[str, str]], groups: dict[str, str],
         if groups[source] != groups[target]:
             raise ValueError(
                 f"{path}: the pair '{source},{target}' joins two identities, '{groups[source]}' and "
-                f"'{groups[target]}'. Pairs are formed within an identity: correct the list, or say what the identity "
-                "is (`identity`)."
+                f"'{groups[target]}'. Pairs are formed within an identity: correct the list, or define the identity "
+                "(`identity`)."
             )

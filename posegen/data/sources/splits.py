@@ -1,4 +1,4 @@
-"""Which of one's own images are for training and which for testing, and who is held out for validation."""
+"""Training, test and validation splits: of images without published splits, and of identities held out."""
 
 import hashlib
 from collections import Counter
@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from posegen.data import reasons
-from posegen.data.listing import Entry, Listing, Reject
+from posegen.data.listing import Entry, Listing, Reject, count_reasons
 from posegen.data.sources.pairs import usable_rows
 
 SPLITS = ("train", "test")  # every data set has these
-VALIDATION = "validation"  # a listing has this one too where `with_validation` made it
+VALIDATION = "validation"  # only in listings returned by `with_validation`
 
 
 class SplitEntries(NamedTuple):
-    """Entries with their split, those that got none, and what decided, in words."""
+    """Entries with their split, rejects for those without, and a note on the rule that decided."""
 
     entries: list[Entry]
     rejects: list[Reject]
@@ -23,11 +23,11 @@ class SplitEntries(NamedTuple):
 
 
 def split_entries(entries: Sequence[Entry], lists: Mapping[str, Collection[str]], test_share: float) -> SplitEntries:
-    """Entries in the split whose pair list names them; else in the one they have; else by held-out identities.
+    """Split entries by the pair lists that name them, else by the split they have, else by held-out identities.
 
     `lists` holds the names in each split's pair list, where there is one. An image in both lists becomes two entries.
     One in neither list and without a split goes to the split without a list, or is rejected where both have one.
-    Raises ValueError where identities must be held out and there are not two that can be paired.
+    Raises ValueError if identities must be held out and fewer than two can be paired.
     """
     if lists or all(entry.split for entry in entries):
         kept = {(entry.name, split): entry for entry in entries for split in _given_splits(entry, lists)}
@@ -67,40 +67,54 @@ def _pairable_identities(entries: Sequence[Entry]) -> list[str]:
         raise ValueError(f"no two images can be paired: there are {found}. A pair is two images of one identity.")
     if len(pairable) == 1:
         raise ValueError(
-            f"only the identity '{pairable[0]}' can be paired, so nobody can be held out for testing: there are "
-            f"{found}. Say what the identity is (`identity`, a regular expression), or give `pairs-train.csv` and "
+            f"only the identity '{pairable[0]}' can be paired, so none can be held out for testing: there are "
+            f"{found}. Define the identity (`identity`, a regular expression), or give `pairs-train.csv` and "
             "`pairs-test.csv` (lines from,to), which may share a person."
         )
     return pairable
 
 
 def _paired_identities(entries: Sequence[Entry], rows: Iterable[int]) -> list[str]:
-    """The identities that have two or more of these rows in one group, as they are first seen."""
+    """Return the identities that have two or more of these rows in one group, in order of their first rows."""
     counts = Counter((entries[row].identity, entries[row].group) for row in rows)
     return list(dict.fromkeys(identity for (identity, _), count in counts.items() if count > 1))
 
 
 def held_out(identities: Collection[str], share: float) -> set[str]:
-    """The identities to leave out of training: the share (at least one, not all) whose names' SHA-256 is smallest."""
+    """Return the identities to hold out: the share (at least one, not all) whose names' SHA-256 is smallest."""
     count = min(max(1, round(share * len(identities))), len(identities) - 1)
     return set(sorted(identities, key=lambda identity: hashlib.sha256(identity.encode()).digest())[:count])
 
 
 def shared_identities(entries: Sequence[Entry]) -> int:
-    """How many identities have entries in both splits."""
+    """Return the number of identities that have entries in both splits."""
     training, testing = ({entry.identity for entry in entries if entry.split == split} for split in SPLITS)
     return len(training & testing)
 
 
+def shared_note(entries: Sequence[Entry]) -> list[str]:
+    """Return a warning about identities in both splits, or nothing."""
+    count = shared_identities(entries)
+    return [f"Identities in both splits: {count:,}. The scores say little about other people."] if count else []
+
+
+def empty_split(listing: Listing) -> tuple[str, str] | None:
+    """Return the first split without entries and the counts of its rejects as text, or None."""
+    for split in SPLITS:
+        if not any(entry.split == split for entry in listing.entries):
+            return split, count_reasons(reject for reject in listing.rejects if reject.split == split)
+    return None
+
+
 def with_validation(listing: Listing, share: float) -> Listing:
-    """The listing with a share of its training identities, at least one and not all, in the split "validation".
+    """Return the listing with a share of its training identities, at least one and not all, in split "validation".
 
     They are chosen by `held_out` among those that can be paired in training, have no image in the test split and none
-    that is a distractor, so that settings can be judged by people who are neither trained on nor tested on. Given
-    training pairs go where their images are; one that joins both sides is rejected. Where none goes to validation,
-    it is paired by the rule. Rejects stay where the reader put them, for nothing says whose they are.
+    that is a distractor, so that settings are compared on people who are in neither training nor test images. Given
+    training pairs follow their images; one that joins both sides is rejected. If none falls to validation, it is paired
+    by the rule. Rejects keep their split, since their identities are unknown.
 
-    Raises ValueError where the share is not between 0 and 1, or where fewer than two identities can be held out.
+    Raises ValueError if the share is not between 0 and 1, or if fewer than two identities can be held out.
     """
     if not 0 < share < 1:
         raise ValueError(
@@ -129,7 +143,7 @@ def with_validation(listing: Listing, share: float) -> Listing:
 
 
 def _validation_candidates(entries: Sequence[Entry], share: float) -> list[str]:
-    """The identities that may be held out. Images whose joints are still to be made count as usable."""
+    """Return the identities that may be held out. Images whose joints are not known yet count as usable."""
     training = [entry for entry in entries if entry.split == "train"]
     barred = {entry.identity for entry in entries if entry.split == "test" or entry.distractor}
     unknown = [row for row, entry in enumerate(training) if entry.joints is None]
@@ -137,7 +151,7 @@ def _validation_candidates(entries: Sequence[Entry], share: float) -> list[str]:
     candidates = [identity for identity in pairable if identity not in barred]
     if len(candidates) < 2:
         raise ValueError(
-            f"a validation split (the share {share:g} of the training identities) takes two identities at least, one "
+            f"a validation split (the share {share:g} of the training identities) needs at least two identities, one "
             f"to hold out and one to train on, and {len(candidates)} qualify: there are "
             f"{len({entry.identity for entry in training}):,} training identities, {len(pairable):,} of them with two "
             f"or more usable images, {len(pairable) - len(candidates):,} of these also tested on or distractors. "
@@ -149,9 +163,9 @@ def _validation_candidates(entries: Sequence[Entry], share: float) -> list[str]:
 def _divided_pairs(
     pairs: Mapping[str, list[tuple[str, str]]], entries: Sequence[Entry]
 ) -> tuple[Mapping[str, list[tuple[str, str]]], list[Reject]]:
-    """Given pairs with those of training in the split of their images, and the rejects of those that join two.
+    """Return given pairs with those of training in the split of their images, and rejects of those that join two.
 
-    A name without an entry decides nothing: such a pair is rejected with its split's shards.
+    Names without an entry do not count: their pairs are rejected later, when the shards are made.
     """
     if "train" not in pairs:
         return pairs, []

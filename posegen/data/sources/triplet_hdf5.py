@@ -5,18 +5,18 @@
 (256, 256, 3) uint8, RGB since they were opened by Pillow; `pose_r8_0/1` (256, 256, 18), 1 on a solid disc of radius 8
 around each joint, else 0; `pose_mask_r8_0/1`, which is not read: pose masks are drawn from the joints, as elsewhere.
 
-The files name nobody, so these are our choices. An image is known by its stored bytes; equal images are stored
-equally by one library, and are one image here. An identity, and a group, is a connected component: images that a
-row of pairs joins. Where all pairs of a person are there, that is the person; mirrored images, which the training
-file holds as well, make components of their own. Two people who share an image, byte for byte, become one.
+The files name neither images nor people, so these are our choices. An image is identified by its stored bytes; one
+library stores equal images equally, so these are one image here. An identity, and a group, is a connected component:
+images that a chain of pairs joins. Where all pairs of a person are there, that is the person; mirrored images, which
+the training file holds as well, form components of their own. Two people who share an image, byte for byte, merge.
 
-Joints are the discs' centres, in whole pixels. They are what the authors drew: their copy of PG2's DeepFashion
-converter takes the first candidate of each joint, of whichever person (see `pg2_pickles`).
+Joints are the discs' centres, in whole pixels, as the authors drew them: their copy of PG2's DeepFashion converter
+takes the first candidate of each joint, of any person (see `pg2_pickles`).
 """
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,18 +30,18 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from posegen.data import reasons
-from posegen.data.formats.images import fingerprint
-from posegen.data.formats.keypoint_files import MISSING, Pose
+from posegen.data.formats.images import folder_names
+from posegen.data.formats.poses import NOBODY, Pose
 from posegen.data.geometry.joints import JOINTS
-from posegen.data.listing import Entry, Listing, LoadedImage, Reject
-from posegen.data.sources.splits import SPLITS, shared_identities
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
+from posegen.data.sources.splits import SPLITS, shared_note
 
 RADIUS = 8  # of the discs, in pixels
 _SIDES = (0, 1)
 
 
 class _Pairs(NamedTuple):
-    """What a file holds: pairs of images by digest, each image's first place, what is broken, what to tell."""
+    """The content of a file: pairs of images by digest, each image's first occurrence, rejects and notes."""
 
     pairs: list[tuple[bytes, bytes]]
     names: dict[bytes, str]
@@ -51,17 +51,17 @@ class _Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class TripletHdf5:
-    """The pairs of both files, in their order. An image is called by its first place, `Data_12_0`; it has no view.
+    """The pairs of both files, in their order. An image is called by its first occurrence, `Data_12_0`.
 
-    A listing reads the images' stored bytes one by one and keeps a digest of each; joints come with the images, in
-    the tasks. It pickles to these by its root, and each process opens a file once.
+    A listing reads the images' stored bytes one by one and keeps a digest of each; joints are read with the images, in
+    the tasks. Only the root is pickled to these, and each process opens a file once.
     """
 
     root: Path
     name: ClassVar[str] = "triplet-hdf5"
 
     def listing(self) -> Listing:
-        """All entries and pairs. Raises ValueError where h5py or a file is missing, or a file is not of this kind."""
+        """List all images and pairs. Raises ValueError if h5py or a file is missing, or a file is of another kind."""
         files = {split: self._file(split) for split in SPLITS}
         read = {split: _read_pairs(file, split) for split, file in files.items()}
         identities = _components([pair for found in read.values() for pair in found.pairs])
@@ -74,16 +74,20 @@ class TripletHdf5:
         rejects = [reject for found in read.values() for reject in found.rejects]
         notes = [note for found in read.values() for note in found.notes]
         listing = Listing(entries, "", rejects, pairs, (*notes, *_about(entries)))
-        return replace(listing, fingerprint=self._fingerprint(listing, files, read))
+        sizes = {str(file): file.stat().st_size for file in files.values()}
+        digest = hashlib.sha256(fingerprint(self.name, listing, sizes).encode())
+        for found in read.values():
+            digest.update(b"".join(found.names))
+        return replace(listing, fingerprint=digest.hexdigest())
 
     def load(self, entry: Entry) -> LoadedImage:
-        """The image as a PNG, which loses nothing, and the joints of its pose map.
+        """Return the image as PNG, which is lossless, and the joints of its pose map.
 
-        Raises ValueError(reason, detail) for what cannot be read and for a map that is not drawn of discs.
+        Raises ValueError(reason, detail) if it cannot be read or its map is not drawn with discs.
         """
         group, _, side = entry.name.rpartition("_")
         try:
-            stored = _opened(entry.path)[group]
+            stored = _open_file(entry.path)[group]
             pixels, maps = stored[f"image_raw_{side}"][()], stored[f"pose_r8_{side}"][()]
         except (OSError, KeyError, RuntimeError) as error:
             raise ValueError(reasons.UNREADABLE, f"{entry.path}, {entry.name}: {error}") from None
@@ -94,24 +98,15 @@ class TripletHdf5:
     def _file(self, split: str) -> Path:
         file = self.root / f"DF_{split}_data" / f"DF_{split}.hdf5"
         if not file.is_file():
-            there = sorted(path.name for path in self.root.iterdir())[:8] if self.root.is_dir() else []
             raise ValueError(
-                f"'{self.root}' lacks {file.relative_to(self.root)}; there is {', '.join(there) or 'nothing'}. "
+                f"'{self.root}' lacks {file.relative_to(self.root)}; there is {folder_names(self.root)}. "
                 "Expected the files that the triplet authors' data_prep.py writes: DF_train_data/DF_train.hdf5 and "
                 "DF_test_data/DF_test.hdf5, each with total_pairs.txt beside it."
             )
         return file.absolute()
 
-    def _fingerprint(self, listing: Listing, files: Mapping[str, Path], read: Mapping[str, _Pairs]) -> str:
-        """That of the listing, and of the images' digests, which are known here."""
-        sizes = {str(file): file.stat().st_size for file in files.values()}
-        digest = hashlib.sha256(fingerprint(self.name, listing, sizes).encode())
-        for found in read.values():
-            digest.update(b"".join(found.names))
-        return digest.hexdigest()
 
-
-def _library() -> Any:
+def _import_h5py() -> Any:
     try:
         import h5py
     except ImportError:
@@ -122,13 +117,13 @@ def _library() -> Any:
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str) -> Any:
-    """The file, open to be read: once in a process, however many images it reads."""
-    return _library().File(path, "r")
+def _open_file(path: str) -> Any:
+    """Open a file for reading, once in a process."""
+    return _import_h5py().File(path, "r")
 
 
 def _read_pairs(path: Path, split: str) -> _Pairs:
-    library = _library()
+    library = _import_h5py()
     try:
         with library.File(path, "r") as file:
             count, notes = _count(path, len(file))
@@ -138,17 +133,17 @@ def _read_pairs(path: Path, split: str) -> _Pairs:
 
 
 def _count(path: Path, groups: int) -> tuple[int, tuple[str, ...]]:
-    """How many pairs to take: those that `total_pairs.txt` says, or all where there is none."""
-    said = path.with_name("total_pairs.txt")
-    if not said.is_file():
-        return groups, (f"{path.name}: all {groups:,} pairs, for there is no total_pairs.txt beside it.",)
-    if not (found := re.fullmatch(r"\s*cnt:\s*(\d+)\s*", content := said.read_text(errors="replace"))):
-        raise ValueError(f"{said}: expected 'cnt:' and the number of pairs, found {content[:40]!r}")
+    """Return the number of pairs to take: that in `total_pairs.txt`, or all without it."""
+    total = path.with_name("total_pairs.txt")
+    if not total.is_file():
+        return groups, (f"{path.name}: all {groups:,} pairs, since there is no total_pairs.txt beside it.",)
+    if not (found := re.fullmatch(r"\s*cnt:\s*(\d+)\s*", content := total.read_text(errors="replace"))):
+        raise ValueError(f"{total}: expected 'cnt:' and the number of pairs, found {content[:40]!r}")
     count = int(found[1])
     if not 0 < count <= groups:
         raise ValueError(
-            f"{said} says {count:,} pairs, and {path.name} holds {groups:,}. The file is not complete, or is another "
-            "one: make it again, or remove total_pairs.txt to take what is there."
+            f"{total} says {count:,} pairs, and {path.name} holds {groups:,}. The file is incomplete, or is another "
+            "one: make it again, or remove total_pairs.txt to take the pairs that are there."
         )
     left = f"{path.name}: the first {count:,} of {groups:,} pairs, as total_pairs.txt says."
     return count, (left,) if count < groups else ()
@@ -175,7 +170,7 @@ def _digested(file: Any, count: int, split: str, notes: tuple[str, ...]) -> _Pai
 
 
 def _images(file: Any, name: str) -> list[Any]:
-    """Both images of a pair, unread. Raises ValueError where one, or its map, is missing or of another shape."""
+    """Return both images of a pair, unread. Raises ValueError if one, or its map, is missing or of another shape."""
     group = file[name]
     images = [group.get(f"image_raw_{side}") for side in _SIDES]
     for side, stored in zip(_SIDES, images, strict=True):
@@ -191,7 +186,7 @@ def _images(file: Any, name: str) -> list[Any]:
 
 
 def _digest(image: Any) -> bytes:
-    """Of the bytes as they are stored, without unpacking them: 0.25 ms of CPU an image instead of 0.65 ms."""
+    """Hash the bytes as they are stored, without unpacking them: 0.25 ms of CPU an image instead of 0.65 ms."""
     digest = hashlib.sha256(repr((image.shape, image.chunks, image.compression)).encode())
     if image.chunks is None:
         digest.update(image[()].tobytes())
@@ -202,28 +197,27 @@ def _digest(image: Any) -> bytes:
 
 
 def _components(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """The connected component of each image, as a number of six digits."""
-    places: dict[bytes, int] = {}
-    joined = np.array([[places.setdefault(digest, len(places)) for digest in pair] for pair in pairs])
-    graph = coo_array((np.ones(len(joined), bool), (joined[:, 0], joined[:, 1])), shape=(len(places), len(places)))
+    """Return the connected component of each image, as a number of six digits."""
+    rows: dict[bytes, int] = {}
+    joined = np.array([[rows.setdefault(digest, len(rows)) for digest in pair] for pair in pairs])
+    graph = coo_array((np.ones(len(joined), bool), (joined[:, 0], joined[:, 1])), shape=(len(rows), len(rows)))
     _, labels = connected_components(graph, directed=False)
-    return {digest: f"{label:06d}" for digest, label in zip(places, labels.tolist(), strict=True)}
+    return {digest: f"{label:06d}" for digest, label in zip(rows, labels.tolist(), strict=True)}
 
 
 def _about(entries: list[Entry]) -> Iterator[str]:
     images = {split: sum(entry.split == split for entry in entries) for split in SPLITS}
     people = len({entry.identity for entry in entries})
     yield (
-        f"Images: {images['train']:,} for training and {images['test']:,} for testing, known by their bytes; "
+        f"Images: {images['train']:,} for training and {images['test']:,} for testing, identified by their bytes; "
         f"identities: the {people:,} sets of images that pairs join."
     )
-    if shared := shared_identities(entries):
-        yield f"Identities in both splits: {shared:,}. The scores say little about other people."
+    yield from shared_note(entries)
 
 
 def _pose(maps: ndarray, name: str) -> Pose:
-    """The joints (x, y) of maps (height, width, 18). Raises ValueError(reason, detail) where one is not a disc."""
-    joints, visible = np.full((len(JOINTS), 2), MISSING, np.float32), np.zeros(len(JOINTS), bool)
+    """Return the joints of maps (height, width, 18). Raises ValueError(reason, detail) if one is not a disc."""
+    joints, visible = NOBODY.joints.copy(), NOBODY.visible.copy()
     drawn = np.ascontiguousarray((maps == 1).transpose(2, 0, 1))
     if np.count_nonzero(maps) != np.count_nonzero(drawn):
         raise ValueError(reasons.NO_DISC, f"{name}: its pose maps hold other values than 0 and 1")
@@ -237,10 +231,10 @@ def _pose(maps: ndarray, name: str) -> Pose:
 
 
 def disc_centre(drawn: Bool[ndarray, "height width"], radius: int = RADIUS) -> tuple[int, int] | None:
-    """The pixel (x, y) of the image whose solid disc, cut off at the borders, is exactly what is drawn; else None.
+    """Return the pixel (x, y) whose solid disc, cut off at the borders, equals what is drawn, or None.
 
-    PG2's disc: all pixels at a distance of at most `radius`. At least a quarter of it lies in the image, so in one
-    that is larger than the disc no two centres draw the same.
+    PG2's disc: all pixels at a distance of at most `radius`. At least a quarter of it lies in the image, so no two
+    centres draw the same in an image larger than the disc.
     """
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     if not len(rows):
@@ -254,7 +248,7 @@ def disc_centre(drawn: Bool[ndarray, "height width"], radius: int = RADIUS) -> t
 
 
 def _is_disc(drawn: ndarray, x: int, y: int, radius: int) -> bool:
-    """Whether the disc about (x, y) is drawn, given that everything drawn lies within `radius` rows and columns."""
+    """Return whether the disc about (x, y) is drawn, if all that is drawn lies within `radius` rows and columns."""
     height, width = drawn.shape
     top, left = max(y - radius, 0), max(x - radius, 0)
     bottom, right = min(y + radius + 1, height), min(x + radius + 1, width)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posegen.data.formats.annotations import find_joint_files
-from posegen.data.formats.keypoint_files import HEADER, read_pose_gan_csv
+from posegen.data.formats.annotations import find_annotations
 from posegen.data.formats.pg2_pickles import PG2_PICKLES, pairs_pickle, peaks_files, read_pg2_pairs, read_pg2_poses
+from posegen.data.formats.posegan_csv import HEADER, read_pose_gan_csv
 from posegen.data.sources.folder import Folder
 from posegen.data.sources.market1501 import Market1501
 from posegen.data.sources.pairs import read_pairs, read_pairs_csv
@@ -272,12 +272,12 @@ class TestFolder:
             write(tmp_path / f"{MARKET}_{split}.p", {name: images[name] for name in names})
         listing = Folder(tmp_path).listing()
         assert [entry.split for entry in listing.entries] == ["test"] * 3 + ["train"] * 3
-        asked, note = find_joint_files(tmp_path, Path(f"{MARKET}_train.p"))
+        asked, note = find_annotations(tmp_path, Path(f"{MARKET}_train.p"))
         assert (asked.format, note) == (
             PG2_PICKLES,
             "Joints: all_peaks_dic_Market-1501_train.p (PG2 pickles), as asked for.",
         )
-        asked, _ = find_joint_files(tmp_path, Path("Market-1501_PoseFiltered"))
+        asked, _ = find_annotations(tmp_path, Path("Market-1501_PoseFiltered"))
         assert [split for _, split in asked.files] == ["test", "train"]
 
     def test_other_formats_come_first_and_pickles_are_named(self, tmp_path):

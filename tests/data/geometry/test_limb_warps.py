@@ -9,7 +9,7 @@ import torch
 from skimage.measure import grid_points_in_poly
 from skimage.transform import estimate_transform
 
-from posegen.data.formats.keypoint_files import read_pose_gan_csv
+from posegen.data.formats.posegan_csv import read_pose_gan_csv
 from posegen.data.geometry.joints import MIRROR
 from posegen.data.geometry.limb_warps import PARTS, LimbWarps, limb_warps
 from posegen.data.sources.pairs import read_pairs_csv

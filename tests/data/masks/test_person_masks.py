@@ -59,7 +59,7 @@ def drawn_people(size, people):
     source = SyntheticPeople(seed=2, train_people=people, test_people=1, images_per_person=8, size=size)
     images = [source.load(entry) for entry in source.listing().entries if entry.split == "train"]
     usable = [each for each in images if each.visible[[2, 5, 8, 11]].all()]
-    return [(open_image(each.image).pixels, each.joints, each.visible, each.person_mask) for each in usable]
+    return [(open_image(each.encoded).pixels, each.joints, each.visible, each.person_mask) for each in usable]
 
 
 @pytest.mark.parametrize(("size", "people", "least"), [((128, 64), 17, 0.92), ((64, 32), 12, 0.85)])

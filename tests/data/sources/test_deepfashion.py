@@ -12,7 +12,7 @@ import pytest
 import simplejpeg
 
 from posegen.data.formats.images import open_image
-from posegen.data.formats.keypoint_files import HEADER
+from posegen.data.formats.posegan_csv import HEADER
 from posegen.data.listing import Listing, Reject, Source
 from posegen.data.shards.making import ShardSettings, Work, make_shard, prepare
 from posegen.data.sources.deepfashion.files import Name, parse_name
@@ -231,7 +231,7 @@ class TestLayouts:
         assert Path(first.path).is_absolute()
         assert first.joints is not None
         assert first.joints.tolist() == [[128, 100]] * 17 + [[-1, -1]]
-        assert source.load(first).image == IMAGE
+        assert source.load(first).encoded == IMAGE
 
     def test_pairs_are_all_ordered_pairs_of_an_item_in_one_colour(self, root):
         listing = DeepFashion(root).listing()
@@ -254,7 +254,7 @@ class TestLayouts:
         listing = source.listing()
         assert len(listing.entries) == len([*TRAIN, *TEST])
         assert listing.rejects == []
-        assert source.load(listing.entries[-1]).image.startswith(b"\x89PNG")
+        assert source.load(listing.entries[-1]).encoded.startswith(b"\x89PNG")
 
     def test_one_folder_called_train_is_a_folder_like_others(self, tmp_path):
         make_root(tmp_path)
@@ -477,7 +477,7 @@ class TestCrop:
         entry = source.listing().entries[0]
         image = source.load(entry)
         whole = open_image(IMAGE).pixels
-        np.testing.assert_array_equal(open_image(image.image).pixels, whole[:, 40:216])
+        np.testing.assert_array_equal(open_image(image.encoded).pixels, whole[:, 40:216])
         stored = prepare(entry, source, ShardSettings(size=source.size), listed=False)
         pixels = np.ascontiguousarray(whole[:, 40:216])
         encoded = simplejpeg.encode_jpeg(pixels, quality=95, colorspace="RGB", colorsubsampling="444")
@@ -491,7 +491,7 @@ class TestCrop:
         source = DeepFashion(edged, crop="176x256")
         listing = source.listing()
         assert source.size == CROPPED
-        assert source.load(listing.entries[0]).image == jpeg(176)
+        assert source.load(listing.entries[0]).encoded == jpeg(176)
         for mine, other in zip(listing.entries, whole.entries, strict=True):
             np.testing.assert_array_equal(mine.joints, other.joints)  # pyright: ignore
         with pytest.raises(ValueError, match=r"are 176x256 pixels .* stretched to 256x256\. Give --set data\.crop="):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from posegen.data.formats.keypoint_files import HEADER
+from posegen.data.formats.posegan_csv import HEADER
 from posegen.data.listing import Listing, Source
 from posegen.data.sources.folder import Folder
 from posegen.data.sources.pairs import ordered_pairs, read_pairs_csv, usable_rows
@@ -78,7 +78,7 @@ class TestFindingJoints:
         csv(root / "joints.csv", NAMES)
         source: Source = Folder(root)
         image = source.load(source.listing().entries[0])
-        assert image.image == b"an image"
+        assert image.encoded == b"an image"
         assert image.joints.tolist() == [[10, 20]] * 18
 
     def test_the_order_of_preference_and_the_note(self, root):
@@ -246,7 +246,7 @@ class TestIdentity:
     @pytest.mark.parametrize(
         ("identity", "message"),
         [
-            ("(", "is no regular expression"),
+            ("(", "is not a regular expression"),
             ("id", "has no group"),
             ("(zebra)", "no image with joints has an identity"),
         ],
@@ -387,4 +387,4 @@ def test_real_images_have_the_same_pairs_in_three_formats(joints):
     for split, count in (("train", 11_772), ("test", 708)):
         entries = [entry for entry in listing.entries if entry.split == split]
         assert len(ordered_pairs([entries[row].group for row in usable_rows(entries)])) == count
-    assert source.load(listing.entries[0]).image.startswith(b"\xff\xd8")
+    assert source.load(listing.entries[0]).encoded.startswith(b"\xff\xd8")

@@ -71,7 +71,9 @@ def seen(subject: str, camera: str, points: np.ndarray) -> np.ndarray:
     matrix = np.array([[343, 0, 150], [0, 343, 150], [0, 0, 1]], float)
     turn = cv2.Rodrigues(placed.rotation)[0]
     flat = points.reshape(-1, 3).astype(float)
-    found = cv2.projectPoints(flat, turn, -placed.rotation @ placed.place, matrix, np.array([-0.2, 0.24, 0, 0, 0]))[0]
+    found = cv2.projectPoints(flat, turn, -placed.rotation @ placed.position, matrix, np.array([-0.2, 0.24, 0, 0, 0]))[
+        0
+    ]
     return found.reshape(*points.shape[:-1], 2)
 
 
@@ -140,7 +142,7 @@ def test_joints_land_on_their_marks_in_every_crop(recorded: Path):
     for entry in reversed(entries):  # frames backwards too
         image = source.load(entry)
         for name, (_, colour) in MARKS.items():
-            found = colour_at(image.image, image.joints[JOINTS.index(name)])
+            found = colour_at(image.encoded, image.joints[JOINTS.index(name)])
             assert np.abs(found - colour).max() < 90, (entry.name, name, found)
 
 
@@ -227,7 +229,7 @@ def test_rotations_between_the_cameras_are_the_real_ones(listed: Path):
     expected = [-140.5, 39.9, 174.6, 140.5, -179.6, -44.9, -39.9, 179.6, 134.8, -174.6, 44.9, -134.8]
     assert turns == pytest.approx(expected, abs=0.15)
     for subject in SUBJECTS:
-        places = [camera.place for camera in read_cameras(None)[subject].values()]
+        places = [camera.position for camera in read_cameras(None)[subject].values()]
         angles = np.rad2deg([np.arctan2(place[1], place[0]) for place in places])
         for source, target in permutations(angles, 2):
             turn = abs(target - source)
@@ -359,7 +361,7 @@ def test_a_wrong_root_says_what_is_expected_and_what_is_there(listed: Path, tmp_
         with pytest.raises(ValueError, match=f"joints file '{name}' does not exist"):
             Human36M(listed, joints=Path(name)).listing()
     (listed / "data_2d_h36m_gt.npz").rename(listed / "joints.npz")
-    with pytest.raises(ValueError, match=r"has no joints\. Expected .* there is joints\.npz\. Or say where"):
+    with pytest.raises(ValueError, match=r"has no joints\. Expected .* there is joints\.npz\. Or give their"):
         Human36M(listed).listing()
     for subject in ("S1", "S5"):
         for camera in IDS:
@@ -407,4 +409,4 @@ def test_entries_pickle_to_tasks(recorded: Path):
     source = Human36M(recorded)
     entry: Entry = source.listing().entries[0]
     again, same = pickle.loads(pickle.dumps((source, entry)))
-    assert again.load(same).image == source.load(entry).image
+    assert again.load(same).encoded == source.load(entry).encoded

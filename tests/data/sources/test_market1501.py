@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posegen.data.formats.keypoint_files import HEADER
+from posegen.data.formats.posegan_csv import HEADER
 from posegen.data.listing import Reject, Source
 from posegen.data.sources import market1501, pairs
 from posegen.data.sources.market1501 import Market1501, camera
@@ -52,7 +52,7 @@ def test_entries_stand_in_annotation_order_with_all_that_their_names_say(root):
     assert [entry.name for entry in listing.entries if entry.distractor] == list(TEST[1:3])
     assert listing.entries[5].identity == "-1"
     assert listing.rejects == []
-    assert source.load(first).image == b"an image"
+    assert source.load(first).encoded == b"an image"
 
 
 def test_it_is_a_source(root):
@@ -198,6 +198,6 @@ class TestRealSubset:
         source = Market1501(SUBSET)
         entry = source.listing().entries[0]
         image = source.load(entry)
-        assert image.image == (SUBSET / "bounding_box_train" / entry.name).read_bytes()
-        assert image.image.startswith(b"\xff\xd8")
+        assert image.encoded == (SUBSET / "bounding_box_train" / entry.name).read_bytes()
+        assert image.encoded.startswith(b"\xff\xd8")
         assert (image.joints == entry.joints).all()

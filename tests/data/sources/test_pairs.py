@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from posegen.data.formats.keypoint_files import read_pose_gan_csv
+from posegen.data.formats.posegan_csv import read_pose_gan_csv
 from posegen.data.listing import Entry, Reject
 from posegen.data.sources.pairs import given_pairs, ordered_pairs, published_draw, read_pairs_csv, usable_rows
 from tests.conftest import SHARED_DATA

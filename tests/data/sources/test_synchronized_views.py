@@ -91,7 +91,7 @@ def found(listing: Listing) -> set[tuple[str, str]]:
 def check_marks(source: Source, listing: Listing) -> None:
     for entry in reversed(listing.entries):
         imaged = source.load(entry)
-        pixels = cv2.imdecode(np.frombuffer(imaged.image, np.uint8), cv2.IMREAD_COLOR)
+        pixels = cv2.imdecode(np.frombuffer(imaged.encoded, np.uint8), cv2.IMREAD_COLOR)
         assert pixels is not None
         assert pixels.shape == (pixels.shape[0],) * 2 + (3,)
         for name, colour in MARKS.items():
@@ -218,7 +218,7 @@ def test_a_damaged_image_is_a_reject_of_its_own(root: Path):
     parse_part(first.path).path.write_bytes(b"no image")
     with pytest.raises(ValueError, match="truncated or damaged image"):
         source.load(first)
-    assert source.load(second).image
+    assert source.load(second).encoded
     parse_part(first.path).path.unlink()
     parse_part(first.path).path.symlink_to(root / "nowhere.png")
     assert source.listing().entries[0].name == first.name
@@ -274,7 +274,7 @@ def test_a_wrong_root_says_what_is_expected_and_what_is_there(tmp_path: Path):
     with pytest.raises(ValueError, match=r"expected one calibration file .*there is none\. Or say which"):
         SynchronizedViews(tmp_path).listing()
     calibrate(tmp_path)
-    with pytest.raises(ValueError, match=r"takes are of 1 people \(anna\), so nobody can be held out.*data\.test=TAKE"):
+    with pytest.raises(ValueError, match=r"takes are of 1 people \(anna\), so none can be held out.*data\.test=TAKE"):
         SynchronizedViews(tmp_path).listing()
     (tmp_path / "calibration").mkdir()
     calibrate(tmp_path / "calibration")

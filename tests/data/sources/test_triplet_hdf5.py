@@ -136,8 +136,8 @@ class TestListing:
         assert [entry.group for entry in listing.entries] == people
         assert listing.rejects == []
         assert listing.notes == (
-            "Images: 5 for training and 2 for testing, known by their bytes; identities: the 3 sets of images that "
-            "pairs join.",
+            "Images: 5 for training and 2 for testing, identified by their bytes; identities: the 3 sets of images "
+            "that pairs join.",
         )
 
     def test_a_image_in_both_files_is_one_person_and_is_told(self, tmp_path):
@@ -187,7 +187,7 @@ class TestTotals:
         assert [len(pairs) for pairs in listing.pairs.values()] == [2, 2]
         assert listing.notes[:2] == (
             "DF_train.hdf5: the first 2 of 4 pairs, as total_pairs.txt says.",
-            "DF_test.hdf5: all 2 pairs, for there is no total_pairs.txt beside it.",
+            "DF_test.hdf5: all 2 pairs, since there is no total_pairs.txt beside it.",
         )
 
     def test_more_than_there_are_and_what_is_no_number_are_errors(self, root):
@@ -210,7 +210,7 @@ class TestLoading:
                 if entry is None:
                     continue
                 loaded, expected = source.load(entry), joints(name)
-                opened = open_image(loaded.image)
+                opened = open_image(loaded.encoded)
                 assert opened.storable
                 assert (opened.pixels == image(name)).all(), "RGB, without loss"
                 assert (loaded.joints == expected).all()

@@ -1,11 +1,11 @@
-"""The names of DeepFashion's in-shop images (Liu et al. 2016), in the three spellings that are in use.
+"""The files of a DeepFashion folder (Liu et al. 2016): images, annotations, split lists and pair lists.
+
+In-shop images are named in three spellings:
 
 - official: `img/WOMEN/Blouses_Shirts/id_00000001/02_1_front.jpg`
 - pose-gan (Deformable GAN, its split_fasion_dataset.py; "fasion" is its spelling), without the category's underscores:
   `fasionWOMENBlousesShirtsid0000000102_1front.jpg`
 - PATN (its train.lst and test.lst), which keeps them: `fashionWOMENBlouses_Shirtsid0000000102_1front.jpg`
-
-The files of a DeepFashion folder: images, annotations, split lists and pair lists, by what names mean.
 """
 
 import re
@@ -15,61 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posegen.data import reasons
-from posegen.data.formats.annotations import JointFiles, find_joint_files
-from posegen.data.formats.images import READABLE, image_sizes
-from posegen.data.formats.keypoint_files import POSE_GAN, Pose, read_annotations
+from posegen.data.formats.annotations import AnnotationFiles, find_annotations, match_poses, read_annotations
+from posegen.data.formats.images import READABLE, folder_names, image_sizes
+from posegen.data.formats.posegan_csv import POSE_GAN
+from posegen.data.formats.poses import Pose
 from posegen.data.listing import Reject
 from posegen.data.sources.splits import SPLITS
-
-FLAT = "flat"  # the view of a garment without a person
-
-_OFFICIAL = re.compile(r"(?:.*/)?(WOMEN|MEN)/([A-Za-z_]+)/id_(\d{8})/(\d{2})_(\d+)_([a-z]+)(?:\.\w+)?")
-_RENAMED = re.compile(r"(?:.*/)?fash?ion(WOMEN|MEN)([A-Za-z_]+?)id(\d{8})(\d{2})_(\d+)([a-z]+)(?:\.\w+)?")
-_NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where "BlousesShirts" has lost its underscore
-
-
-class Name(NamedTuple):
-    """One image, however it is spelled; the file's suffix is no part of it. The fields' order is that of sorting."""
-
-    gender: str  # "WOMEN" or "MEN"
-    category: str  # without underscores: "BlousesShirts"
-    item: str  # eight digits
-    colour: str  # two digits: which of the item's colours
-    number: int  # the view's: 1 front, 2 side, 3 back, 4 full, 6 flat, 7 additional
-    view: str  # the view's word: "front"
-
-    @property
-    def clothes(self) -> str:
-        """Item and colour, ten digits: who wears the same clothes. An item may lie in two categories."""
-        return self.item + self.colour
-
-    def official(self) -> str:
-        """`WOMEN/Blouses_Shirts/id_00000001/02_1_front`."""
-        category = _NEXT_WORD.sub("_", self.category)
-        return f"{self.gender}/{category}/id_{self.item}/{self.colour}_{self.number}_{self.view}"
-
-    def pose_gan(self) -> str:
-        """`fasionWOMENBlousesShirtsid0000000102_1front`."""
-        return f"fasion{self.gender}{self.category}id{self.clothes}_{self.number}{self.view}"
-
-    def patn(self) -> str:
-        """`fashionWOMENBlouses_Shirtsid0000000102_1front`."""
-        category = _NEXT_WORD.sub("_", self.category)
-        return f"fashion{self.gender}{category}id{self.clothes}_{self.number}{self.view}"
-
-
-def parse_name(text: str) -> Name | None:
-    """The image that a path or name means, in any of the spellings, with or without a suffix; None where it is none.
-
-    What stands before it in a path does not matter.
-    """
-    path = text.replace("\\", "/")
-    found = _OFFICIAL.fullmatch(path) or _RENAMED.fullmatch(path)
-    if found is None:
-        return None
-    gender, category, item, colour, number, view = found.groups()
-    return Name(gender, category.replace("_", ""), item, colour, int(number), view)
-
 
 NO_NAME = "no DeepFashion name"
 
@@ -81,11 +32,62 @@ ANNOTATIONS = (
     "fasion-annotation-train.csv and fasion-annotation-test.csv (pose-gan), or fasion-resize-annotation-train.csv and "
     "fasion-resize-annotation-test.csv (PATN)"
 )
+FLAT = "flat"  # the view of a garment without a person
+
+_OFFICIAL = re.compile(r"(?:.*/)?(WOMEN|MEN)/([A-Za-z_]+)/id_(\d{8})/(\d{2})_(\d+)_([a-z]+)(?:\.\w+)?")
+_RENAMED = re.compile(r"(?:.*/)?fash?ion(WOMEN|MEN)([A-Za-z_]+?)id(\d{8})(\d{2})_(\d+)([a-z]+)(?:\.\w+)?")
+_NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where "BlousesShirts" has lost its underscore
+
+
+class Name(NamedTuple):
+    """An image's name in any spelling, without the file's suffix. Names sort by their fields in this order."""
+
+    gender: str  # "WOMEN" or "MEN"
+    category: str  # without underscores: "BlousesShirts"
+    item: str  # eight digits
+    colour: str  # two digits: the number of the item's colour
+    number: int  # the view's: 1 front, 2 side, 3 back, 4 full, 6 flat, 7 additional
+    view: str  # the view's word: "front"
+
+    @property
+    def clothes(self) -> str:
+        """Item and colour, ten digits: one set of clothes. An item may lie in two categories."""
+        return self.item + self.colour
+
+    def __str__(self) -> str:
+        return self.official()
+
+    def official(self) -> str:
+        """Return `WOMEN/Blouses_Shirts/id_00000001/02_1_front`."""
+        category = _NEXT_WORD.sub("_", self.category)
+        return f"{self.gender}/{category}/id_{self.item}/{self.colour}_{self.number}_{self.view}"
+
+    def pose_gan(self) -> str:
+        """Return `fasionWOMENBlousesShirtsid0000000102_1front`."""
+        return f"fasion{self.gender}{self.category}id{self.clothes}_{self.number}{self.view}"
+
+    def patn(self) -> str:
+        """Return `fashionWOMENBlouses_Shirtsid0000000102_1front`."""
+        category = _NEXT_WORD.sub("_", self.category)
+        return f"fashion{self.gender}{category}id{self.clothes}_{self.number}{self.view}"
+
+
+def parse_name(text: str) -> Name | None:
+    """Parse a path or name in any spelling, with or without a suffix; None if it is no DeepFashion name.
+
+    Anything before the name in a path is ignored.
+    """
+    path = text.replace("\\", "/")
+    found = _OFFICIAL.fullmatch(path) or _RENAMED.fullmatch(path)
+    if found is None:
+        return None
+    gender, category, item, colour, number, view = found.groups()
+    return Name(gender, category.replace("_", ""), item, colour, int(number), view)
 
 
 @dataclass(frozen=True)
 class ImagePaths:
-    """Where each image lies, the files' sizes in bytes by path, and what cannot be used."""
+    """The path of each image, the files' sizes in bytes by path, and rejects."""
 
     paths: dict[Name, Path]
     sizes: dict[str, int]
@@ -94,35 +96,35 @@ class ImagePaths:
 
 @dataclass(frozen=True)
 class NamedPoses:
-    """Poses with the split that their file stands for (None: for none), in file order, and what cannot be used."""
+    """Poses with the split of their file (None: without split), in file order, and rejects."""
 
     poses: dict[Name, tuple[Pose, str | None]]
     rejects: list[Reject]
 
 
 def find_images(root: Path) -> ImagePaths:
-    """The images in `root/img`, else in `root/train` and `root/test`, else anywhere below `root`.
+    """Find the images in `root/img`, else in `root/train` and `root/test`, else anywhere below `root`.
 
-    One that lies in several places is rejected, and so is a name in none of the spellings. Raises ValueError where that
-    leaves none.
+    An image found in several folders is rejected, and so is a name in none of the spellings. Raises ValueError if no
+    image is left.
     """
     if not root.is_dir():
         raise ValueError(f"DeepFashion root '{root}' is not a folder. Expected one with {LAYOUTS}; and {ANNOTATIONS}.")
     sizes = {folder / path: size for folder in _folders(root) for path, size in image_sizes(folder, READABLE).items()}
-    places: dict[Name, list[Path]] = {}
+    found: dict[Name, list[Path]] = {}
     rejects = []
     for path in sizes:
         if name := parse_name(path.as_posix()):
-            places.setdefault(name, []).append(path)
+            found.setdefault(name, []).append(path)
         else:
             rejects.append(Reject(path.relative_to(root.absolute()).as_posix(), "train", NO_NAME))
-    _check_places(root, list(sizes), places)
+    _check_found(root, list(sizes), found)
     rejects += [
-        Reject(name.official(), "train", reasons.DUPLICATE, ", ".join(map(str, found)))
-        for name, found in places.items()
-        if len(found) > 1
+        Reject(name.official(), "train", reasons.DUPLICATE, ", ".join(map(str, paths)))
+        for name, paths in found.items()
+        if len(paths) > 1
     ]
-    paths = {name: found[0] for name, found in places.items() if len(found) == 1}
+    paths = {name: paths[0] for name, paths in found.items() if len(paths) == 1}
     return ImagePaths(paths, {str(path): size for path, size in sizes.items()}, rejects)
 
 
@@ -133,52 +135,52 @@ def _folders(root: Path) -> list[Path]:
     return halves if all(half.is_dir() for half in halves) else [root.absolute()]
 
 
-def _check_places(root: Path, files: list[Path], places: Mapping[Name, list[Path]]) -> None:
+def _check_found(root: Path, files: list[Path], found: Mapping[Name, list[Path]]) -> None:
     if not files:
-        there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise ValueError(
-            f"DeepFashion root '{root}' holds no image; there is {there}. Expected {LAYOUTS}; and {ANNOTATIONS}."
+            f"DeepFashion root '{root}' holds no image; there is {folder_names(root)}. Expected {LAYOUTS}; and "
+            f"{ANNOTATIONS}."
         )
-    if not places:
-        found = [path.relative_to(root.absolute()).as_posix() for path in files[:3]]
+    if not found:
+        names = [path.relative_to(root.absolute()).as_posix() for path in files[:3]]
         raise ValueError(
-            f"none of the {len(files):,} images in '{root}' has a DeepFashion name; they are called {found}. "
+            f"none of the {len(files):,} images in '{root}' has a DeepFashion name; they are called {names}. "
             f"Expected {LAYOUTS}. Images with names of their own are a folder (--dataset folder)."
         )
-    if all(len(found) > 1 for found in places.values()):
-        twice = [str(path) for path in next(iter(places.values()))]
+    if all(len(paths) > 1 for paths in found.values()):
+        twice = [str(path) for path in next(iter(found.values()))]
         raise ValueError(
             f"every image in '{root}' lies there more than once, such as {', '.join(twice)}: keep one folder of "
             "images below the root, or call the two that are meant 'train' and 'test'."
         )
 
 
-def deepfashion_joint_files(root: Path, joints: Path | None) -> tuple[JointFiles, str]:
-    """The annotation files to read, and a sentence about them.
+def deepfashion_joint_files(root: Path, joints: Path | None) -> tuple[AnnotationFiles, str]:
+    """Find the annotation files to read, and describe them in a sentence.
 
-    These are `joints` where it is given; else the pair `*-annotation-{train,test}.csv` in the root, of two the one
-    whose name does not say "resize"; else what `find_joint_files` finds. Raises ValueError where there are several.
+    These are `joints` if given; else the pair `*-annotation-{train,test}.csv` in the root, of two the one without
+    "resize" in its name; else those that `find_annotations` finds. Raises ValueError if there are several.
     """
     found = [files for files in _split_files(root, "annotation").values() if len(files) == len(SPLITS)]
     if joints is not None or not found:
-        return find_joint_files(root, joints)
+        return find_annotations(root, joints)
     taken = [files for files in found if not is_resized(files.values())] or found
     if len(taken) > 1:
         names = ", ".join(path.name for files in taken for path in files.values())
         raise ValueError(f"expected one pair of annotation files in '{root}', found {names}: take the others away.")
-    joint_files = JointFiles(POSE_GAN, tuple((taken[0][split], split) for split in SPLITS))
+    joint_files = AnnotationFiles(POSE_GAN, tuple((taken[0][split], split) for split in SPLITS))
     others = [files[split].name for files in found if files is not taken[0] for split in SPLITS]
     unused = f" Also there and not used: {', '.join(others)}." if others else ""
     return joint_files, f"Joints: {joint_files}.{unused}"
 
 
 def is_resized(files: Iterable[Path]) -> bool:
-    """Whether annotation files are for images cut to 176x256, as their names say: `fasion-resize-annotation-...`."""
+    """Return whether annotation files are for images cut to 176x256, by their names: `fasion-resize-annotation-...`."""
     return any("resize" in path.name for path in files)
 
 
 def _split_files(root: Path, kind: str) -> dict[str, dict[str, Path]]:
-    """Files called `<prefix>-<kind>-<split>.csv`, or without the prefix, by prefix and split."""
+    """Return the files called `<prefix>-<kind>-<split>.csv`, or without the prefix, by prefix and split."""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(root.glob(f"*{kind}-*.csv")):
         if match := re.fullmatch(rf"(?:(.+)-)?{kind}-({'|'.join(SPLITS)})\.csv", path.name):
@@ -186,16 +188,23 @@ def _split_files(root: Path, kind: str) -> dict[str, dict[str, Path]]:
     return found
 
 
-def read_poses(joint_files: JointFiles) -> NamedPoses:
-    """Reads the files. An image that one file names twice is rejected, since nothing says which annotation is right.
+def read_poses(joint_files: AnnotationFiles) -> NamedPoses:
+    """Read the annotation files, with rejects as in `match_poses`.
 
-    Raises ValueError where two files name an image, or none names any, and as `read_annotations` does.
+    Raises ValueError if two files name the same image, or none names any, and as `read_annotations` does.
     """
+
+    def find(label: str) -> list[Name]:
+        name = parse_name(label)
+        return [name] if name else []
+
     poses: dict[Name, tuple[Pose, str | None]] = {}
     rejects: list[Reject] = []
     both: list[Name] = []
     for path, split in joint_files.files:
-        found, refused = _poses_of_file(path, split or "train")
+        found, refused = match_poses(
+            read_annotations(path), find, split=split or "train", file=path.name, unknown=f": {NO_NAME}"
+        )
         both += [name for name in found if name in poses]
         poses |= {name: (pose, split) for name, pose in found.items()}
         rejects += refused
@@ -209,29 +218,10 @@ def read_poses(joint_files: JointFiles) -> NamedPoses:
     return NamedPoses(poses, rejects)
 
 
-def _poses_of_file(path: Path, split: str) -> tuple[dict[Name, Pose], list[Reject]]:
-    annotations = read_annotations(path)
-    labels: dict[Name, list[str]] = {}
-    rejects = []
-    for label in (*annotations.poses, *annotations.duplicates):
-        if name := parse_name(label):
-            labels.setdefault(name, []).append(label)
-        else:
-            rejects.append(Reject(label, split, reasons.NO_IMAGE, f"named in {path.name}: {NO_NAME}"))
-    poses: dict[Name, Pose] = {}
-    for name, named in labels.items():
-        if len(named) == 1 and named[0] in annotations.poses:
-            poses[name] = annotations.poses[named[0]]
-        else:
-            where = annotations.duplicates.get(named[0], f"{path.name}: {', '.join(named)}")
-            rejects.append(Reject(name.official(), split, reasons.DUPLICATE, where))
-    return poses, rejects
-
-
 def read_split_lists(root: Path) -> dict[Name, str] | None:
-    """The split of every name in `train.lst` and `test.lst`, a name a line; None where neither is there.
+    """Read the split of every name in `train.lst` and `test.lst`, a name a line; None if neither is there.
 
-    Raises ValueError where one is missing, a line is no name, or both have a name.
+    Raises ValueError if one is missing, a line is not a name, or a name is in both.
     """
     paths = {split: root / f"{split}.lst" for split in SPLITS}
     there = [path for path in paths.values() if path.exists()]
@@ -263,10 +253,10 @@ def _in_both(names: Collection[Name], files: list[str]) -> str:
     )
 
 
-def find_pair_lists(root: Path, joint_files: JointFiles) -> dict[str, Path]:
-    """The list `*-pairs-<split>.csv` of each split that has one; of several the one called as the annotation file.
+def find_pair_lists(root: Path, joint_files: AnnotationFiles) -> dict[str, Path]:
+    """Find the list `*-pairs-<split>.csv` of each split; of several the one with the annotation file's prefix.
 
-    Raises ValueError where that does not decide.
+    Raises ValueError if that does not decide.
     """
     prefixes = {path.name.partition("annotation-")[0] for path, _ in joint_files.files}
     lists: dict[str, Path] = {}

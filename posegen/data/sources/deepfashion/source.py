@@ -1,12 +1,11 @@
 """DeepFashion's in-shop images (Liu et al. 2016), 256x256: the data set of PG2, Deformable GAN, VDG and PATN.
 
 The images lie as they are distributed (`img/WOMEN/Dresses/id_00000002/02_1_front.jpg`) or in flat folders with the
-names of pose-gan or PATN; `deepfashion_names` maps them onto each other. The joints are the public annotation files of
+names of pose-gan or PATN, which `files` maps onto each other. The joints are the public annotation files of
 pose-gan (`fasion-annotation-{train,test}.csv`) or PATN (`fasion-resize-annotation-{train,test}.csv`, whose images are
-cut to a width of 176, so that x = x256 - 40), or any others that `find_joint_files` finds.
+cut to a width of 176, so that x = x256 - 40), or any others that `find_annotations` finds.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,10 +17,10 @@ import numpy as np
 import simplejpeg
 
 from posegen.data import reasons
-from posegen.data.formats.annotations import JointFiles
-from posegen.data.formats.images import fingerprint, image_size, open_image, read_image
-from posegen.data.formats.keypoint_files import Pose
-from posegen.data.listing import Entry, Listing, LoadedImage, Reject
+from posegen.data.formats.annotations import AnnotationFiles
+from posegen.data.formats.images import image_size, open_image, read_image
+from posegen.data.formats.poses import Pose
+from posegen.data.listing import Entry, Listing, LoadedImage, Reject, count_reasons, fingerprint
 from posegen.data.sources.deepfashion.files import (
     FLAT,
     ImagePaths,
@@ -35,8 +34,8 @@ from posegen.data.sources.deepfashion.files import (
     read_poses,
     read_split_lists,
 )
-from posegen.data.sources.pairs import given_pairs
-from posegen.data.sources.splits import SPLITS, shared_identities
+from posegen.data.sources.pairs import with_given_pairs
+from posegen.data.sources.splits import empty_split, shared_identities
 
 WHOLE, CROPPED = (256, 256), (256, 176)  # height, width of the images, before and after the crop
 BORDER = 40  # pixels that the crop takes from the left and from the right
@@ -52,16 +51,16 @@ class DeepFashion:
 
     A group is an item in one colour (ten digits), as PATN pairs them, and so is an identity: clothes, not a person. A
     view is the name's word ("front"). Entries stand in the order of the annotation files, on which the order of the
-    pairs depends. A pair list in the root (`fasion-pairs-train.csv`) is honoured; without one the rule pairs.
+    pairs depends. A pair list in the root (`fasion-pairs-train.csv`) is honoured; without one the rule pairs. The split
+    is that of `train.lst` and `test.lst` where these are in the root, else that of the annotation file.
 
-    `joints` is the annotation file or folder; None takes the published ones, or looks for others. The split is that of
-    `train.lst` and `test.lst` where these are in the root, else that of the annotation file.
-
-    `flat_photos`: whether photos of a garment alone are kept. The papers leave out only what lacks a shoulder or hip,
-    so they are by default; an estimator sometimes sees a person in one.
-
-    `crop`: "176x256" (width x height, PATN's) takes 40 pixels from the left and the right of every image and moves
-    the joints; those that are then outside are kept. Images that have that size already are taken as they are.
+    Attributes:
+        root: The data set's folder.
+        joints: The annotation file or folder. None takes the published ones, or searches for others.
+        flat_photos: Keep photos of a garment alone. The papers leave out only images that lack a shoulder or hip, so
+            they are kept by default; an estimator sometimes sees a person in one.
+        crop: "176x256" (width x height, PATN's) takes 40 pixels from the left and the right of every image and moves
+            the joints; those that are then outside are kept. Images that have that size already are taken as they are.
     """
 
     root: Path
@@ -72,11 +71,11 @@ class DeepFashion:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images that `load` gives."""
+        """Height and width of the images that `load` returns."""
         return WHOLE if self.crop == "none" else CROPPED
 
     def listing(self) -> Listing:
-        """All entries of both splits. Raises ValueError where a folder or file is missing or does not parse."""
+        """List both splits. Raises ValueError for a missing or malformed folder or file."""
         images = find_images(self.root)
         joint_files, joints_note = deepfashion_joint_files(self.root, self.joints)
         posed = read_poses(joint_files)
@@ -87,30 +86,30 @@ class DeepFashion:
         unused = _unused(images, posed, joint_files, lists or {})
         listing = Listing(entries, "", [*images.rejects, *posed.rejects, *refused, *unused])
         _check_entries(self.root, listing)
-        listing = _with_pairs(listing, find_pair_lists(self.root, joint_files))
+        listing = with_given_pairs(listing, find_pair_lists(self.root, joint_files), _official)
         notes = (joints_note, *moved_note, *_split_notes(entries, posed, lists), *listing.notes)
-        listing = replace(listing, notes=notes)
-        return replace(listing, fingerprint=fingerprint(self.name, listing, images.sizes))
+        return replace(listing, notes=notes, fingerprint=fingerprint(self.name, listing, images.sizes))
 
     def load(self, entry: Entry) -> LoadedImage:
-        """The file's bytes as they are; a cropped image as BMP, so that it is encoded only once, for its shard.
+        """Read the file's bytes; a cropped image as BMP, so that it is compressed only once, for its shard.
 
-        Raises ValueError(reason, detail) where it cannot be read, is damaged, or has neither size.
+        Raises ValueError(reason, detail) if it cannot be read, is damaged, or has neither size.
         """
-        assert entry.joints is not None
-        assert entry.visible is not None
-        image = read_image(Path(entry.path))
-        size = _encoded_size(image)
+        encoded = read_image(Path(entry.path))
+        size = _encoded_size(encoded)
         if size == WHOLE and self.size == CROPPED:
-            image = _cropped(image)
+            pixels = open_image(encoded).pixels[:, BORDER:-BORDER]
+            encoded = cv2.imencode(".bmp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
         elif size != self.size:
             raise ValueError(OTHER_SIZE, f"{_by_width(size)} pixels (width x height), expected {_by_width(self.size)}")
-        return LoadedImage(image, entry.joints, entry.visible)
+        return entry.loaded(encoded)
 
-    def _moved(self, images: ImagePaths, posed: NamedPoses, joint_files: JointFiles) -> tuple[NamedPoses, list[str]]:
-        """The poses in the pixels of the images that `load` gives, and what was done to them, in words."""
+    def _moved(
+        self, images: ImagePaths, posed: NamedPoses, joint_files: AnnotationFiles
+    ) -> tuple[NamedPoses, list[str]]:
+        """Return the poses in pixels of the images that `load` returns, and a note if they were moved."""
         self._check_size(_first_size(images.paths[name] for name in posed.poses if name in images.paths))
-        shift = _border(cropped=_made_for_crop(posed, joint_files)) - _border(cropped=self.size == CROPPED)
+        shift = BORDER * (_made_for_crop(posed, joint_files) - (self.size == CROPPED))
         if not shift:
             return posed, []
         poses = {name: (_shifted(pose, shift), split) for name, (pose, split) in posed.poses.items()}
@@ -151,7 +150,7 @@ class DeepFashion:
 
 
 def _check_match(
-    root: Path, images: ImagePaths, posed: NamedPoses, joint_files: JointFiles, lists: Mapping[Name, str] | None
+    root: Path, images: ImagePaths, posed: NamedPoses, joint_files: AnnotationFiles, lists: Mapping[Name, str] | None
 ) -> None:
     if not images.paths.keys() & posed.poses.keys():
         raise ValueError(
@@ -169,14 +168,13 @@ def _check_match(
 
 
 def _check_entries(root: Path, listing: Listing) -> None:
-    for split in SPLITS:
-        if not any(entry.split == split for entry in listing.entries):
-            counts = Counter(reject.reason for reject in listing.rejects)
-            rejects = ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "nothing"
-            raise ValueError(
-                f"'{root}' has no image for the split '{split}': {len(listing.entries):,} images in the other one; "
-                f"left out: {rejects}. Expected images that the {split} annotation file, or {split}.lst, names."
-            )
+    if empty := empty_split(listing):
+        split, _ = empty
+        raise ValueError(
+            f"'{root}' has no image for the split '{split}': {len(listing.entries):,} images in the other one; left "
+            f"out: {count_reasons(listing.rejects)}. Expected images that the {split} annotation file, or {split}.lst, "
+            "names."
+        )
 
 
 def _first(names: Iterable[Name]) -> list[str]:
@@ -184,7 +182,7 @@ def _first(names: Iterable[Name]) -> list[str]:
 
 
 def _first_size(paths: Iterable[Path]) -> tuple[int, int]:
-    """Height and width of the first image that can be read, of twenty."""
+    """Return height and width of the first of twenty images that can be read."""
     first = list(islice(paths, 20))
     size = next((size for path in first if (size := image_size(path))), None)
     if size is None:
@@ -196,12 +194,8 @@ def _by_width(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _border(*, cropped: bool) -> int:
-    return BORDER if cropped else 0
-
-
-def _made_for_crop(posed: NamedPoses, joint_files: JointFiles) -> bool:
-    """Whether the joints are for 176x256, as the files' names say. Raises ValueError where the joints contradict.
+def _made_for_crop(posed: NamedPoses, joint_files: AnnotationFiles) -> bool:
+    """Return whether the joints are for 176x256, by the files' names. Raises ValueError if the joints contradict.
 
     People stand in the middle of their images: the median x is near 128 or near 88.
     """
@@ -219,29 +213,26 @@ def _made_for_crop(posed: NamedPoses, joint_files: JointFiles) -> bool:
 
 
 def _shifted(pose: Pose, shift: int) -> Pose:
-    """The pose with its visible joints moved along x. Missing ones stay (-1, -1)."""
+    """Return the pose with its visible joints moved along x. Missing ones stay (-1, -1)."""
     moved = pose.joints + np.array((shift, 0), np.float32)
     return Pose(np.where(pose.visible[:, None], moved, pose.joints), pose.visible)
 
 
-def _encoded_size(image: bytes) -> tuple[int, int]:
-    """Height and width; of a JPEG by its header alone."""
-    if not image.startswith(b"\xff\xd8"):
-        return open_image(image).pixels.shape[:2]
+def _encoded_size(encoded: bytes) -> tuple[int, int]:
+    """Return height and width, of a JPEG by its header alone."""
+    if not encoded.startswith(b"\xff\xd8"):
+        return open_image(encoded).pixels.shape[:2]
     try:
-        height, width = simplejpeg.decode_jpeg_header(image)[:2]
+        height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
         return int(height), int(width)
     except ValueError as error:
         raise ValueError(reasons.DAMAGED, str(error)) from None
 
 
-def _cropped(image: bytes) -> bytes:
-    pixels = open_image(image).pixels[:, BORDER:-BORDER]
-    return cv2.imencode(".bmp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def _unused(images: ImagePaths, posed: NamedPoses, joint_files: JointFiles, lists: Mapping[Name, str]) -> list[Reject]:
-    """Images without an annotation, annotations without an image, and listed names with neither."""
+def _unused(
+    images: ImagePaths, posed: NamedPoses, joint_files: AnnotationFiles, lists: Mapping[Name, str]
+) -> list[Reject]:
+    """Reject images without an annotation, annotations without an image, and listed names with neither."""
     refused = {reject.name for reject in (*images.rejects, *posed.rejects)}
     found = [
         *((name, lists.get(name), reasons.NOT_ANNOTATED, f"not named in {joint_files}") for name in images.paths),
@@ -251,25 +242,12 @@ def _unused(images: ImagePaths, posed: NamedPoses, joint_files: JointFiles, list
     used = images.paths.keys() & posed.poses.keys()
     rejects: dict[str, Reject] = {}
     for name, split, reason, detail in found:
-        if name not in used and (called := name.official()) not in refused:
-            rejects.setdefault(called, Reject(called, split or "train", reason, detail))
+        if name not in used and (official := name.official()) not in refused:
+            rejects.setdefault(official, Reject(official, split or "train", reason, detail))
     return list(rejects.values())
 
 
-def _with_pairs(listing: Listing, lists: Mapping[str, Path]) -> Listing:
-    known = {reject.name for reject in listing.rejects}
-    for split, path in lists.items():
-        given = given_pairs(path, split, listing.entries, find=_called, known=known)
-        listing = replace(
-            listing,
-            rejects=[*listing.rejects, *given.rejects],
-            pairs={**listing.pairs, split: given.pairs},
-            notes=(*listing.notes, *given.notes),
-        )
-    return listing
-
-
-def _called(label: str) -> str | None:
+def _official(label: str) -> str | None:
     name = parse_name(label)
     return name.official() if name else None
 

@@ -1,10 +1,8 @@
-"""The four cameras of Human3.6M: published calibration, and the same from a JSON file.
+"""The files of a Human3.6M folder: the official videos, VideoPose3D's joints in pixels or metres, and the cameras.
 
-The numbers are those of VideoPose3D's `common/h36m_dataset.py`, float32, which has them from the data set: lenses in
-pixels; orientations as quaternions (w, x, y, z) from the camera to the world; translations, which are the cameras'
-places, in millimetres, z up. Each subject was recorded with a calibration of its own.
-
-The files of a Human3.6M folder: the official videos, and VideoPose3D's joints, in pixels or in metres.
+The published calibration of the four cameras is that of VideoPose3D's `common/h36m_dataset.py`, float32, taken from the
+data set: lenses in pixels; orientations as quaternions (w, x, y, z) from the camera to the world; translations, which
+are the cameras' positions, in millimetres, z up. Each subject was recorded with a calibration of its own.
 """
 
 import re
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from posegen.data.formats.calibration import Camera, Lens, project, rotation_matrix
+from posegen.data.formats.images import folder_names
 from posegen.data.formats.restricted import read_plain_npz
 from posegen.storage.files import read_json
 
@@ -107,10 +106,10 @@ _PLACEMENT_SIZES = {"orientation": 4, "translation": 3}
 
 
 def read_cameras(path: Path | None) -> dict[str, dict[str, Camera]]:
-    """The cameras by subject and camera name, places in metres; None gives the published ones.
+    """Read the cameras by subject and camera name, positions in metres; None returns the published ones.
 
-    A file is JSON with `cameras` and `subjects` as `CAMERAS` and `SUBJECTS` here have them; the order of its cameras is
-    that of the 2D joints. Raises ValueError, naming the file and the entry, for anything else.
+    A file is JSON with `cameras` and `subjects` like `CAMERAS` and `SUBJECTS` here; the order of its cameras is that of
+    the 2D joints. Raises ValueError, naming the file and the entry, for anything else.
     """
     content = {"cameras": CAMERAS, "subjects": SUBJECTS} if path is None else _content(path)
     lenses = {
@@ -119,16 +118,16 @@ def read_cameras(path: Path | None) -> dict[str, dict[str, Camera]]:
     }
     placed: dict[str, dict[str, Camera]] = {}
     for subject, cameras in content["subjects"].items():
-        place = f"{path}: subjects.{subject}"
+        where = f"{path}: subjects.{subject}"
         if unknown := [name for name in cameras if name not in lenses]:
-            raise ValueError(f"{place}.{unknown[0]}: this camera is not among 'cameras': {', '.join(lenses)}")
+            raise ValueError(f"{where}.{unknown[0]}: this camera is not among 'cameras': {', '.join(lenses)}")
         there = [name for name in lenses if name in cameras]
-        placed[subject] = {name: _camera(lenses[name], cameras[name], f"{place}.{name}") for name in there}
+        placed[subject] = {name: _camera(lenses[name], cameras[name], f"{where}.{name}") for name in there}
     return placed
 
 
 def _content(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """The file, with both of its parts known to be mappings of mappings."""
+    """Read the file and check that both of its parts are mappings of mappings."""
     content = read_json(path) or {}
     for part in (content.get("cameras"), content.get("subjects")):
         if not isinstance(part, dict) or not part or not all(isinstance(each, dict) for each in part.values()):
@@ -137,20 +136,20 @@ def _content(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return content
 
 
-def _camera(lens: Lens, placed: Any, place: str) -> Camera:
-    found = {key: _numbers(placed, key, size, place) for key, size in _PLACEMENT_SIZES.items()}
+def _camera(lens: Lens, placed: Any, where: str) -> Camera:
+    found = {key: _numbers(placed, key, size, where) for key, size in _PLACEMENT_SIZES.items()}
     if not found["orientation"].any():
-        raise ValueError(f"{place}.orientation: expected a quaternion that is not zero")
+        raise ValueError(f"{where}.orientation: expected a quaternion that is not zero")
     return Camera(lens, found["translation"] / 1000, rotation_matrix(found["orientation"]).T)
 
 
-def _numbers(holder: Any, key: str, size: int, place: str) -> np.ndarray:
+def _numbers(holder: Any, key: str, size: int, where: str) -> np.ndarray:
     values = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(values, list) or len(values) != size or not all(type(value) in (int, float) for value in values):
-        raise ValueError(f"{place}.{key}: expected a list of {size} numbers, found {str(values)[:80]}")
+        raise ValueError(f"{where}.{key}: expected a list of {size} numbers, found {str(values)[:80]}")
     array = np.array(values, dtype=np.float64)
     if not np.isfinite(array).all():
-        raise ValueError(f"{place}.{key}: expected finite numbers, found {values}")
+        raise ValueError(f"{where}.{key}: expected finite numbers, found {values}")
     return array
 
 
@@ -166,7 +165,7 @@ Cameras = Mapping[str, Mapping[str, Camera]]  # by subject and name
 
 
 class VideoName(NamedTuple):
-    """What is seen in a video: a subject, an action as VideoPose3D calls it, a camera."""
+    """The name of a video: a subject, an action as VideoPose3D calls it, a camera."""
 
     subject: str
     action: str
@@ -183,7 +182,7 @@ class Action(NamedTuple):
 
 @dataclass(frozen=True)
 class JointsFile:
-    """A file of joints: which order of `joints.LAYOUTS` its points have, and what was recorded, by subject and action.
+    """A file of joints: the order of its points, one of `joints.LAYOUTS`, and recordings by subject and action.
 
     A recording holds points in pixels by camera, in the order of the cameras (None where there are none), or points in
     metres (frames, points, 3).
@@ -194,17 +193,17 @@ class JointsFile:
     recordings: Mapping[str, Mapping[str, Any]]
 
     def actions(self, cameras: Cameras) -> Iterator[Action]:
-        """All actions of the subjects that have cameras, sorted, with what each camera sees."""
+        """Yield all actions of the subjects that have cameras, sorted, with the points in each camera's pixels."""
         for subject in [subject for subject in cameras if subject in self.recordings]:
             for action, found in sorted(self.recordings[subject].items()):
-                place = f"{self.path}: {subject}, {action}"
-                yield Action(subject, action, _views(found, cameras[subject], self.layout, place))
+                where = f"{self.path}: {subject}, {action}"
+                yield Action(subject, action, _views(found, cameras[subject], self.layout, where))
 
 
 def find_videos(root: Path) -> dict[VideoName, Path]:
-    """The official videos below `root` by what is in them; those of all cameras in one image (`_ALL`) are not taken.
+    """Find the official videos below `root` by name, without those of all cameras in one image (`_ALL`).
 
-    Raises ValueError where there is none.
+    Raises ValueError if there is none.
     """
     if not root.is_dir():
         raise ValueError(f"Human3.6M root '{root}' is not a folder. Expected one with {EXPECTED}.")
@@ -217,17 +216,14 @@ def find_videos(root: Path) -> dict[VideoName, Path]:
                 action = action.replace(old, new)
             found[VideoName(path.parts[-3], action, name[2])] = path
     if not found:
-        there = sorted(path.name for path in root.iterdir())[:8]
-        raise ValueError(
-            f"Human3.6M root '{root}' has no videos. Expected {EXPECTED}; there is {', '.join(there) or 'nothing'}."
-        )
+        raise ValueError(f"Human3.6M root '{root}' has no videos. Expected {EXPECTED}; there is {folder_names(root)}.")
     return found
 
 
 def read_joints(root: Path, joints: Path | None) -> JointsFile:
-    """The joints of `joints`, which may be relative to `root`, else of `JOINTS_2D` or `JOINTS_3D` in `root`.
+    """Read the joints in `joints`, which may be relative to `root`, else in `JOINTS_2D` or `JOINTS_3D` in `root`.
 
-    Raises ValueError where there is no such file, and for one that is not as VideoPose3D writes it.
+    Raises ValueError if there is no such file, or it is not as VideoPose3D writes it.
     """
     if joints is None:
         path = next((root / name for name in (JOINTS_2D, JOINTS_3D) if (root / name).is_file()), None)
@@ -235,7 +231,7 @@ def read_joints(root: Path, joints: Path | None) -> JointsFile:
             there = ", ".join(sorted(each.name for each in root.glob("*.npz"))) or "no npz file"
             raise ValueError(
                 f"Human3.6M root '{root}' has no joints. Expected VideoPose3D's {JOINTS_2D} or {JOINTS_3D}; there is "
-                f"{there}. Or say where they are: --set data.joints=FILE."
+                f"{there}. Or give their file: --set data.joints=FILE."
             )
     else:
         path = joints if joints.is_file() else root / joints
@@ -257,7 +253,7 @@ def _read(path: Path) -> JointsFile:
 
 
 def _order(metadata: object, path: Path) -> str:
-    """By the name in the file; VideoPose3D's own projections have none, and Human3.6M's 17 joints."""
+    """Return the order named in the file; VideoPose3D's projections name none and have Human3.6M's 17 joints."""
     name = metadata.get("layout_name", "h36m") if isinstance(metadata, dict) else "h36m"
     if name not in _ORDERS:
         raise ValueError(f"{path}: the joints are in the order '{name}'. Understood are {', '.join(_ORDERS)}.")
@@ -265,7 +261,7 @@ def _order(metadata: object, path: Path) -> str:
 
 
 def _order_3d(recordings: Mapping[str, Mapping[str, Any]], path: Path) -> str:
-    """By the number of points of the first recording."""
+    """Return the order by the number of points in the first recording."""
     first = next((found for actions in recordings.values() for found in actions.values()), None)
     points = first.shape[1] if isinstance(first, np.ndarray) and first.ndim == 3 else None
     if points not in (17, 32):
@@ -273,22 +269,22 @@ def _order_3d(recordings: Mapping[str, Mapping[str, Any]], path: Path) -> str:
     return f"human36m_{points}"
 
 
-def _views(found: Any, cameras: Mapping[str, Camera], order: str, place: str) -> dict[str, np.ndarray]:
+def _views(found: Any, cameras: Mapping[str, Camera], order: str, where: str) -> dict[str, np.ndarray]:
     points = int(order.rpartition("_")[2])
     if isinstance(found, np.ndarray) and found.dtype != object and found.ndim == 3:
-        _check_points(found, (points, 3), place)
+        _check_points(found, (points, 3), where)
         return {name: project(camera, found.astype(np.float64)) for name, camera in cameras.items()}
     if not isinstance(found, list | tuple | np.ndarray) or len(found) != len(cameras):
-        raise ValueError(f"{place}: expected points for each of {len(cameras)} cameras, found {_shape(found)}")
+        raise ValueError(f"{where}: expected points for each of {len(cameras)} cameras, found {_shape(found)}")
     views = {name: view for name, view in zip(cameras, found, strict=True) if view is not None}
     for name, view in views.items():
-        _check_points(view, (points, 2), f"{place}, {name}")
+        _check_points(view, (points, 2), f"{where}, {name}")
     return {name: view.astype(np.float64) for name, view in views.items()}
 
 
-def _check_points(found: Any, shape: tuple[int, int], place: str) -> None:
+def _check_points(found: Any, shape: tuple[int, int], where: str) -> None:
     if not isinstance(found, np.ndarray) or found.dtype.kind != "f" or found.shape[1:] != shape:
-        raise ValueError(f"{place}: expected an array (frames, {shape[0]}, {shape[1]}), found {_shape(found)}")
+        raise ValueError(f"{where}: expected an array (frames, {shape[0]}, {shape[1]}), found {_shape(found)}")
 
 
 def _shape(found: Any) -> str:

@@ -5,19 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from posegen.data.formats.keypoint_files import (
-    COCO,
-    COCO_RESULTS,
-    HEADER,
-    OPENPOSE,
-    POSE_GAN,
-    detect_format,
-    read_annotations,
-    read_coco,
-    read_coco_results,
-    read_openpose,
-    read_pose_gan_csv,
-)
+from posegen.data.formats.annotations import detect_format, read_annotations
+from posegen.data.formats.coco import COCO, COCO_RESULTS, read_coco, read_coco_results
+from posegen.data.formats.openpose import OPENPOSE, read_openpose
+from posegen.data.formats.posegan_csv import HEADER, POSE_GAN, read_pose_gan_csv
 from posegen.data.geometry.joints import JOINTS
 from tests.conftest import SHARED_DATA
 
