@@ -165,13 +165,6 @@ def cpus_per_worker(workers: int, cpus: Sequence[float]) -> int:
     )
 
 
-def memory_per_slot(slots: int) -> int:
-    """The most bytes of Ray's memory resource that each of so many slots can reserve, each within one node."""
-    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    shares = sorted({math.floor(memory / count) for memory in nodes for count in range(1, slots + 1)}, reverse=True)
-    return next((s for s in shares if s > 0 and sum(int(memory // s) for memory in nodes) >= slots), 1)
-
-
 def slots(use_gpu: bool) -> int:
     """How many training workers the connected cluster can hold: one a GPU, or one a CPU."""
     cpus, gpus = resources()

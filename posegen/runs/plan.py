@@ -5,7 +5,6 @@ checkpoint interval) is in no fingerprint.
 """
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
