@@ -21,7 +21,7 @@ from posegen.runs.pipeline import run
 from posegen.runs.plan import Plan
 from posegen.runs.progress import Display
 from posegen.storage.files import check_writable, write_json
-from posegen.sweep_options import SweepOptions, sweep_for
+from posegen.tuning.options import SweepOptions, sweep_for
 
 Update = Annotated[bool, Parameter(negative=(), help="Redo what was made with other settings in this run folder.")]
 DryRun = Annotated[bool, Parameter(negative=(), help="Print the plan and start nothing.")]
@@ -123,9 +123,9 @@ def tune_vdg(
     update: Update = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Search VDG's loss weights: many trials of stage II on one stage I, judged on people held out for it.
+    """Search VDG's loss weights: many trials of stage II on one stage I, validated on held-out people.
 
-    The same command goes on where it stopped and repeats no finished trial.
+    Rerun the same command to resume; finished trials are not repeated.
     """
     options = options or Options()
     if options.system not in (None, "vdg"):
@@ -143,9 +143,9 @@ def tune_system(
     update: Update = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Search a system's loss weights: trials share what comes before them, and are judged on people held out for it.
+    """Search a system's loss weights: trials share the stages before the searched one, validated on held-out people.
 
-    The same command goes on where it stopped and repeats no finished trial.
+    Rerun the same command to resume; finished trials are not repeated.
 
     Parameters
     ----------
@@ -161,10 +161,10 @@ def tune_system(
 def _tune(options: Options, how: SweepOptions | None, update: bool, dry_run: bool) -> None:
     sweep = sweep_for(options, how or SweepOptions())
     from posegen.runs.dry_run import about_data, about_stages
-    from posegen.sweep.run import outlook, run_sweep
+    from posegen.tuning.sweep import describe_sweep, run_sweep
 
     if dry_run:
-        _print_lines([*outlook(sweep), "", *about_data(sweep.base), *about_stages(sweep.base)])
+        _print_lines([*describe_sweep(sweep), "", *about_data(sweep.base), *about_stages(sweep.base)])
         return
     run_sweep(sweep, update=update, command=_command())
 

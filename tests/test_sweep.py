@@ -16,9 +16,9 @@ from mlflow.entities import Run
 
 from posegen.evaluation.metrics import METRICS
 from posegen.storage.store import Store
-from posegen.sweep.page import final_comparison
 from posegen.training.checkpoints import latest_checkpoint, read_curve
-from posegen.training.trials import Trial, TrialFolder
+from posegen.tuning.content import final_comparison
+from posegen.tuning.records import Trial, TrialFolder
 from tests.test_pipeline import wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -121,7 +121,7 @@ class Swept:
         self.again = finish(start(cluster, run, *command))
 
     def _files(self) -> dict[Path, int]:
-        ended = [TrialFolder(Store.of(self.run), "trials").of(number) for number in self.before]
+        ended = [TrialFolder(Store.of(self.run), "trials").path(number) for number in self.before]
         return {path: path.stat().st_mtime_ns for home in ended for path in home.rglob("*") if path.is_file()}
 
     def rewritten(self) -> list[Path]:
@@ -159,14 +159,14 @@ def test_the_first_trial_has_the_papers_weights_and_trials_train_stage_ii_alone(
     assert first.settings["refinement.alpha"] == 0.5
     assert all(trial.settings != first.settings for trial in others)
     for trial in (first, *others):
-        home = TrialFolder(Store.of(swept.run), "trials").of(trial.number)
+        home = TrialFolder(Store.of(swept.run), "trials").path(trial.number)
         assert [path.name for path in (home / "stages").iterdir()] == ["refinement"]
         latest = latest_checkpoint(home / "stages" / "refinement")
         assert latest is not None
         assert int(latest.name.removeprefix("checkpoint_")) == trial.step
-        judged = [row for row in read_curve(latest) if "validation/mask_ssim" in row]
-        assert [row["step"] for row in judged] == [row["step"] for row in trial.judged]
-        assert set(trial.judged[-1]) == {"step", *METRICS} if trial.state == "finished" else {"step", "mask_ssim"}
+        validated = [row for row in read_curve(latest) if "validation/mask_ssim" in row]
+        assert [row["step"] for row in validated] == [row["step"] for row in trial.validations]
+        assert set(trial.validations[-1]) == {"step", *METRICS} if trial.state == "finished" else {"step", "mask_ssim"}
         assert (trial.step == BUDGET) == (trial.state == "finished")
         assert trial.step in (10, 20, 40)  # the rungs and the end
 
@@ -190,7 +190,7 @@ def test_mlflow_has_a_nested_run_for_every_trial_and_the_best_is_tagged(swept: S
         assert run.info.status == "FINISHED"
         assert run.data.params == {k: str(v) for k, v in {**trial.settings, "seed": trial.seed}.items()}
         history = client.get_metric_history(run.info.run_id, "validation/mask_ssim")
-        assert [(m.step, m.value) for m in history] == [(row["step"], row["mask_ssim"]) for row in trial.judged]
+        assert [(m.step, m.value) for m in history] == [(row["step"], row["mask_ssim"]) for row in trial.validations]
         losses = client.get_metric_history(run.info.run_id, "generator/total")
         assert [m.step for m in losses] == list(range(1, trial.step + 1))
         assert run.data.metrics["mask_ssim"] == trial.score("mask_ssim")
@@ -204,7 +204,7 @@ def test_mlflow_has_a_nested_run_for_every_trial_and_the_best_is_tagged(swept: S
 
 def test_the_best_trial_is_compared_with_the_papers_on_the_test_people(swept: Swept):
     from posegen.runs.options import Options
-    from posegen.sweep_options import SweepOptions, sweep_for
+    from posegen.tuning.options import SweepOptions, sweep_for
 
     best = json.loads((swept.run / "best.json").read_text())
     finished = [trial for trial in trials(swept.run) if trial.state == "finished"]
@@ -239,7 +239,7 @@ def test_a_trial_that_diverges_or_whose_worker_dies_does_not_end_the_sweep(clust
     run = tmp_path / "sweep"
     words = ("--trials", "3", "--space", str(space), "--search", "grid", "--seeds", "0", "--scheduler", "none")
     process = start(cluster, run, *words)
-    wait_for(lambda: any(trial.judged for trial in trials(run)), process)
+    wait_for(lambda: any(trial.validations for trial in trials(run)), process)
     workers = [p for p in psutil.Process(cluster.process.pid).children(recursive=True) if "RayTrainWorker" in name(p)]
     for worker in workers[:1]:
         worker.kill()
@@ -261,23 +261,3 @@ def name(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-@pytest.mark.long
-def test_a_population_takes_over_the_checkpoints_of_its_better_half(cluster: Cluster, tmp_path: Path):
-    """Of two trials at a time, the worse one goes on from the better one's checkpoint, with settings near its."""
-    space = tmp_path / "space.py"
-    space.write_text('from ray import tune\nSPACE = {"refinement.lr": tune.loguniform(1e-9, 1e-2)}\n')
-    run = tmp_path / "population"
-    finish(start(cluster, run, "--trials", "2", "--space", str(space), "--scheduler", "pbt", "--seeds", "0"))
-    population = trials(run)
-    assert [trial.state for trial in population] == ["finished"] * 2
-    taken = [trial for trial in population if trial.inherited]
-    assert taken
-    for trial in taken:
-        assert trial.inherited[-1]["from"] == 1 - trial.number
-        assert trial.settings != trial.inherited[-1]["settings"]
-        latest = latest_checkpoint(TrialFolder(Store.of(run), "trials").of(trial.number) / "stages" / "refinement")
-        assert latest is not None
-        assert latest.name == f"checkpoint_{BUDGET:08d}"
-    assert cluster.free() == ALL_FREE

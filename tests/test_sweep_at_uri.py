@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from posegen.storage.store import Store
-from posegen.training.checkpoints import fetch_newest, newest_progress, read_curve
-from posegen.training.trials import Trial, TrialFolder
+from posegen.training.checkpoints import fetch_newest, read_curve
+from posegen.tuning.records import Trial, TrialFolder
 from tests.test_pipeline import wait_for
 from tests.test_sweep import JOINING, ROOT, Cluster
 
@@ -38,13 +38,13 @@ def cluster(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     started.process.wait(timeout=60)
 
 
-def start(home: Path, *, place: str = PLACE, scheduler: str = "asha", **environment: str) -> subprocess.Popen[str]:
+def start(home: Path, **environment: str) -> subprocess.Popen[str]:
     """The sweep's command; `home` is a node's cache."""
     home.mkdir(exist_ok=True)
     environment = {**os.environ, **JOINING, "PYTHONPATH": str(ROOT), "POSEGEN_CACHE": str(home), **environment}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "posegen.cli", "tune", "vdg", "--run", place, "--budget", str(BUDGET)]
-    command += ["--trials", "3", "--scheduler", scheduler, "--seeds", "0"]
+    command = [sys.executable, "-m", "posegen.cli", "tune", "vdg", "--run", PLACE, "--budget", str(BUDGET)]
+    command += ["--trials", "3", "--scheduler", "asha", "--seeds", "0"]
     command += ["--validation-share", "0.3", "--validation-pairs", "6", "--pairs", "6", "--cache-gb", "0.001"]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -105,21 +105,5 @@ def check_trial(store: Store, trial: Trial) -> None:
     assert len([name for name in files if name.endswith("stage.json")]) == 1
     newest = fetch_newest(store, f"{place}/stages/refinement")
     assert newest is not None
-    judged = [row for row in read_curve(newest) if "validation/mask_ssim" in row]
-    assert [row["step"] for row in judged] == [row["step"] for row in trial.judged]
-
-
-def test_a_population_takes_over_checkpoints_at_a_uri(
-    cluster: Cluster, two_nodes: Callable[[str], None], tmp_path: Path
-):
-    place = "s3://runs/population"
-    finish(start(tmp_path / "first", place=place, scheduler="pbt", RAY_ADDRESS=cluster.address))
-    two_nodes("looking")
-    store = Store.of(place)
-    population = trials(store)
-    assert [trial.state for trial in population] == ["finished"] * 3
-    assert any(trial.inherited for trial in population)
-    for trial in population:
-        progress = newest_progress(store, f"trials/{trial.number:04d}/stages/refinement")
-        assert progress is not None
-        assert progress.step == BUDGET
+    validated = [row for row in read_curve(newest) if "validation/mask_ssim" in row]
+    assert [row["step"] for row in validated] == [row["step"] for row in trial.validations]

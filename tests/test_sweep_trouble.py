@@ -5,7 +5,7 @@ import json
 import pytest
 
 from posegen.storage.store import Store
-from posegen.training.trials import ENDED, TrialFolder
+from posegen.tuning.records import ENDED, TrialFolder
 from tests.test_sweep import Cluster, cluster, finish, start, trials  # noqa: F401
 from tests.test_trouble import AMPLE, Disk, assert_told, disk, fill_when  # noqa: F401
 
@@ -19,7 +19,7 @@ def test_trials_on_a_full_disk_wait_for_the_next_command(
     run, words = disk.folder / "sweep", ("--trials", "2", "--seeds", "0", "--scheduler", "none")
     disk.holds(2 * AMPLE)
     process = start(cluster, run, *words)
-    ballast = fill_when(lambda: any(trial.judged for trial in trials(run)), disk, process)
+    ballast = fill_when(lambda: any(trial.validations for trial in trials(run)), disk, process)
     assert_told(process, "cannot be written: No space left on device", "the same command goes on")
     before = trials(run)
     assert before

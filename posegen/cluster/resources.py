@@ -93,15 +93,6 @@ def threads_per_worker(workers: int, *, use_gpu: bool) -> int:
     return cpus_per_worker(max(1, min(workers, slots(use_gpu))), resources()[0])
 
 
-def memory_per_slot(slots: int) -> int:
-    """Return the most bytes of Ray's memory resource that each of the slots can reserve, each within one node."""
-    import ray
-
-    nodes = [node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    shares = sorted({math.floor(memory / count) for memory in nodes for count in range(1, slots + 1)}, reverse=True)
-    return next((s for s in shares if s > 0 and sum(int(memory // s) for memory in nodes) >= slots), 1)
-
-
 def check_room(workers: Workers, device: str) -> None:
     """Check that the connected cluster holds the fewest of the workers. Raises ValueError where it does not."""
     cpus, gpus = resources()

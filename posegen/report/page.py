@@ -180,10 +180,13 @@ def _render(about: Mapping[str, Any]) -> str:
     )
 
 
-def template(name: str, filters: Mapping[str, Callable[..., str]]) -> jinja2.Template:
-    """A page's template of this folder, with filters of its own."""
+HERE = Path(__file__).parent
+
+
+def template(name: str, filters: Mapping[str, Callable[..., str]], *, folder: Path = HERE) -> jinja2.Template:
+    """Return a page's template from `folder` with its own filters; it may include files of this folder."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([folder, HERE]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

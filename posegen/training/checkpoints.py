@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,23 +207,6 @@ def remove_other(store: Store, place: str, recipe: str) -> None:
     progress = newest_progress(store, place)
     if progress is not None and progress.recipe != recipe:
         store.remove(place)
-
-
-def take_over(store: Store, given: str, place: str, recipe: str) -> Path:
-    """Makes a copy of another stage's checkpoint, which is `given` within the run, the only one of the stage whose
-    folder is `place`, under a recipe of its own.
-
-    Training goes on from it with other settings (population based training). Returns its path on this node.
-    """
-    checkpoint, folder = store.fetch(given), store.folder / place
-    partial = temporary_beside(folder)
-    shutil.copytree(checkpoint, partial / checkpoint.name)
-    progress = replace(read_progress(checkpoint), recipe=recipe)
-    (partial / checkpoint.name / "stage.json").write_text(json.dumps(vars(progress), indent=1))
-    store.remove(place)
-    os.replace(partial, folder)
-    store.publish(place, last=f"{checkpoint.name}/stage.json")
-    return folder / checkpoint.name
 
 
 def load_networks(checkpoint: Path, networks: Mapping[str, nn.Module], *, averaged: bool = True) -> None:

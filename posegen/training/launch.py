@@ -25,7 +25,7 @@ from posegen.training.worker import OverNodesNetwork, run_worker
 LISTEN_EVERY = 0.25  # seconds between two looks at the board
 
 Show = Callable[[int, dict[str, float]], None]  # (step, terms)
-Decide = Callable[[int, dict[str, float]], bool]  # (step, the judge's scores) -> whether to train further
+Decide = Callable[[int, dict[str, float]], bool]  # (step, the validation scores) -> whether to train further
 
 
 class Listener:
@@ -178,8 +178,8 @@ def launch_stage(
 
     The workers take an even share of the cluster's CPUs, `side_by_side` such stages having room at once. With a range
     of workers, as many train as there is room for; what is lost or comes changes their number. `decide` says after each
-    judgement of the task's judge whether to train further; where it says no, the stage ends there. What interrupted it
-    is kept in the stage's failures.json.
+    validation by the task's validator whether to train further; where it says no, the stage ends there. What
+    interrupted it is kept in the stage's failures.json.
 
     Raises Diverged where a term or score stopped being finite, StorageFailed where the run's storage took nothing for
     long, ValueError where the same failure came back as often as `failures.verdict` allows.

@@ -18,7 +18,7 @@ from posegen.stage import Continuing, Networks, Stage, System
 from posegen.storage.files import StorageFailed, remove_leftovers
 from posegen.training import checkpoints
 from posegen.training.checkpoints import Curve, Progress, Saver, trained_networks
-from posegen.training.loss_log import Journal, judged_scores
+from posegen.training.loss_log import Journal, validation_scores
 from posegen.training.step import Game, autocast, new_game
 from posegen.training.task import Context, Task
 
@@ -28,7 +28,7 @@ LOOK_EVERY = 5.0  # seconds between two looks whether a machine is about to be t
 def train_stage(task: Task, context: Context) -> None:
     """Trains the stage from its latest checkpoint of the same recipe, or from the start, to its last step.
 
-    Every rank reports at the same steps. Where the task has a judge, its scores go into the curve, and after each
+    Every rank reports at the same steps. Where the task has a validator, its scores go into the curve, and after each
     judgement the context says whether to go on; a stage that was told to stop ends with a checkpoint of that step.
     Checkpoints are written while training goes on; the last one is there when this returns.
     Raises NonFinite on all ranks where a term, a gradient or a score stops being finite; the checkpoints written
@@ -67,12 +67,10 @@ def _train(task: Task, context: Context, saver: Saver) -> None:
         journal.add(step, game.play(step - 1, lambda: next(batches)))
         if any(player.skip_when for player in task.stage.players):
             game.last_terms |= journal.latest()
-        if task.judged_at(step):
-            journal.judged(step, _judged(step, task, context, game, earlier))
+        if task.validates_at(step):
+            journal.validated(step, _judged(step, task, context, game, earlier))
         if clock.save_after(step):
             _save(step, task, context, game, journal, saver)
-        if task.judged_at(step):
-            saver.wait()  # another trial may go on from this checkpoint
         if not _told_to_go_on(step, task, context, curve):
             return
 
@@ -94,7 +92,7 @@ class Clock:
         """Whether to save after a step; the same on all ranks. Time and machines are looked at with each row."""
         task = self._task
         every = task.checkpoint_every.steps
-        due = step == task.stage.steps or bool(every and step % every == 0) or task.judged_at(step)
+        due = step == task.stage.steps or bool(every and step % every == 0) or task.validates_at(step)
         if not due and step % task.log_every == 0:
             due = self._asked_for()
         if due:
@@ -130,14 +128,14 @@ def _save(step: int, task: Task, context: Context, game: Game, journal: Journal,
 def _judged(
     step: int, task: Task, context: Context, game: Game, earlier: Mapping[str, Networks]
 ) -> dict[str, float] | ValueError:
-    """The judge's scores, the same on every rank: rank 0 judges, the others wait. What it raised, as a value."""
+    """The validation scores, the same on every rank: rank 0 validates, the others wait. What it raised, as a value."""
     outcome: list[dict[str, float] | ValueError] = [{}]
-    if context.rank == 0 and task.judge is not None:
+    if context.rank == 0 and task.validator is not None:
         own = game.bare | game.averages
         for network in own.values():
             network.eval()
         try:
-            outcome = [task.judge({**earlier, task.stage.name: own}, step, context.device)]
+            outcome = [task.validator({**earlier, task.stage.name: own}, step, context.device)]
         except StorageFailed:
             raise
         except ValueError as error:
@@ -151,11 +149,11 @@ def _judged(
 
 def _told_to_go_on(step: int, task: Task, context: Context, curve: Curve) -> bool:
     """Whether to train further after this step: only a judgement can end a stage early."""
-    if not task.judged_at(step):
+    if not task.validates_at(step):
         return True
     answer = [True]
     if context.rank == 0:
-        answer = [context.goes_on(step, judged_scores(curve)[-1][1])]
+        answer = [context.goes_on(step, validation_scores(curve)[-1][1])]
     if context.world_size > 1:
         dist.broadcast_object_list(answer, src=0, device=context.device)
     return answer[0]

@@ -18,8 +18,8 @@ class NonFinite(Exception):
     """A loss or a gradient is not a number any more. The message names the stage, the step and the term."""
 
 
-def judged_scores(curve: Curve) -> list[tuple[int, dict[str, float]]]:
-    """The judge's scores in a curve: (step, scores by name), by step."""
+def validation_scores(curve: Curve) -> list[tuple[int, dict[str, float]]]:
+    """The validation scores in a curve: (step, scores by name), by step."""
     rows = [
         (int(row["step"]), {k.removeprefix(JUDGED): v for k, v in row.items() if k.startswith(JUDGED)}) for row in curve
     ]
@@ -44,8 +44,8 @@ class Journal:
         if step % self._task.log_every == 0:
             self._close()
 
-    def judged(self, step: int, scores: dict[str, float] | ValueError) -> None:
-        """The judge's scores after a step, as a row of their own."""
+    def validated(self, step: int, scores: dict[str, float] | ValueError) -> None:
+        """The validation scores after a step, as a row of their own."""
         self._close()
         if isinstance(scores, ValueError):
             raise NonFinite(f"stage '{self._task.stage.name}' stopped at step {step}: {scores}")

@@ -16,7 +16,7 @@ from posegen.training.checkpoints import Curve, Interval
 
 
 @runtime_checkable
-class Judge(Protocol):
+class Validator(Protocol):
     """Scores a system while its last stage trains, on images that it does not learn from. Pickles to workers."""
 
     @property
@@ -46,7 +46,7 @@ class Task:
     cache_bytes: int | None = None  # of shards on each node
     window: int | None = None  # bytes: training pairs keep to windows of shards
     keep: int = checkpoints.KEEP  # newest checkpoints that stay
-    judge: Judge | None = None  # of the system, where this is its last stage
+    validator: Validator | None = None  # of the system, where this is its last stage
 
     @property
     def stage(self) -> Stage:
@@ -62,8 +62,8 @@ class Task:
         """The stage's folder on this node."""
         return self.store.folder / self.place
 
-    def judged_at(self, step: int) -> bool:
-        return self.judge is not None and step in self.judge.at
+    def validates_at(self, step: int) -> bool:
+        return self.validator is not None and step in self.validator.at
 
     def opened_shards(self) -> Shards:
         """The run's shards as this node reads them."""
@@ -104,7 +104,7 @@ class Context(Protocol):
         ...
 
     def goes_on(self, step: int, scores: dict[str, float]) -> bool:
-        """Rank 0 asks, with the judge's scores after a step, whether to train further. May take a while."""
+        """Rank 0 asks, with the validation scores after a step, whether to train further. May take a while."""
         ...
 
 

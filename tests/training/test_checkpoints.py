@@ -19,7 +19,6 @@ from posegen.training.checkpoints import (
     remove_other,
     restore,
     snapshot,
-    take_over,
     trained_networks,
     write_snapshot,
 )
@@ -118,45 +117,6 @@ def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, keep: int, le
     assert [read_progress(path).step for path in checkpoints(tmp_path)] == left
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["it had trained", "it had not"])
-def test_another_trials_checkpoint_is_taken_over_under_ones_own_recipe(tmp_path: Path, own: bool):
-    donor, taker = tmp_path / "donor" / "tug", tmp_path / "taker" / "tug"
-    game = new_game(Tug(), seed=1, device=CPU)
-    play(game, range(2))
-    given = save(donor, game, 2)
-    taker.parent.mkdir()
-    if own:
-        for step in (1, 3):
-            save(taker, new_game(Tug(), seed=7, device=CPU), step)
-        (taker / "checkpoint_manager_snapshot.json").write_text("{}")
-    before = contents(donor)
-    store = Store.of(tmp_path)
-    taken = take_over(store, store.below(given), "taker/tug", "another recipe")
-    assert contents(donor) == before
-    assert [path.name for path in taker.parent.iterdir()] == ["tug"], "nothing is left beside it"
-    assert [path.name for path in taker.iterdir()] == [taken.name] == [given.name]
-    assert read_progress(taken) == Progress(2, "another recipe", 3, {"generator/l1": 0.1})
-    stage = f"{given.name}/stage.json"
-    assert {k: v for k, v in contents(taker).items() if k != stage} == {k: v for k, v in before.items() if k != stage}
-
-
-def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
-    donor = new_game(Tug(), seed=3, device=CPU)
-    play(donor, range(2))
-    (tmp_path / "taker").mkdir()
-    given = save(tmp_path / "donor", donor, 2)
-    taken = take_over(Store.of(tmp_path), f"donor/{given.name}", "taker/tug", "another recipe")
-    taker = new_game(Tug(), seed=3, device=CPU)
-    progress, _ = restore(taker, taken)
-    play(donor, range(2, 4))
-    play(taker, range(progress.step, 4))
-    assert all(torch.equal(weights(donor.bare[name]), weights(taker.bare[name])) for name in donor.bare)
-
-
 def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
     game = new_game(Tug(), seed=0, device=CPU)
     store = Store.of(tmp_path)
@@ -170,24 +130,19 @@ def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_pa
 
 
 def test_at_a_uri_the_runs_newest_checkpoint_counts_and_not_this_nodes(s3_server, two_nodes):
-    store, game = Store.of("s3://runs/population"), new_game(Tug(), seed=0, device=CPU)
-    given = save(store.folder / "donor", game, 2)
-    save(store.folder / "taker", game, 5)
-    for stage in ("donor", "taker"):
-        store.publish(stage)
-    (store.folder / "taker" / "failures.json").write_text("{}")
-    store.publish("taker/failures.json")
+    store, game = Store.of("s3://runs/stages"), new_game(Tug(), seed=0, device=CPU)
+    given = save(store.folder / "stage", game, 2)
+    store.publish("stage")
+    (store.folder / "stage" / "failures.json").write_text("{}")
+    store.publish("stage/failures.json")
     two_nodes("second")
-    save(store.folder / "donor", game, 3)  # not published: a write in progress, which is not to be touched
-    assert newest_progress(store, "taker") == Progress(5, "recipe", 3, {"generator/l1": 0.1})
+    save(store.folder / "stage", game, 3)  # not published
+    assert newest_progress(store, "stage") == Progress(2, "recipe", 3, {"generator/l1": 0.1})
     assert newest_progress(store, "nothing") is None
-    taken = take_over(store, f"donor/{given.name}", "taker", "another recipe")
-    assert [path.name for path in checkpoints(store.folder / "donor")] == [given.name, "checkpoint_00000003"]
-    assert {name.split("/")[0] for name in store.sizes("taker")} == {taken.name} == {given.name}
     two_nodes("third")
-    assert newest_progress(store, "taker") == Progress(2, "another recipe", 3, {"generator/l1": 0.1})
-    remove_other(store, "taker", "another recipe")
-    assert store.sizes("taker")
-    remove_other(store, "taker", "recipe")
-    assert not store.sizes("taker")
-    assert not (store.folder / "taker").exists()
+    assert newest_progress(store, "stage") == Progress(2, "recipe", 3, {"generator/l1": 0.1})
+    remove_other(store, "stage", "recipe")
+    assert f"{given.name}/stage.json" in store.sizes("stage")
+    remove_other(store, "stage", "another recipe")
+    assert not store.sizes("stage")
+    assert not (store.folder / "stage").exists()

@@ -30,7 +30,7 @@ from posegen.training.checkpoints import (
     trained_networks,
 )
 from posegen.training.loop import needed_columns, train_stage
-from posegen.training.loss_log import NonFinite, judged_scores
+from posegen.training.loss_log import NonFinite, validation_scores
 from posegen.training.step import new_game
 from posegen.training.task import Alone, Task
 from tests.training.test_checkpoints import save
@@ -177,7 +177,7 @@ def test_only_the_columns_that_are_read_are_asked_for(block_shards: Path, tmp_pa
 
 @dataclass(frozen=True)
 class Brightness:
-    """A judge: the mean of what the generator makes of one fixed image."""
+    """A validator: the mean of what the generator makes of one fixed image."""
 
     at: tuple[int, ...] = (4, 8)
     broken_at: int = 0
@@ -195,7 +195,7 @@ def brightness(networks: Networks) -> float:
 
 
 class Asked(Alone):
-    """Answers each judgement as it is told to, and keeps what it was asked."""
+    """Answers after each validation as it is told to, and keeps what it was asked."""
 
     def __init__(self, *answers: bool) -> None:
         super().__init__()
@@ -211,14 +211,14 @@ class Asked(Alone):
         return self.answers.pop(0)
 
 
-def judged(work: Task, **fields) -> Task:
-    return dataclasses.replace(work, judge=Brightness(**fields))
+def validated(work: Task, **fields) -> Task:
+    return dataclasses.replace(work, validator=Brightness(**fields))
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_a_judge_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path, ema_decay: float):
+def test_validation_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path, ema_decay: float):
     plain = task(block_shards, tmp_path / "plain", steps=8, ema_decay=ema_decay)
-    watched = judged(task(block_shards, tmp_path / "watched", steps=8, ema_decay=ema_decay), at=(1, 4, 5, 8))
+    watched = validated(task(block_shards, tmp_path / "watched", steps=8, ema_decay=ema_decay), at=(1, 4, 5, 8))
     train_stage(plain, Alone())
     train_stage(watched, Alone())
     assert networks(tmp_path / "plain") == networks(tmp_path / "watched")
@@ -228,8 +228,8 @@ def test_a_judge_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_scores_are_those_of_the_checkpoint_of_their_step(block_shards: Path, tmp_path: Path, ema_decay: float):
-    """Judged are the averages where there are any, without dropout: what inference would read."""
-    work = judged(task(block_shards, tmp_path, steps=8, ema_decay=ema_decay), at=(4, 5, 8))
+    """Validated are the averages where there are any, without dropout: what inference would read."""
+    work = validated(task(block_shards, tmp_path, steps=8, ema_decay=ema_decay), at=(4, 5, 8))
     train_stage(dataclasses.replace(work, keep=9), Alone())
     saved = {read_progress(path).step: path for path in checkpoints(work.folder)}
     assert list(saved) == [3, 4, 5, 6, 8]
@@ -240,12 +240,12 @@ def test_scores_are_those_of_the_checkpoint_of_their_step(block_shards: Path, tm
         kept = {name: network.eval() for name, network in Tug().networks().items()}
         load_networks(saved[step], kept)
         expected.append((step, {"brightness": pytest.approx(brightness(kept), rel=1e-6)}))
-    assert judged_scores(read_curve(saved[8])) == expected
-    assert len({scores["brightness"] for _, scores in judged_scores(read_curve(saved[8]))}) == 3
+    assert validation_scores(read_curve(saved[8])) == expected
+    assert len({scores["brightness"] for _, scores in validation_scores(read_curve(saved[8]))}) == 3
 
 
 def test_a_stage_told_to_stop_is_asked_again_and_goes_on_as_if_it_never_had(block_shards: Path, tmp_path: Path):
-    whole, parts = (judged(task(block_shards, tmp_path / name, steps=8)) for name in ("whole", "parts"))
+    whole, parts = (validated(task(block_shards, tmp_path / name, steps=8)) for name in ("whole", "parts"))
     uninterrupted = Asked(True, True)
     train_stage(whole, uninterrupted)
     at_four, at_eight = uninterrupted.asked
@@ -264,15 +264,15 @@ def test_a_stage_told_to_stop_is_asked_again_and_goes_on_as_if_it_never_had(bloc
 
 
 def test_a_finished_stage_is_asked_for_its_scores_once_more(block_shards: Path, tmp_path: Path):
-    work, first, second = judged(task(block_shards, tmp_path, steps=8)), Asked(True, True), Asked(True)
+    work, first, second = validated(task(block_shards, tmp_path, steps=8)), Asked(True, True), Asked(True)
     train_stage(work, first)
     train_stage(work, second)
     assert second.asked == first.asked[1:]
     assert second.saves == 0
 
 
-def test_a_score_that_is_not_a_number_ends_the_stage_with_the_judges_words(block_shards: Path, tmp_path: Path):
-    work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4), broken_at=4)
+def test_a_score_that_is_not_a_number_ends_the_stage_with_the_validators_words(block_shards: Path, tmp_path: Path):
+    work = validated(task(block_shards, tmp_path, steps=8), at=(2, 4), broken_at=4)
     with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step 4: 3 of 8 generated images have values"):
         train_stage(work, Alone())
     assert [read_progress(path).step for path in checkpoints(work.folder)] == [2, 3]
@@ -280,7 +280,7 @@ def test_a_score_that_is_not_a_number_ends_the_stage_with_the_judges_words(block
 
 @dataclass(frozen=True)
 class Glance:
-    """A judge that keeps what it was shown."""
+    """A validator that keeps what it was shown."""
 
     shown: list[dict[str, dict[str, bool]]]
     at: tuple[int, ...] = (2,)
@@ -290,18 +290,18 @@ class Glance:
         return {"shown": 1.0}
 
 
-def test_the_judge_is_shown_the_networks_of_all_stages(block_shards: Path, tmp_path: Path):
+def test_the_validator_is_shown_the_networks_of_all_stages(block_shards: Path, tmp_path: Path):
     small = {f"{stage}.{name}": n for stage in ("coarse", "refinement") for name, n in (("width", 8), ("steps", 2))}
     system = override(catalog_system("vdg", "synthetic"), {**small, "refinement.critic_width": 8})
     folders = {stage.name: tmp_path / stage.name for stage in system.stages}
     shown: list[dict[str, dict[str, bool]]] = []
-    for index, judge in enumerate((None, Glance(shown))):
+    for index, validator in enumerate((None, Glance(shown))):
         work = dataclasses.replace(task(block_shards, tmp_path), system=system, index=index, folders=folders)
-        train_stage(dataclasses.replace(work, judge=judge), Alone())
+        train_stage(dataclasses.replace(work, validator=validator), Alone())
     assert shown == [{"coarse": {"generator": False}, "refinement": {"generator": False, "critic": False}}]
 
 
-def two_judged_workers(rank: int, address: str, work: Task, folder: Path) -> None:
+def two_validated_workers(rank: int, address: str, work: Task, folder: Path) -> None:
     steps: list[float] = []
 
     class Ranked(Alone):
@@ -321,11 +321,11 @@ def two_judged_workers(rank: int, address: str, work: Task, folder: Path) -> Non
 
 
 def test_two_workers_stop_at_the_same_step(block_shards: Path, tmp_path: Path):
-    work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4, 8))
-    multiprocessing.spawn(two_judged_workers, args=("29619", work, tmp_path), nprocs=2)  # pyright: ignore
+    work = validated(task(block_shards, tmp_path, steps=8), at=(2, 4, 8))
+    multiprocessing.spawn(two_validated_workers, args=("29619", work, tmp_path), nprocs=2)  # pyright: ignore
     assert [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
     curve = read_curve(latest_checkpoint(work.folder))  # pyright: ignore
-    assert [step for step, _ in judged_scores(curve)] == [2, 4]
+    assert [step for step, _ in validation_scores(curve)] == [2, 4]
 
 
 def test_minutes_between_checkpoints_are_kept_to(block_shards: Path, tmp_path: Path):

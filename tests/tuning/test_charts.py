@@ -6,25 +6,25 @@ import math
 import pytest
 
 from posegen.report.drawing import Tick
-from posegen.report.sweep_charts import (
+from posegen.tuning.charts import (
     APART,
     CURVES,
     SCATTER,
     TALL,
-    axis_of,
     colour,
-    learning,
+    learning_curves,
     number_axis,
+    parallel_axes,
     parallel_lines,
     pareto,
+    path_axis,
     rank_correlation,
     scatters,
     score_axis,
     setting_axis,
-    uprights,
 )
-from posegen.training.trials import Trial
-from tests.report.made_up_sweep import a_sweep, trial
+from posegen.tuning.records import Trial
+from tests.tuning.made_up_sweep import a_sweep, trial
 
 
 def points(polyline: str) -> list[tuple[float, float]]:
@@ -36,11 +36,11 @@ def points(polyline: str) -> list[tuple[float, float]]:
 
 def test_logarithmic_axis_has_equal_factors_at_equal_distances():
     axis = setting_axis([1.0, 100.0], logarithmic=True)
-    places = [axis.place(value) for value in (1, 10, 100)]
+    places = [axis.position(value) for value in (1, 10, 100)]
     assert places[1] == pytest.approx(0.5)
     assert places[2] - 0.5 == pytest.approx(0.5 - places[0])
     assert places[0] == pytest.approx(0.1 / 2.2)  # two decades and a twentieth of them on either side
-    assert axis.place(0) is None
+    assert axis.position(0) is None
     assert {tick.label: tick.at for tick in axis.ticks} == pytest.approx({"1": places[0], "10": 0.5, "100": places[2]})
 
 
@@ -52,49 +52,49 @@ def test_logarithmic_axis_of_less_than_a_decade_still_has_ticks():
 def test_what_is_not_above_zero_makes_the_axis_linear():
     axis = setting_axis([0.0, 10.0], logarithmic=True)
     assert not axis.logarithmic
-    assert axis.place(5) == pytest.approx(0.5)
+    assert axis.position(5) == pytest.approx(0.5)
 
 
 def test_words_and_choices_are_spread_evenly():
     axis = setting_axis(["w", "plain", "w", None])
     assert [(tick.label, tick.at) for tick in axis.ticks] == [("plain", 0.25), ("w", 0.75)]
-    assert setting_axis([True, False]).place(True) == 0.75
-    assert axis.place("another") is None
+    assert setting_axis([True, False]).position(True) == 0.75
+    assert axis.position("another") is None
     choice = setting_axis([4, 1, 2, 1], choice=True)
-    assert [choice.place(value) for value in (1, 2, 4)] == pytest.approx([1 / 6, 3 / 6, 5 / 6])
+    assert [choice.position(value) for value in (1, 2, 4)] == pytest.approx([1 / 6, 3 / 6, 5 / 6])
 
 
 def test_one_of_in_the_space_is_a_choice_and_the_papers_value_is_on_it():
     trials = [trial(0, {"s.steps": 1}), trial(1, {"s.steps": 8})]
     sweep = a_sweep(trials, space={"s.steps": "one of 1, 8"}, paper={"s.steps": 2})
-    assert axis_of(sweep, "s.steps").names == ["1", "2", "8"]
-    assert not axis_of(dataclasses.replace(sweep, space={"s.steps": "integers from 1 to 8"}), "s.steps").names
+    assert path_axis(sweep, "s.steps").names == ["1", "2", "8"]
+    assert not path_axis(dataclasses.replace(sweep, space={"s.steps": "integers from 1 to 8"}), "s.steps").names
 
 
 def test_linear_axis_and_its_whole_ticks():
     axis = number_axis(0, 10)
     assert (axis.low, axis.high) == (-0.5, 10.5)
-    assert axis.place(5) == 0.5
-    assert axis.place(99) == 1
-    assert axis.place(math.nan) is None
+    assert axis.position(5) == 0.5
+    assert axis.position(99) == 1
+    assert axis.position(math.nan) is None
     assert [tick.label for tick in setting_axis([1, 3]).ticks] == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize("values", [[0.3, 0.3], [0.3], [0], [0.1 + 0.2, 0.3]])
 def test_equal_values_lie_in_the_middle(values):
     axis = setting_axis(values)
-    assert axis.place(values[0]) == pytest.approx(0.5, abs=0.01)
+    assert axis.position(values[0]) == pytest.approx(0.5, abs=0.01)
     assert axis.ticks
 
 
 def test_equal_values_lie_in_the_middle_of_a_logarithmic_axis():
-    assert setting_axis([7.0, 7.0], logarithmic=True).place(7) == pytest.approx(0.5)
+    assert setting_axis([7.0, 7.0], logarithmic=True).position(7) == pytest.approx(0.5)
 
 
 def test_a_score_that_exploded_does_not_flatten_the_others():
     axis = score_axis([0.1, 0.11, 0.12, 0.13, 0.14, 50.0])
     assert axis.high < 0.2
-    assert axis.place(50.0) == 1
+    assert axis.position(50.0) == 1
 
 
 # Charts
@@ -106,8 +106,8 @@ def test_parallel_lines_pass_their_values(three):
     assert lines[0][0][1] == pytest.approx(TALL / 2, abs=0.1)  # 10 is midway between 1 and 100
     assert lines[1][0][1] < lines[0][0][1] < lines[2][0][1]  # y downwards
     assert lines[1][1][1] > lines[0][1][1] > lines[2][1][1]  # scores grow upwards, whichever way is better
-    assert [(axis.path, axis.at) for axis in uprights(three)] == [("s.weight", 0), ("mask_l1", APART)]
-    assert [axis.paper for axis in uprights(three)] == [pytest.approx(TALL / 2), None]
+    assert [(axis.path, axis.at) for axis in parallel_axes(three)] == [("s.weight", 0), ("mask_l1", APART)]
+    assert [axis.paper for axis in parallel_axes(three)] == [pytest.approx(TALL / 2), None]
 
 
 def test_a_line_without_a_score_ends_before_the_last_axis():
@@ -119,9 +119,9 @@ def test_a_line_without_a_score_ends_before_the_last_axis():
     assert parallel_lines(a_sweep([Trial(number=0, settings={})])) == {}
 
 
-def test_scatter_has_a_point_a_judged_trial_and_the_papers_value(three):
-    unjudged = trial(3, {"s.weight": 2.0}, "failed")
-    (chart,) = scatters(dataclasses.replace(three, trials=[*three.trials, unjudged]))
+def test_scatter_has_a_point_a_validated_trial_and_the_papers_value(three):
+    unscored = trial(3, {"s.weight": 2.0}, "failed")
+    (chart,) = scatters(dataclasses.replace(three, trials=[*three.trials, unscored]))
     assert [number for number, _, _ in chart.points] == [0, 1, 2]
     assert chart.points[0][1] == chart.paper == pytest.approx(SCATTER[0] / 2)
     for _, x, y in chart.points:
@@ -158,7 +158,7 @@ def test_pareto_front_is_joined_from_left_to_right():
 
 
 def test_learning_curves_end_where_the_trial_was_stopped(three):
-    lines, steps, _, rungs = learning(three)
+    lines, steps, _, rungs = learning_curves(three)
     drawn = {line.trial: points(line.points) for line in lines}
     assert [x for x, _ in drawn[0]] == pytest.approx([CURVES[0] / 3, CURVES[0] * 2 / 3, CURVES[0]], abs=0.1)
     assert len(drawn[2]) == 1
@@ -170,15 +170,15 @@ def test_learning_curves_end_where_the_trial_was_stopped(three):
 
 def test_learning_curves_of_a_sweep_without_steps_have_axes():
     sweep = a_sweep([])
-    lines, steps, heights, rungs = learning(dataclasses.replace(sweep, about={**sweep.about, "budget": 0}))
+    lines, steps, heights, rungs = learning_curves(dataclasses.replace(sweep, about={**sweep.about, "budget": 0}))
     assert (lines, heights, rungs) == ([], [], [])
     assert steps
 
 
 def test_learning_curves_leave_out_what_is_not_finite():
     rows = [{"step": 100, "mask_l1": 0.3}, {"step": 200, "mask_l1": None}, {"step": 300, "mask_l1": math.inf}]
-    broken = Trial(number=0, settings={"s.weight": 1.0}, state="diverged", judged=rows)  # pyright: ignore[reportArgumentType]
-    lines, *_ = learning(a_sweep([broken, trial(1, {}, "failed")]))
+    broken = Trial(number=0, settings={"s.weight": 1.0}, state="diverged", validations=rows)  # pyright: ignore[reportArgumentType]
+    lines, *_ = learning_curves(a_sweep([broken, trial(1, {}, "failed")]))
     assert [(line.trial, len(points(line.points))) for line in lines] == [(0, 1)]
 
 

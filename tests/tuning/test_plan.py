@@ -8,11 +8,11 @@ import pytest
 
 from posegen.runs.options import Options
 from posegen.storage.files import write_json
-from posegen.sweep.plan import SweepPlan
-from posegen.sweep.run import outlook, run_sweep, trials_at_once
-from posegen.sweep_options import SweepOptions, sweep_for
-from posegen.training.choosers import Listed, Tpe
-from posegen.training.trials import Trial
+from posegen.tuning.options import SweepOptions, sweep_for
+from posegen.tuning.plan import SweepPlan
+from posegen.tuning.records import Trial
+from posegen.tuning.search import TPE, FixedList
+from posegen.tuning.sweep import describe_sweep, run_sweep, trials_at_once
 from tests.conftest import Blocks, shards_of
 
 SMALL = [
@@ -37,16 +37,16 @@ def test_the_default_searches_vdgs_weights_with_tpe_and_asha():
     assert list(plan.paper) == ["refinement.alpha", "refinement.image_weight", "refinement.mask_weight"]
     assert plan.run == Path("runs/vdg-full-synthetic-tune").absolute()
     assert plan.trials >= 8
-    assert isinstance(plan.chooser(), Tpe)
+    assert isinstance(plan.algorithm(), TPE)
 
 
 def test_the_stages_before_the_space_are_shared_and_saved(tmp_path: Path):
     plan = sweep(tmp_path, trials=9, budget=40, seeds=3)
     assert plan.first == 1
-    assert (plan.steps_shared, plan.steps_each, plan.budget) == (30, 40, 40)
+    assert (plan.steps_shared, plan.steps_per_trial, plan.budget) == (30, 40, 40)
     assert plan.steps_saved == 30 * (9 + 6 - 1)  # 9 trials and 6 of the comparison, all but one of them without it
     assert [step.name for step in plan.shared_steps()] == ["shards", "coarse"]
-    assert any("420 steps" in line for line in outlook(plan))
+    assert any("420 steps" in line for line in describe_sweep(plan))
 
 
 def test_a_space_that_touches_the_first_stage_shares_the_shards_alone(tmp_path: Path):
@@ -55,7 +55,7 @@ def test_a_space_that_touches_the_first_stage_shares_the_shards_alone(tmp_path: 
     plan = sweep(tmp_path, budget=8, space=str(space))
     assert plan.first == 0
     assert plan.steps_saved == 0
-    assert plan.steps_each == 16  # both stages
+    assert plan.steps_per_trial == 16  # both stages
     assert [step.name for step in plan.shared_steps()] == ["shards"]
 
 
@@ -69,26 +69,26 @@ def test_validation_people_are_neither_trained_on_nor_tested_on(tmp_path: Path):
 
 def test_a_trials_tasks_train_what_the_space_touches_on_the_shared_stages(tmp_path: Path):
     plan = sweep(tmp_path, budget=40)
-    make = plan.tasks(plan.folder, "validation", range(5))
-    (task,) = make(Trial(number=3, settings={}), {"refinement.alpha": 0.25})
+    make = plan.task_maker("validation", range(5))
+    (task,) = make(Trial(number=3, settings={"refinement.alpha": 0.25}))
     assert task.stage.name == "refinement"
     assert task.stage.alpha == 0.25  # pyright: ignore
     assert task.stage.steps == 40
     assert task.store == plan.base.store
     assert task.folders == {"coarse": Path("stages/coarse"), "refinement": Path("trials/0003/stages/refinement")}
     assert task.folder == tmp_path / "trials" / "0003" / "stages" / "refinement"
-    assert task.judge is not None
-    assert list(task.judge.at) == [10, 20, 30, 40]
-    (final,) = plan.tasks(plan.finals, "test", range(5))(Trial(number=3, settings={}), {"refinement.alpha": 0.25})
-    assert final.judge is not None
-    assert list(final.judge.at) == [40]
+    assert task.validator is not None
+    assert list(task.validator.at) == [10, 20, 30, 40]
+    (final,) = plan.task_maker("test", range(5))(Trial(number=3, settings={"refinement.alpha": 0.25}))
+    assert final.validator is not None
+    assert list(final.validator.at) == [40]
 
 
 def test_settings_and_seeds_have_recipes_of_their_own(tmp_path: Path):
     plan = sweep(tmp_path)
-    make = plan.tasks(plan.folder, "validation", range(5))
+    make = plan.task_maker("validation", range(5))
     made = [
-        make(Trial(number=0, settings={}, seed=seed), {"refinement.alpha": alpha})[0].recipe
+        make(Trial(number=0, settings={"refinement.alpha": alpha}, seed=seed))[0].recipe
         for seed, alpha in ((0, 0.25), (0, 0.5), (1, 0.25), (0, 0.25))
     ]
     assert len(set(made)) == 3
@@ -96,7 +96,7 @@ def test_settings_and_seeds_have_recipes_of_their_own(tmp_path: Path):
 
 
 def test_the_first_trial_has_the_papers_weights_and_the_others_wait_for_theirs(tmp_path: Path):
-    ended, waiting = sweep(tmp_path, trials=4).standing()
+    ended, waiting = sweep(tmp_path, trials=4).search_trials()
     assert ended == []
     assert [trial.number for trial in waiting] == [0, 1, 2, 3]
     assert waiting[0].settings == {
@@ -109,34 +109,34 @@ def test_what_has_ended_does_not_wait_again_and_more_trials_go_on(tmp_path: Path
     plan = sweep(tmp_path, trials=4)
     for number, state in enumerate(("finished", "running", "diverged")):
         plan.folder.write(Trial(number=number, settings={"refinement.alpha": 0.1}, state=state))
-    ended, waiting = plan.standing()
+    ended, waiting = plan.search_trials()
     assert [trial.number for trial in ended] == [0, 2]
     assert [(trial.number, bool(trial.settings)) for trial in waiting] == [(1, True), (3, False)]
-    assert [trial.number for trial in sweep(tmp_path, trials=6).standing()[1]] == [1, 3, 4, 5]
+    assert [trial.number for trial in sweep(tmp_path, trials=6).search_trials()[1]] == [1, 3, 4, 5]
 
 
 def test_a_comparison_has_each_seed_on_both_sides_and_another_best_is_compared_anew(tmp_path: Path):
     plan = sweep(tmp_path, options={"seed": 10})
     best = Trial(number=5, settings={**plan.paper, "refinement.alpha": 0.75}, state="finished")
-    waiting = plan.standing_finals(best)[1]
+    waiting = plan.final_trials(best)[1]
     assert [(t.name, t.seed) for t in waiting] == [(n, s) for s in (11, 12, 13) for n in ("paper", "best")]
     for trial in waiting:
         plan.finals.write(dataclasses.replace(trial, state="finished"))
-    assert plan.standing_finals(best)[1] == []
+    assert plan.final_trials(best)[1] == []
     other = dataclasses.replace(best, settings={**plan.paper, "refinement.alpha": 0.125})
-    assert [(t.name, t.seed) for t in plan.standing_finals(other)[1]] == [("best", seed) for seed in (11, 12, 13)]
+    assert [(t.name, t.seed) for t in plan.final_trials(other)[1]] == [("best", seed) for seed in (11, 12, 13)]
 
 
 def test_a_grid_has_the_papers_weights_and_its_points(tmp_path: Path):
     plan = sweep(tmp_path, search="grid", trials=12)
     assert plan.trials == 9  # 2 x 2 x 2, three of each would be 27
-    assert isinstance(plan.chooser(), Listed)
-    assert plan.chooser().propose(0) == plan.paper
+    assert isinstance(plan.algorithm(), FixedList)
+    assert plan.algorithm().suggest(0) == plan.paper
 
 
 def test_a_random_search_is_the_same_again(tmp_path: Path):
-    first, again = (sweep(tmp_path, search="random").chooser() for _ in range(2))
-    assert [first.propose(n) for n in range(8)] == [again.propose(n) for n in range(8)]
+    first, again = (sweep(tmp_path, search="random").algorithm() for _ in range(2))
+    assert [first.suggest(n) for n in range(8)] == [again.suggest(n) for n in range(8)]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,6 @@ def test_a_random_search_is_the_same_again(tmp_path: Path):
     [
         ({"metric": ["masked_ssim"]}, "mask_ssim"),
         ({"metric": ["mask_ssim", "psnr"], "scheduler": "asha"}, "--scheduler none"),
-        ({"scheduler": "pbt", "search": "optuna"}, "random"),
         ({"space": "nowhere.py"}, "no such file"),
         ({"space": "vgd"}, "pg2, .*vdg"),
         ({"trials": 1}, "at least 2"),
@@ -181,12 +180,6 @@ def test_a_space_that_does_not_fit_is_told(tmp_path: Path, space: str, message: 
         sweep(tmp_path / "run", space=str(tmp_path / "space.py"))
 
 
-def test_pbt_cannot_change_what_is_trained_before_the_last_stage(tmp_path: Path):
-    (tmp_path / "space.py").write_text('from ray import tune\nSPACE = {"coarse.lr": tune.uniform(1e-4, 1e-3)}\n')
-    with pytest.raises(ValueError, match="trained before"):
-        sweep(tmp_path / "run", space=str(tmp_path / "space.py"), scheduler="pbt")
-
-
 def test_no_more_trials_at_once_than_there_is_room_for(tmp_path: Path):
     assert trials_at_once(sweep(tmp_path, trials=12), slots=2) == 2
     assert trials_at_once(sweep(tmp_path, trials=12), slots=64) == 4  # a third: later ones learn from earlier ones
@@ -211,7 +204,7 @@ def test_other_settings_are_refused_with_what_differs_before_ray_starts(tmp_path
 
 def test_best_settings_are_taken_by_other_commands(tmp_path: Path):
     from posegen.runs.options import plan_for
-    from posegen.sweep.run import write_best
+    from posegen.tuning.sweep import write_best
 
     plan = sweep(tmp_path, "coarse.width=8", options={"system": "vdg", "variant": "w"})
     best = Trial(number=2, settings={"refinement.alpha": 0.125, "refinement.image_weight": 33.5}, state="finished")
@@ -260,9 +253,9 @@ def test_a_trials_tasks_are_the_same_on_every_node(s3_server, two_nodes, tmp_pat
             (plan.run / "shards").mkdir(parents=True)
             shutil.copyfile(shards / "manifest.json", plan.run / "shards" / "manifest.json")
             plan.store.publish("shards")
-        trial = Trial(number=3, settings={})
-        made.append(plan.tasks(plan.folder, "validation", range(5))(trial, {"refinement.alpha": 0.25})[0])
+        trial = Trial(number=3, settings={"refinement.alpha": 0.25})
+        made.append(plan.task_maker("validation", range(5))(trial)[0])
     assert made[0].window
     assert (made[0].recipe, made[0].window) == (made[1].recipe, made[1].window)
-    assert made[1].folder == plan.folder.of(3) / "stages" / "refinement"
+    assert made[1].folder == plan.folder.path(3) / "stages" / "refinement"
     assert made[1].place == "trials/0003/stages/refinement"

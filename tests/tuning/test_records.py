@@ -9,7 +9,7 @@ import pytest
 
 from posegen.storage import files
 from posegen.storage.store import Store
-from posegen.training.trials import ENDED, Trial, TrialFolder
+from posegen.tuning.records import ENDED, Trial, TrialFolder
 
 FULL = Trial(
     number=7,
@@ -22,10 +22,9 @@ FULL = Trial(
     name="best",
     seed=3,
     state="stopped",
-    judged=[{"step": 60, "mask_ssim": 0.5}, {"step": 120, "mask_ssim": 0.625}],
+    validations=[{"step": 60, "mask_ssim": 0.5}, {"step": 120, "mask_ssim": 0.625}],
     why="",
     seconds=12.5,
-    inherited=[{"step": 60, "from": 2, "settings": {"refinement.alpha": 0.75}}],
 )
 
 
@@ -33,10 +32,10 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
     folder = TrialFolder(Store.of(tmp_path), "trials")
     folder.write(FULL)
     assert folder.read() == [FULL]
-    changed = replace(FULL, state="finished").with_judged({"step": 180, "mask_ssim": 0.75})
+    changed = replace(FULL, state="finished").with_validation({"step": 180, "mask_ssim": 0.75})
     folder.write(changed)
     assert TrialFolder(Store.of(tmp_path), "trials").read() == [changed]
-    assert folder.of(7) == tmp_path / "trials" / "0007"
+    assert folder.path(7) == tmp_path / "trials" / "0007"
 
 
 def test_kinds_of_values_survive(tmp_path: Path):
@@ -46,14 +45,12 @@ def test_kinds_of_values_survive(tmp_path: Path):
 
 
 def test_values_of_numpy_become_numbers(tmp_path: Path):
-    """Scores are means of numpy's; PBT's settings are drawn by Ray Tune with numpy."""
-    before = {"alpha": np.float32(0.25), "width": np.int64(32)}
-    given = Trial(number=0, settings={"alpha": np.float64(0.5)}, inherited=[{"step": 60, "settings": before}])
-    TrialFolder(Store.of(tmp_path), "trials").write(given.with_judged({"step": 60, "mask_ssim": np.float64(0.125)}))
+    """Scores are means of numpy's."""
+    given = Trial(number=0, settings={"alpha": np.float64(0.5), "width": np.int64(32)})  # pyright: ignore
+    TrialFolder(Store.of(tmp_path), "trials").write(given.with_validation({"step": 60, "mask_ssim": np.float64(0.125)}))
     content = json.loads((tmp_path / "trials" / "0000" / "trial.json").read_text())
-    assert content["settings"] == {"alpha": 0.5}
-    assert content["judged"] == [{"step": 60, "mask_ssim": 0.125}]
-    assert content["inherited"] == [{"step": 60, "settings": {"alpha": 0.25, "width": 32}}]
+    assert content["settings"] == {"alpha": 0.5, "width": 32}
+    assert content["validations"] == [{"step": 60, "mask_ssim": 0.125}]
 
 
 def test_trials_are_read_by_number_and_nothing_else_is(tmp_path: Path):
@@ -73,7 +70,7 @@ def test_nothing_but_the_record_is_left(tmp_path: Path):
     folder = TrialFolder(Store.of(tmp_path), "trials")
     for seconds in (1.0, 2.0):
         folder.write(replace(FULL, seconds=seconds))
-    assert [path.name for path in folder.of(7).iterdir()] == ["trial.json"]
+    assert [path.name for path in folder.path(7).iterdir()] == ["trial.json"]
 
 
 def test_a_writer_killed_before_the_end_leaves_the_record_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -85,16 +82,16 @@ def test_a_writer_killed_before_the_end_leaves_the_record_before(tmp_path: Path,
     assert folder.read() == [FULL]
 
 
-def test_a_judgement_of_the_same_step_replaces_and_later_ones_go():
-    """A trial that goes on from a checkpoint of step 120 is judged there again, and then at 180 for the first time."""
-    whole = FULL.with_judged({"step": 180, "mask_ssim": 0.75})
-    again = whole.with_judged({"step": 120, "mask_ssim": 0.25})
-    assert again.judged == [{"step": 60, "mask_ssim": 0.5}, {"step": 120, "mask_ssim": 0.25}]
-    assert [row["step"] for row in whole.judged] == [60, 120, 180]
-    assert len(FULL.judged) == 2, "a record does not change"
+def test_a_validation_of_the_same_step_replaces_and_later_ones_go():
+    """A trial resumed from a checkpoint of step 120 is validated there again, and then at 180 for the first time."""
+    whole = FULL.with_validation({"step": 180, "mask_ssim": 0.75})
+    again = whole.with_validation({"step": 120, "mask_ssim": 0.25})
+    assert again.validations == [{"step": 60, "mask_ssim": 0.5}, {"step": 120, "mask_ssim": 0.25}]
+    assert [row["step"] for row in whole.validations] == [60, 120, 180]
+    assert len(FULL.validations) == 2, "a record does not change"
 
 
-def test_step_and_score_are_those_judged_last():
+def test_step_and_score_are_those_of_the_last_validation():
     assert (FULL.step, FULL.score("mask_ssim"), FULL.score("mask_l1")) == (120, 0.625, None)
     fresh = Trial(number=0, settings={})
     assert (fresh.step, fresh.score("mask_ssim")) == (0, None)

@@ -1,4 +1,4 @@
-"""The judge of trials: its scores are the scores, its images the results."""
+"""The validator of trials: its scores are the scores, its images the results."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from posegen.evaluation.metrics import METRICS
 from posegen.evaluation.scoring import result_scores
 from posegen.inference import Trained
 from posegen.storage.store import Store
-from posegen.sweep.judge import PairsJudge, read_samples, sample_pairs
+from posegen.tuning.validation import PairsValidator, read_samples, sample_pairs
 from tests import posing_systems
 
 CPU = torch.device("cpu")
@@ -32,16 +32,16 @@ def networks(system):
     return {stage.name: {name: net.eval() for name, net in stage.networks().items()} for stage in system.stages}
 
 
-def judge(system, shards: Path, run: Path, **fields) -> PairsJudge:
+def validator(system, shards: Path, run: Path, **fields) -> PairsValidator:
     if not (run / "shards").exists():
         (run / "shards").symlink_to(shards)
     given = {"cache_bytes": None, "pairs": PAIRS, "metrics": ("mask_ssim",), "at": (4, 8), **fields}
-    return PairsJudge(system=system, store=Store.of(run), split="test", place="trials/0003", **given)
+    return PairsValidator(system=system, store=Store.of(run), split="test", prefix="trials/0003", **given)
 
 
 def test_scores_are_the_means_of_the_pairs_scores(system, networks, block_shards: Path, tmp_path: Path):
-    on_the_way = judge(system, block_shards, tmp_path)(networks, 4, CPU)
-    at_the_end = judge(system, block_shards, tmp_path)(networks, 8, CPU)
+    on_the_way = validator(system, block_shards, tmp_path)(networks, 4, CPU)
+    at_the_end = validator(system, block_shards, tmp_path)(networks, 8, CPU)
     trained = Trained(system, networks, CPU)
     table = result_scores(trained, Shards(block_shards), PAIRS, split="test", metrics=tuple(METRICS))
     assert on_the_way.keys() == {"mask_ssim"}
@@ -56,7 +56,7 @@ def test_samples_are_the_results_of_the_fixed_pairs(system, networks, block_shar
     from posegen.evaluation.metrics import to_uint8
     from posegen.evaluation.scoring import synthesized
 
-    judge(system, block_shards, tmp_path)(networks, 4, CPU)
+    validator(system, block_shards, tmp_path)(networks, 4, CPU)
     trained, fixed = Trained(system, networks, CPU), sample_pairs(PAIRS)
     ((_, columns),) = synthesized(trained, Shards(block_shards), fixed, split="test")
     images = read_samples(tmp_path / "trials/0003/samples.png", system.size[1])
@@ -75,22 +75,22 @@ def test_images_that_are_not_numbers_are_no_score(system, networks, block_shards
     for parameter in broken["refinement"]["generator"].parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="10 of 10 generated images have values that are not numbers"):
-        judge(system, block_shards, tmp_path)(broken, 4, CPU)
+        validator(system, block_shards, tmp_path)(broken, 4, CPU)
 
 
-def test_a_system_without_images_is_judged_by_its_joints(block_shards: Path, tmp_path: Path):
+def test_a_system_without_images_is_scored_by_its_joints(block_shards: Path, tmp_path: Path):
     system = posing_systems.posing()
-    scores = judge(system, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 8, CPU)
+    scores = validator(system, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 8, CPU)
     assert scores.keys() == {"pose_error", "pck", "pckh"}
     assert scores["pose_error"] == pytest.approx(5.0, rel=1e-5)
     assert len(read_samples(tmp_path / "trials/0003/samples.png", system.size[1])) == len(sample_pairs(PAIRS))
     broken = posing_systems.posing(shift=(float("nan"), 0.0))
     with pytest.raises(ValueError, match="10 of 10 predicted poses have values that are not numbers"):
-        judge(broken, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 4, CPU)
+        validator(broken, block_shards, tmp_path, metrics=("pose_error",))({"posing": {}}, 4, CPU)
 
 
-def test_judging_draws_no_random_numbers(system, networks, block_shards: Path, tmp_path: Path):
+def test_validation_draws_no_random_numbers(system, networks, block_shards: Path, tmp_path: Path):
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    judge(system, block_shards, tmp_path)(networks, 8, CPU)
+    validator(system, block_shards, tmp_path)(networks, 8, CPU)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -13,9 +13,8 @@ import pytest
 
 from posegen.evaluation.metrics import METRICS
 from posegen.report.panels import Panel
-from posegen.report.sweep import (
-    Row,
-    Sweep,
+from posegen.tuning.content import SampleRow, SweepContent, value_text
+from posegen.tuning.page import (
     against,
     best_card,
     by_rank,
@@ -26,11 +25,10 @@ from posegen.report.sweep import (
     goodness,
     looks,
     split_path,
-    write_sweep_report,
+    write_sweep_page,
 )
-from posegen.report.sweep_content import value_text
-from posegen.training.trials import Trial
-from tests.report.made_up_sweep import a_sweep, trial
+from posegen.tuning.records import Trial
+from tests.tuning.made_up_sweep import a_sweep, trial
 
 VOID = {"meta", "img", "input", "br", "wbr"}
 HOSTILE = "<script>alert('&\"')</script>"
@@ -87,7 +85,7 @@ def test_best_card_compares_trials_of_the_same_step_only(three):
     card = best_card(three)
     assert (card["trial"].number, card["paper"].number) == (1, 0)
     assert (card["text"], card["kind"]) == ("50.0 % lower", "good")
-    short = dataclasses.replace(three.trials[0], judged=three.trials[0].judged[:2], state="stopped")
+    short = dataclasses.replace(three.trials[0], validations=three.trials[0].validations[:2], state="stopped")
     card = best_card(dataclasses.replace(three, trials=[short, *three.trials[1:]]))
     assert (card["paper"], card["text"]) == (short, "")
     assert best_card(dataclasses.replace(three, best=None)) is None
@@ -113,8 +111,8 @@ def test_effort_counts_what_only_stopped_trials_left_out(three):
 def test_ranking_lists_what_finished_first_and_what_never_began_last(three):
     waiting, failed = Trial(number=3, settings={}), trial(4, {}, "failed")
     farther = trial(5, {}, "stopped", mask_l1=[0.9, 0.9])
-    unjudged = trial(6, {}, mask_l1=[math.nan])
-    sweep = dataclasses.replace(three, trials=[waiting, failed, farther, unjudged, *three.trials])
+    unscored = trial(6, {}, mask_l1=[math.nan])
+    sweep = dataclasses.replace(three, trials=[waiting, failed, farther, unscored, *three.trials])
     assert [t.number for t in by_rank(sweep)] == [1, 0, 6, 5, 2, 4, 3]
 
 
@@ -189,8 +187,8 @@ class Strict(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def written(path: Path, sweep: Sweep, rows=(), shown=None) -> tuple[str, Strict]:
-    page = write_sweep_report(path / "report/tune.html", sweep, list(rows), shown or {}).read_text(encoding="utf-8")
+def written(path: Path, sweep: SweepContent, rows=(), shown=None) -> tuple[str, Strict]:
+    page = write_sweep_page(path / "report/tune.html", sweep, list(rows), shown or {}).read_text(encoding="utf-8")
     parsed = Strict()
     parsed.feed(page)
     parsed.close()
@@ -209,18 +207,15 @@ def image(value: int) -> np.ndarray:
 
 
 @pytest.fixture
-def whole(three) -> Sweep:
+def whole(three) -> SweepContent:
     """Everything that a sweep may have, in hostile words."""
     broken = dataclasses.replace(trial(3, {"s.weight": 5.0}, "failed"), why=HOSTILE)
-    judged = [{"step": 100, "mask_l1": 0.4, "ssim": 0.3}]
-    taken = Trial(
-        number=4, settings={"s.weight": 50.0}, state="running", judged=judged,
-        inherited=[{"step": 100, "from": 1, "settings": {}}],
-    )  # fmt: skip
+    rows = [{"step": 100, "mask_l1": 0.4, "ssim": 0.3}]
+    running = Trial(number=4, settings={"s.weight": 50.0}, state="running", validations=rows)
     scores = {name: {side_: side(0.5, 0.4, 0.6) for side_ in ("best", "paper", "difference")} for name in METRICS}
     final = {"pairs": 1234, "persons": 56, "seeds": [7, 8], "verdict": f"verdict {HOSTILE}", "outcome": "same"}
     return dataclasses.replace(
-        three, trials=[*three.trials, broken, taken], metrics=["mask_l1", "ssim"], front=[1],
+        three, trials=[*three.trials, broken, running], metrics=["mask_l1", "ssim"], front=[1],
         about={**three.about, "dataset": HOSTILE, "stand_ins": [HOSTILE]},
         space={"s.weight": HOSTILE}, tracking="mlflow ui", command=[HOSTILE],
         settings={"s.name": HOSTILE, "s.none": None}, final={**final, "scores": scores},
@@ -228,9 +223,12 @@ def whole(three) -> Sweep:
 
 
 @pytest.fixture
-def pairs() -> list[Row]:
+def pairs() -> list[SampleRow]:
     given = [Panel(label, "given", image(n)) for n, label in enumerate(("source", "target pose", "target"))]
-    return [Row(HOSTILE, "target.jpg", given, {1: image(9), 0: image(8)}), Row("a", "b", given, {1: image(7)})]
+    return [
+        SampleRow(HOSTILE, "target.jpg", given, {1: image(9), 0: image(8)}),
+        SampleRow("a", "b", given, {1: image(7)}),
+    ]
 
 
 def test_nothing_is_fetched(tmp_path, whole, pairs):
@@ -271,7 +269,6 @@ def test_page_tells_the_sweep(tmp_path, whole):
         "saved by stopping early200",
         "1,234 pairs of 56 persons",
         "Student's t over n = 2 seeds",
-        "from trial 1 at step 100",
         "Trial 0 has the paper's values.",
         "mlflow ui",
         "No difference",
@@ -290,18 +287,18 @@ def test_the_verdict_is_coloured_by_its_outcome(tmp_path, whole, outcome, kind):
     assert cards[3] == kind
 
 
-def test_nothing_judged_is_a_page_too(tmp_path):
+def test_a_sweep_without_validations_has_a_page(tmp_path):
     _, parsed = written(tmp_path, a_sweep([]))
     for said in (
-        "No trial was started yet.",
-        "No trial was judged yet.",
+        "No trial has started yet.",
+        "No trial has been validated yet.",
         "No images were kept.",
         "Not compared yet.",
     ):
         assert said in parsed.text, said
     assert "Failed trials" not in parsed.text
-    unjudged = [Trial(number=0, settings={"s.weight": 3.0}), trial(1, {"s.weight": 4.0}, "failed")]
-    _, parsed = written(tmp_path, a_sweep(unjudged))
+    unscored = [Trial(number=0, settings={"s.weight": 3.0}), trial(1, {"s.weight": 4.0}, "failed")]
+    _, parsed = written(tmp_path, a_sweep(unscored))
     assert "No reason was recorded." in parsed.text
 
 

@@ -1,4 +1,4 @@
-"""What a trial is judged by: scores of its results on pairs of people that it does not learn from."""
+"""Validation of trials: scores of their results on pairs of people that they are not trained on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ SAMPLES = 8  # fixed pairs whose images every trial keeps
 
 
 @dataclass(frozen=True)
-class PairsJudge:
-    """Mean scores over listed pairs of one split, on one worker. `train.loop.Judge`; pickles to workers.
+class PairsValidator:
+    """Mean scores over listed pairs of one split, on one worker: a `train.task.Validator`. Pickles to workers.
 
-    Leaves in `place`: samples.png, the results of the fixed pairs side by side, at every judgement; pairs.parquet, one
-    row a pair with all metrics, at the last one.
+    Writes below `prefix`: samples.png, the results of the fixed pairs side by side, at every validation; pairs.parquet,
+    one row per pair with all metrics, at the last one.
     """
 
     system: System
@@ -37,13 +37,13 @@ class PairsJudge:
     cache_bytes: int | None  # of shards on each node
     split: str
     pairs: tuple[int, ...]
-    metrics: tuple[str, ...]  # scored on the way; all of them at the last judgement
+    metrics: tuple[str, ...]  # scored at every validation; the last one scores all
     at: tuple[int, ...]  # steps
-    place: str  # of the trial's folder within the run
+    prefix: str = ""  # of the trial's folder within the run
 
     def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
-        """Raises ValueError where a result has values that are not numbers, or a score has no pair to stand on."""
-        trained, shards = Trained(self.system, networks, device), _opened(self.store, self.cache_bytes)
+        """Score the networks. Raises ValueError if a result has non-finite values, or no pair has a score."""
+        trained, shards = Trained(self.system, networks, device), _open_shards(self.store, self.cache_bytes)
         last = step == max(self.at)
         wanted = metrics_of(self.system) if last else self.metrics
         table = result_scores(trained, shards, self.pairs, split=self.split, metrics=wanted)
@@ -51,42 +51,31 @@ class PairsJudge:
         if broken:
             what = "generated images" if self.system.image else "predicted poses"
             raise ValueError(f"{broken} of {len(self.pairs)} {what} have values that are not numbers")
-        self._write("samples.png", partial(_write_png, self._samples(trained, shards)))
+        batches = synthesized(trained, shards, sample_pairs(self.pairs), split=self.split)
+        samples = [image for raw, columns in batches for image in result_images(self.system, raw, columns)]
+        self._write("samples.png", partial(_write_png, samples))
         if last:
             self._write("pairs.parquet", partial(pq.write_table, pa.table(table)))
-        return {name: _mean(name, table[name]) for name in wanted if name in self.metrics or _known(table[name])}
+        known = {name: table[name][np.isfinite(table[name])] for name in wanted}
+        for name in self.metrics:
+            if not known[name].size:
+                raise ValueError(f"no pair has a {name}: {EVERY[name].undefined}")
+        return {name: float(values.mean()) for name, values in known.items() if values.size}
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
-        write_whole(self.store.folder / self.place / name, write)
-        self.store.publish(f"{self.place}/{name}")
-
-    def _samples(self, trained: Trained, shards: Shards) -> list[Uint8Image]:
-        images: list[Uint8Image] = []
-        for raw, columns in synthesized(trained, shards, sample_pairs(self.pairs), split=self.split):
-            images += result_images(self.system, raw, columns)
-        return images
+        write_whole(self.store.folder / self.prefix / name, write)
+        self.store.publish(f"{self.prefix}/{name}")
 
 
 @lru_cache(maxsize=1)
-def _opened(store: Store, cache_bytes: int | None) -> Shards:
+def _open_shards(store: Store, cache_bytes: int | None) -> Shards:
     return Shards.of(store, limit=cache_bytes)
 
 
-def _known(values: np.ndarray) -> bool:
-    return bool(np.isfinite(values).any())
-
-
-def _mean(name: str, values: np.ndarray) -> float:
-    """The mean over the pairs that have this score."""
-    if not _known(values):
-        raise ValueError(f"no pair has a {name}: {EVERY[name].undefined}")
-    return float(values[np.isfinite(values)].mean())
-
-
 def sample_pairs(pairs: Sequence[int]) -> list[int]:
-    """The fixed pairs: `SAMPLES` of those judged, evenly along their list, so of many people."""
+    """Return the fixed pairs: `SAMPLES` of the validation pairs, evenly along their list, so of many people."""
     count = min(SAMPLES, len(pairs))
-    return [pairs[place * len(pairs) // count] for place in range(count)]
+    return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
 def _write_png(images: Sequence[Uint8Image], path: Path) -> None:
@@ -95,7 +84,7 @@ def _write_png(images: Sequence[Uint8Image], path: Path) -> None:
 
 
 def read_samples(path: Path, width: int) -> list[Uint8Image]:
-    """The images of a samples.png, each `width` pixels wide, RGB."""
+    """Read the images of a samples.png, each `width` pixels wide, RGB."""
     whole = cv2.imread(str(path), cv2.IMREAD_COLOR)
     assert whole is not None, f"{path} cannot be read"
     images = cv2.cvtColor(whole, cv2.COLOR_BGR2RGB).astype(np.uint8)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from posegen.report.sweep import Sweep
-from tests.report.made_up_sweep import a_sweep, trial
+from posegen.tuning.content import SweepContent
+from tests.tuning.made_up_sweep import a_sweep, trial
 
 
 @pytest.fixture
-def three() -> Sweep:
-    """The paper's weight, a better one, and one that was stopped at its first judgement."""
+def three() -> SweepContent:
+    """The paper's weight, a better one, and one that was stopped at its first validation."""
     return a_sweep(
         [
             trial(0, {"s.weight": 10.0}, mask_l1=[0.3, 0.25, 0.2]),

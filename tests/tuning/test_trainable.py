@@ -1,4 +1,4 @@
-"""A trial's training, taken judgement by judgement; with a launcher that says what Ray Train would."""
+"""A trial's training, validation by validation, with a launcher in place of Ray Train."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from posegen.cluster.resources import Workers
 from posegen.storage.files import StorageFailed
-from posegen.training import trial_run
 from posegen.training.launch import Decide, Diverged
 from posegen.training.step import new_game
 from posegen.training.task import Task
-from posegen.training.trial_run import Ledger, Training, TrialRun, _finished
-from posegen.training.trials import Trial
+from posegen.tuning import trainable
+from posegen.tuning.trainable import TrainingThread, TrialTrainable, is_trained
 from tests.training.test_checkpoints import save
 from tests.training.test_loop import task as loop_task
 from tests.training.test_step import CPU
@@ -25,8 +25,8 @@ def tug(steps: int = 8, folder: Path = Path("nowhere")) -> Task:
     return loop_task(Path("nowhere"), folder, steps=steps)
 
 
-class Judged:
-    """A launcher that is judged at given steps. Keeps what it was answered; `at` is set by the step it waits at."""
+class Validated:
+    """A launcher that validates at given steps and keeps the answers."""
 
     def __init__(self, steps: Sequence[int] = (2, 4, 6, 8), then: Callable[[], None] = lambda: None) -> None:
         self.steps, self.then = steps, then
@@ -46,13 +46,13 @@ class Judged:
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Training]]:
+def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TrainingThread]]:
     """Begins trainings, and sees to it that none outlives its test."""
-    monkeypatch.setattr(trial_run, "STOPPING", PATIENCE)
-    trainings: list[Training] = []
+    monkeypatch.setattr(trainable, "STOP_TIMEOUT", PATIENCE)
+    trainings: list[TrainingThread] = []
 
-    def begin(launch: Callable[[Task, Decide], None], tasks: Sequence[Task] = (tug(),)) -> Training:
-        trainings.append(Training(tasks, launch))
+    def begin(launch: Callable[[Task, Decide], None], tasks: Sequence[Task] = (tug(),)) -> TrainingThread:
+        trainings.append(TrainingThread(tasks, launch))
         return trainings[-1]
 
     yield begin
@@ -62,7 +62,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Training]]:
 
 
 def test_results_come_one_by_one_and_the_last_is_done(begun):
-    launch = Judged()
+    launch = Validated()
     training = begun(launch)
     results = [training.next_result() for _ in range(4)]
     assert [(r["step"], r["scores"], r["done"]) for r in results] == [
@@ -73,8 +73,8 @@ def test_results_come_one_by_one_and_the_last_is_done(begun):
     ]
 
 
-def test_training_waits_at_each_judgement_until_it_is_let_on(begun):
-    launch = Judged()
+def test_training_blocks_at_each_validation_until_it_may_continue(begun):
+    launch = Validated()
     training = begun(launch)
     for count in range(4):
         training.next_result()
@@ -82,8 +82,8 @@ def test_training_waits_at_each_judgement_until_it_is_let_on(begun):
         assert not launch.ended.is_set()
 
 
-def test_a_stopped_training_ends_where_it_was_judged_last(begun):
-    launch = Judged()
+def test_a_stopped_training_ends_at_its_last_validation(begun):
+    launch = Validated()
     training = begun(launch)
     training.next_result()
     training.next_result()
@@ -92,9 +92,9 @@ def test_a_stopped_training_ends_where_it_was_judged_last(begun):
     assert launch.answers == [(2, True), (4, False)]
 
 
-def test_a_training_stopped_before_it_is_judged_ends_at_its_first_judgement(begun):
-    """The launch gets to its judgement only when the stopping thread has begun to wait for it."""
-    released, launch = threading.Event(), Judged()
+def test_a_training_stopped_before_its_first_validation_ends_there(begun):
+    """The launch gets to its validation only when the stopping thread has begun to wait for it."""
+    released, launch = threading.Event(), Validated()
 
     def held(task: Task, decide: Decide) -> None:
         assert released.wait(PATIENCE)
@@ -109,11 +109,11 @@ def test_a_training_stopped_before_it_is_judged_ends_at_its_first_judgement(begu
     assert launch.answers == [(2, False)]
 
 
-def test_a_training_that_was_judged_but_never_asked_for_its_result_is_stopped_too(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trial_run, "STOPPING", 0.5)
-    launch = Judged()
-    training = Training([tug()], launch)
-    training._outcomes.put(training._outcomes.get(timeout=PATIENCE))  # it has been judged, and waits
+def test_a_training_that_was_validated_but_never_asked_for_its_result_is_stopped_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trainable, "STOP_TIMEOUT", 0.5)
+    launch = Validated()
+    training = TrainingThread([tug()], launch)
+    training._outcomes.put(training._outcomes.get(timeout=PATIENCE))  # it has been validated, and waits
     training.stop()
     alive = training._thread.is_alive()
     training._answers.put(False)  # whatever was found, no thread outlives the test
@@ -124,7 +124,7 @@ def test_a_divergence_is_a_result(begun):
     def diverge() -> None:
         raise Diverged("stage 'tug' stopped at step 5: generator/l1 is nan")
 
-    training = begun(Judged(steps=(2,), then=diverge))
+    training = begun(Validated(steps=(2,), then=diverge))
     assert training.next_result()["step"] == 2
     assert training.next_result() == {"done": True, "diverged": "stage 'tug' stopped at step 5: generator/l1 is nan"}
 
@@ -133,14 +133,14 @@ def test_a_failure_is_raised_where_the_next_result_is_asked_for(begun):
     def fail() -> None:
         raise ValueError("stage 'tug' failed more than 3 times")
 
-    training = begun(Judged(steps=(2,), then=fail))
+    training = begun(Validated(steps=(2,), then=fail))
     training.next_result()
     with pytest.raises(ValueError, match="more than 3 times"):
         training.next_result()
 
 
-def test_stages_are_trained_in_order_and_only_the_last_is_judged(begun):
-    launch = Judged()
+def test_stages_are_trained_in_order_and_only_the_last_is_validated(begun):
+    launch = Validated()
     first, last = tug(steps=3), tug(steps=8)
 
     def launched(task: Task, decide: Decide) -> None:
@@ -167,39 +167,44 @@ def test_a_failing_stage_keeps_the_next_one_from_being_trained(begun):
     assert seen == [3]
 
 
-def test_a_training_that_ends_without_a_judgement_is_done(begun):
-    training = begun(Judged(steps=()))
+def test_a_training_that_ends_without_a_validation_is_done(begun):
+    training = begun(Validated(steps=()))
     assert training.next_result() == {"done": True}
     training.stop()
     training.stop()  # Tune may clean up twice
 
 
-def test_a_stage_that_was_trained_is_left_out_but_never_the_last(tmp_path: Path):
-    first, last = tug(steps=3, folder=tmp_path / "first"), tug(steps=3, folder=tmp_path / "last")
-    assert not _finished(first, last)
-    save(first.folder, new_game(Tug(), seed=0, device=CPU), 2)
-    assert not _finished(first, last)
-    for folder in (first.folder, last.folder):
-        save(folder, new_game(Tug(), seed=0, device=CPU), 3)
-    assert _finished(first, last)
-    assert not _finished(last, last), "it is asked for its scores again"
+def test_a_stage_is_trained_at_its_last_step(tmp_path: Path):
+    stage = tug(steps=3, folder=tmp_path / "stage")
+    assert not is_trained(stage)
+    for step in (2, 3):
+        save(stage.folder, new_game(Tug(), seed=0, device=CPU), step)
+        assert is_trained(stage) == (step == 3)
 
 
-def test_the_ledger_keeps_what_it_was_told_last():
-    ledger, trial = Ledger(), Trial(number=4, settings={})
-    ledger.enter("a1", trial)
-    for step in (10, 20):
-        ledger.reached(4, step)
-    ledger.warn("trial 4: worker 0 failed")
-    assert (ledger.trial("a1"), ledger.steps()) == (trial, {4: 20})
-    assert [ledger.take_warnings(), ledger.take_warnings()] == [["trial 4: worker 0 failed"], []]
+def test_trained_stages_are_skipped_but_never_the_last(begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stages = [tug(steps=3, folder=tmp_path / name) for name in ("first", "second", "last")]
+    for stage in (stages[0], stages[2]):
+        save(stage.folder, new_game(Tug(), seed=0, device=CPU), 3)
+    given: list[list[Task]] = []
+
+    class Given(TrainingThread):
+        def __init__(self, tasks: Sequence[Task], launch: Callable[[Task, Decide], None]):
+            given.append(list(tasks))
+
+    monkeypatch.setattr(trainable, "TrainingThread", Given)
+    monkeypatch.setattr(trainable, "remove_other", lambda *_: None)
+    run = TrialTrainable.__new__(TrialTrainable)
+    run.config = {"number": 4, "seed": 0, "settings": {}}
+    run._setup = trainable.TrialSetup(lambda trial: stages, Workers(1, 1), False, 1)
+    run._begin()
+    assert given == [stages[1:]], "the last one is asked for its scores again"
 
 
 def test_storage_that_fails_is_a_result_and_other_failures_are_raised(begun):
-    def fail(error: ValueError) -> TrialRun:
-        run = TrialRun.__new__(TrialRun)
-        run._taken_from = None
-        run._training = begun(Judged(steps=(2,), then=lambda: (_ for _ in ()).throw(error)))
+    def fail(error: ValueError) -> TrialTrainable:
+        run = TrialTrainable.__new__(TrialTrainable)
+        run._training = begun(Validated(steps=(2,), then=lambda: (_ for _ in ()).throw(error)))
         assert run.step()["scores"] == {"ssim": 0.2}
         return run
 

@@ -11,7 +11,7 @@ from ray import tune
 
 import tune_spaces
 from posegen.catalog import SYSTEMS, system
-from posegen.training.spaces import Space, check_space, current, first_touched, load_space
+from posegen.tuning.space import Space, check_space, current_values, first_searched_stage, load_space
 
 MODULES = sorted(module.name for module in iter_modules(tune_spaces.__path__))
 DATASETS = ("market1501", "deepfashion", "synthetic")
@@ -114,12 +114,12 @@ def test_a_file_of_ones_own_is_read(tmp_path: Path):
     file = tmp_path / "mine.py"
     file.write_text('from ray import tune\nSPACE = {"refinement.alpha": tune.uniform(0.25, 0.75)}\n')
     mine = load_space(str(file), "vdg")
-    assert (mine.origin, mine.words()) == (str(file), {"refinement.alpha": "uniform from 0.25 to 0.75"})
-    assert load_space("pg2", "vdg").words() == {"refinement.l1_weight": "log-uniform from 1 to 1,000"}
+    assert (mine.origin, mine.descriptions()) == (str(file), {"refinement.alpha": "uniform from 0.25 to 0.75"})
+    assert load_space("pg2", "vdg").descriptions() == {"refinement.l1_weight": "log-uniform from 1 to 1,000"}
 
 
 def test_distributions_in_words():
-    assert Space("here", MIXED).words() == {
+    assert Space("here", MIXED).descriptions() == {
         "refinement.alpha": "uniform from 0 to 1",
         "refinement.image_weight": "log-uniform from 1 to 10,000",
         "refinement.batch_size": "whole numbers, uniform from 2 to 8",
@@ -166,12 +166,12 @@ def test_a_grid_that_is_too_small_says_how_many_trials_it_takes():
 
 def test_random_points_are_a_function_of_seed_and_number():
     mixed, again = Space("here", MIXED), Space("elsewhere", dict(MIXED))
-    assert [mixed.drawn(3, n) for n in (5, 1)] == [again.drawn(3, n) for n in (5, 1)]
-    assert mixed.drawn(3, 5) != mixed.drawn(4, 5) != mixed.drawn(3, 4)
+    assert [mixed.sample(3, n) for n in (5, 1)] == [again.sample(3, n) for n in (5, 1)]
+    assert mixed.sample(3, 5) != mixed.sample(4, 5) != mixed.sample(3, 4)
 
 
 def test_random_points_lie_in_their_ranges_and_on_their_steps():
-    points = [Space("here", MIXED).drawn(0, number) for number in range(200)]
+    points = [Space("here", MIXED).sample(0, number) for number in range(200)]
     fits = {
         "refinement.alpha": lambda v: type(v) is float and 0 <= v <= 1,
         "refinement.image_weight": lambda v: type(v) is float and 1 <= v <= 10_000,
@@ -188,7 +188,7 @@ def test_random_points_lie_in_their_ranges_and_on_their_steps():
 
 
 def test_half_of_the_random_points_lie_below_the_middle_of_their_scale():
-    points = [Space("here", MIXED).drawn(7, number) for number in range(200)]
+    points = [Space("here", MIXED).sample(7, number) for number in range(200)]
     middle = {path: median(float(point[path]) for point in points) for path in list(MIXED)[:2]}
     # the share below the middle has a standard deviation of 0.035: 0.1 either way is nearly three of them
     assert 0.4 < middle["refinement.alpha"] < 0.6
@@ -197,32 +197,9 @@ def test_half_of_the_random_points_lie_below_the_middle_of_their_scale():
 
 def test_whole_numbers_are_drawn_equally_often():
     sizes = space(batch_size=tune.randint(2, 5))
-    drawn = [sizes.drawn(0, number)["refinement.batch_size"] for number in range(900)]
+    drawn = [sizes.sample(0, number)["refinement.batch_size"] for number in range(900)]
     # 300 of each expected, with a standard deviation of sqrt(900 * 1/3 * 2/3) = 14
     assert all(abs(drawn.count(size) - 300) < 4 * 14 for size in (2, 3, 4)), [drawn.count(n) for n in (2, 3, 4)]
-
-
-def test_values_are_brought_to_the_nearest_allowed_one():
-    mixed = Space("here", MIXED)
-    near = {
-        ("refinement.alpha", 1.2): 1.0,
-        ("refinement.alpha", -0.1): 0.0,
-        ("refinement.alpha", 0.3): 0.3,
-        ("refinement.image_weight", 0.8): 1.0,
-        ("refinement.image_weight", 12_000.0): 10_000.0,
-        ("refinement.batch_size", 9.6): 8,
-        ("refinement.batch_size", 4.6): 5,
-        ("refinement.width", 38.4): 32,
-        ("refinement.mask_weight", 1.8): 2.0,
-        ("refinement.critic", "pair"): "pair",
-    }
-    found = {key: mixed.nearest(*key) for key in near}
-    assert found == near
-    assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in near.items()}
-
-
-def test_a_number_is_brought_to_the_nearest_choice():
-    assert space(image_weight=tune.choice([1.0, 10.0, 100.0])).nearest("refinement.image_weight", 12.0) == 10.0
 
 
 @pytest.mark.parametrize(
@@ -236,12 +213,12 @@ def test_a_number_is_brought_to_the_nearest_choice():
     ],
 )
 def test_trials_share_the_stages_before_the_first_that_is_searched(paths: list[str], stage: int):
-    assert first_touched(Space("here", {path: tune.uniform(0, 1) for path in paths}), vdg()) == stage
+    assert first_searched_stage(Space("here", {path: tune.uniform(0, 1) for path in paths}), vdg()) == stage
 
 
 def test_the_systems_own_values_are_read_at_the_same_paths():
     given = vdg()
     radius = dataclasses.asdict(given.pose_maps)["radius"]
     searched = Space("here", {"refinement.alpha": tune.uniform(0, 1), "pose_maps.radius": tune.randint(1, 9)})
-    assert current(searched, given) == {"refinement.alpha": 0.5, "pose_maps.radius": radius}
-    assert current(load_space(None, "vdg"), system("vdg", "market1501", "w"))["refinement.mask_weight"] == 2.0
+    assert current_values(searched, given) == {"refinement.alpha": 0.5, "pose_maps.radius": radius}
+    assert current_values(load_space(None, "vdg"), system("vdg", "market1501", "w"))["refinement.mask_weight"] == 2.0

@@ -3,20 +3,22 @@
 import dataclasses
 from typing import Any
 
-from posegen.report.sweep import Sweep
-from posegen.training.trials import Trial
+from posegen.tuning.content import SweepContent
+from posegen.tuning.records import Trial
 
 
 def trial(number: int, settings: dict, state: str = "finished", **scores: Any) -> Trial:
-    """A trial that was judged at steps 100, 200, ...; one list of values a score."""
+    """A trial that was validated at steps 100, 200, ...; one list of values per score."""
     rows = [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
-    judged = [{"step": 100 * (n + 1), **row} for n, row in enumerate(rows)]
-    return Trial(number=number, settings=settings, state=state, judged=judged, seconds=60.0 * len(judged))  # pyright: ignore[reportArgumentType]
+    rows_by_step = [{"step": 100 * (n + 1), **row} for n, row in enumerate(rows)]
+    return Trial(
+        number=number, settings=settings, state=state, validations=rows_by_step, seconds=60.0 * len(rows_by_step)
+    )  # pyright: ignore[reportArgumentType]
 
 
-def a_sweep(trials: list[Trial], **changes: Any) -> Sweep:
+def a_sweep(trials: list[Trial], **changes: Any) -> SweepContent:
     """A sweep over one weight, "s.weight", whose paper has 10, of up to 300 steps."""
-    sweep = Sweep(
+    sweep = SweepContent(
         about={
             "system": "vdg", "variant": "full", "dataset": "synthetic", "paper": "The paper", "size": [64, 32],
             "budget": 300, "search": "optuna", "scheduler": "asha", "seed": 0,

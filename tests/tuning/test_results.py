@@ -6,12 +6,12 @@ import re
 import pytest
 
 from posegen.evaluation.metrics import METRICS
-from posegen.sweep.result import best_trial, compare, interval, pareto_front, ranked
-from posegen.training.trials import State, Trial
+from posegen.tuning.records import State, Trial
+from posegen.tuning.results import best_trial, compare_over_seeds, interval, pareto_front, ranked
 
 
 def trial(number: int, state: State = "finished", **scores: float) -> Trial:
-    return Trial(number=number, settings={"a.b": float(number)}, state=state, judged=[{"step": 8, **scores}])
+    return Trial(number=number, settings={"a.b": float(number)}, state=state, validations=[{"step": 8, **scores}])
 
 
 def test_the_best_is_the_highest_or_the_lowest_as_the_metric_says():
@@ -54,7 +54,7 @@ def test_the_interval_is_students():
 
 def final(name: str, seed: int, mask_ssim: float) -> Trial:
     scores = {**dict.fromkeys(METRICS, 0.5), "mask_ssim": mask_ssim}
-    return Trial(number=seed, name=name, seed=seed, settings={}, state="finished", judged=[{"step": 8, **scores}])
+    return Trial(number=seed, name=name, seed=seed, settings={}, state="finished", validations=[{"step": 8, **scores}])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def final(name: str, seed: int, mask_ssim: float) -> Trial:
 def test_the_verdict_follows_the_interval_of_the_difference(gains: list[float], outcome: str, words: str):
     papers = [final("paper", seed, 0.7 + seed / 100) for seed in (1, 2, 3)]
     bests = [final("best", seed, 0.7 + seed / 100 + gain) for seed, gain in zip((1, 2, 3), gains, strict=True)]
-    compared = compare([*papers, *bests], "mask_ssim", pairs=400, persons=20)
+    compared = compare_over_seeds([*papers, *bests], "mask_ssim", pairs=400, persons=20)
     assert compared["outcome"] == outcome
     assert compared["seeds"] == [1, 2, 3]
     difference = compared["scores"]["mask_ssim"]["difference"]
@@ -81,22 +81,24 @@ def test_the_verdict_follows_the_interval_of_the_difference(gains: list[float], 
 def test_lower_is_better_turns_the_verdict():
     def l1(name: str, seed: int, value: float) -> Trial:
         scores = {**dict.fromkeys(METRICS, 0.5), "l1": value}
-        return Trial(number=seed, name=name, seed=seed, settings={}, state="finished", judged=[{"step": 8, **scores}])
+        return Trial(
+            number=seed, name=name, seed=seed, settings={}, state="finished", validations=[{"step": 8, **scores}]
+        )
 
     finals = [l1(n, s, v + s / 1000) for n, v in (("paper", 0.20), ("best", 0.10)) for s in (1, 2, 3)]
-    assert compare(finals, "l1", pairs=1, persons=1)["outcome"] == "better"
+    assert compare_over_seeds(finals, "l1", pairs=1, persons=1)["outcome"] == "better"
 
 
 def test_seeds_that_did_not_finish_on_both_sides_are_left_out():
     finals = [final(name, seed, 0.5) for name in ("best", "paper") for seed in (1, 2, 3)]
     finals[1] = Trial(number=1, name="best", seed=2, settings={}, state="failed", why="a worker died")
-    compared = compare(finals, "mask_ssim", pairs=1, persons=1)
+    compared = compare_over_seeds(finals, "mask_ssim", pairs=1, persons=1)
     assert compared["seeds"] == [1, 3]
     assert compared["outcome"] == "same"
 
 
 def test_where_the_papers_weights_won_they_are_compared_with_themselves():
-    compared = compare([final("paper", seed, 0.5) for seed in (1, 2, 3)], "mask_ssim", pairs=1, persons=1)
+    compared = compare_over_seeds([final("paper", seed, 0.5) for seed in (1, 2, 3)], "mask_ssim", pairs=1, persons=1)
     assert compared["outcome"] == "same"
     assert compared["scores"]["mask_ssim"]["difference"]["interval"] == [0, 0]
     assert "stay the best known" in compared["verdict"]
@@ -104,10 +106,10 @@ def test_where_the_papers_weights_won_they_are_compared_with_themselves():
 
 def test_only_scores_that_trials_have_are_compared():
     def of_joints(name: str, seed: int) -> Trial:
-        judged = [{"step": 8, "pose_error": 4.0 + (name == "paper"), "pck": 0.5}]
-        return Trial(number=seed, name=name, seed=seed, settings={}, state="finished", judged=judged)
+        validations = [{"step": 8, "pose_error": 4.0 + (name == "paper"), "pck": 0.5}]
+        return Trial(number=seed, name=name, seed=seed, settings={}, state="finished", validations=validations)
 
     finals = [of_joints(name, seed) for name in ("best", "paper") for seed in (1, 2, 3)]
-    compared = compare(finals, "pose_error", pairs=1, persons=1)
+    compared = compare_over_seeds(finals, "pose_error", pairs=1, persons=1)
     assert compared["scores"].keys() == {"pose_error", "pck"}
     assert compared["outcome"] == "better"
