@@ -26,7 +26,7 @@ SAMPLES = 8  # fixed pairs whose images every trial keeps
 
 @dataclass(frozen=True)
 class PairsJudge:
-    """Mean scores over listed pairs of one split, on one worker. `train.loop.Judge`; pickles to workers.
+    """Mean scores over listed pairs of one split, on one worker. `train.loop.Validator`; pickles to workers.
 
     Leaves in `place`: samples.png, the results of the fixed pairs side by side, at every judgement; pairs.parquet, one
     row a pair with all metrics, at the last one.

@@ -212,13 +212,13 @@ class TaskMaker:
                 shards=Path("shards"),
                 folders=plan.stage_folders | own,
                 seed=trial.seed,
-                recipe=plan.recipe(index),
+                config_hash=plan.config_hash(index),
                 weights=plan.weights,
                 cache_bytes=plan.cache_bytes,
                 window=plan.window,
                 checkpoint_every=plan.checkpoint_interval(system.stages[index]),
                 keep=self.keep,
-                judge=judge if index == len(system.stages) - 1 else None,
+                validator=judge if index == len(system.stages) - 1 else None,
             )
             for index in range(self.first, len(system.stages))
         ]

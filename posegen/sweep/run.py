@@ -42,7 +42,7 @@ def outlook(sweep: SweepPlan) -> list[str]:
     ended, waiting = sweep.standing()
     images = sum(entry.split == "validation" for entry in sweep.base.listing.entries)
     lines = [
-        f"sweep    {sweep.store.place}",
+        f"sweep    {sweep.store.uri}",
         f"search   {sweep.search}, {sweep.scheduler}, by {' and '.join(sweep.metrics)} on people held out for it "
         f"({images:,} images)",
         *(f"         {path}: {words} (now {sweep.paper[path]})" for path, words in sweep.space.words().items()),
@@ -67,7 +67,7 @@ def _settle_differences(sweep: SweepPlan, update: bool, display: Display) -> boo
     redone = ", ".join([*stale, "trials", "report"])
     if not update:
         raise ValueError(
-            f"{sweep.store.place} was made with other settings:\n  {listed}\nThis would redo: {redone}. "
+            f"{sweep.store.uri} was made with other settings:\n  {listed}\nThis would redo: {redone}. "
             "Give --update to redo them, or another --run to keep both."
         )
     display.say(f"settings changed:\n  {listed}\nredoing: {redone}")
@@ -161,7 +161,7 @@ def write_best(sweep: SweepPlan, best: Trial) -> Path:
             "system": system.name,
             "variant": system.variant,
             "settings": {**sweep.given, **best.settings},
-            "found": {"sweep": sweep.store.place, "trial": best.number, "steps": best.step, "scores": found},
+            "found": {"sweep": sweep.store.uri, "trial": best.number, "steps": best.step, "scores": found},
         },
     )
     sweep.store.publish(path.name)

@@ -19,7 +19,7 @@ from posegen.sweep.plan import SweepPlan
 from posegen.sweep.result import best_trial
 from posegen.training.checkpoints import Curve, newest_name, read_curve
 from posegen.training.choosers import Listed
-from posegen.training.loss_log import JUDGED
+from posegen.training.loss_log import VALIDATION
 from posegen.training.trial_run import Job
 from posegen.training.trials import Trial, TrialFolder
 from posegen.training.tune import run_trials
@@ -143,7 +143,7 @@ class Following:
         name = tracked_name(self.what, trial)
         self._track(trial)
         rows = self._curve(trial)
-        self.tracking.rows(name, [row for row in rows if not any(key.startswith(JUDGED) for key in row)])
+        self.tracking.rows(name, [row for row in rows if not any(key.startswith(VALIDATION) for key in row)])
         if trial.judged:
             self.tracking.rows(name, [{"step": trial.step, **_scores(trial)}])
         samples = self.folder.store.fetch(f"{self.folder.place(trial.number)}/samples.png")
@@ -210,7 +210,7 @@ class Following:
 
 
 def _judged_row(row: Mapping[str, float]) -> dict[str, float]:
-    return {"step": row["step"], **{JUDGED + name: value for name, value in row.items() if name != "step"}}
+    return {"step": row["step"], **{VALIDATION + name: value for name, value in row.items() if name != "step"}}
 
 
 def _scores(trial: Trial) -> dict[str, float]:

@@ -146,10 +146,10 @@ class TrialRun(tune.Trainable):
         tasks = self._job.tasks(trial, settings)
         last = tasks[-1]
         if self._donor is not None:
-            take_over(last.store, self._donor["checkpoint"], last.place, last.recipe)
+            take_over(last.store, self._donor["checkpoint"], last.prefix, last.config_hash)
             self._taken_from, self._donor = self._donor["trial"], None
         for task in tasks:
-            remove_other(task.store, task.place, task.recipe)
+            remove_other(task.store, task.prefix, task.config_hash)
         return Training([task for task in tasks if not _finished(task, last)], partial(self._launch, trial))
 
     def _launch(self, trial: Trial, task: Task, decide: Decide) -> None:
@@ -179,7 +179,7 @@ class TrialRun(tune.Trainable):
         """The place within the run of the trial's real checkpoint, for another one to go on from it (PBT)."""
         trial: Trial = ray.get(self._ledger.trial.remote(self.trial_id))
         last = self._job.tasks(trial, dict(self.config))[-1]
-        content = {"trial": trial.number, "checkpoint": f"{last.place}/{newest_name(last.store, last.place)}"}
+        content = {"trial": trial.number, "checkpoint": f"{last.prefix}/{newest_name(last.store, last.prefix)}"}
         (Path(checkpoint_dir) / "where.json").write_text(json.dumps(content))
 
     def load_checkpoint(self, checkpoint: dict | str | None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -194,5 +194,5 @@ def _finished(task: Task, last: Task) -> bool:
     """Whether an earlier attempt has trained this stage to its end. The last one is always asked for its scores."""
     if task is last:
         return False
-    progress = newest_progress(task.store, task.place)
+    progress = newest_progress(task.store, task.prefix)
     return progress is not None and progress.step == task.stage.steps

@@ -77,18 +77,18 @@ def test_a_trials_tasks_train_what_the_space_touches_on_the_shared_stages(tmp_pa
     assert task.store == plan.base.store
     assert task.folders == {"coarse": Path("stages/coarse"), "refinement": Path("trials/0003/stages/refinement")}
     assert task.folder == tmp_path / "trials" / "0003" / "stages" / "refinement"
-    assert task.judge is not None
-    assert list(task.judge.at) == [10, 20, 30, 40]
+    assert task.validator is not None
+    assert list(task.validator.at) == [10, 20, 30, 40]
     (final,) = plan.tasks(plan.finals, "test", range(5))(Trial(number=3, settings={}), {"refinement.alpha": 0.25})
-    assert final.judge is not None
-    assert list(final.judge.at) == [40]
+    assert final.validator is not None
+    assert list(final.validator.at) == [40]
 
 
-def test_settings_and_seeds_have_recipes_of_their_own(tmp_path: Path):
+def test_settings_and_seeds_have_config_hashes_of_their_own(tmp_path: Path):
     plan = sweep(tmp_path)
     make = plan.tasks(plan.folder, "validation", range(5))
     made = [
-        make(Trial(number=0, settings={}, seed=seed), {"refinement.alpha": alpha})[0].recipe
+        make(Trial(number=0, settings={}, seed=seed), {"refinement.alpha": alpha})[0].config_hash
         for seed, alpha in ((0, 0.25), (0, 0.5), (1, 0.25), (0, 0.25))
     ]
     assert len(set(made)) == 3
@@ -250,7 +250,7 @@ def test_a_settings_file_is_kept_with_the_run(tmp_path: Path):
 
 
 def test_a_trials_tasks_are_the_same_on_every_node(s3_server, two_nodes, tmp_path: Path):
-    """Where shards are read in windows, their manifest is part of a recipe: a node that lacks it fetches it."""
+    """Where shards are read in windows, their manifest is part of a config hash: a node that lacks it fetches it."""
     plan = sweep(Path("unused"), options={"run": "s3://runs/planned", "cache_gb": 5e-6})
     shards = shards_of(Blocks(people=12), tmp_path / "shards", images_per_shard=4)
     made = []
@@ -263,6 +263,6 @@ def test_a_trials_tasks_are_the_same_on_every_node(s3_server, two_nodes, tmp_pat
         trial = Trial(number=3, settings={})
         made.append(plan.tasks(plan.folder, "validation", range(5))(trial, {"refinement.alpha": 0.25})[0])
     assert made[0].window
-    assert (made[0].recipe, made[0].window) == (made[1].recipe, made[1].window)
+    assert (made[0].config_hash, made[0].window) == (made[1].config_hash, made[1].window)
     assert made[1].folder == plan.folder.of(3) / "stages" / "refinement"
-    assert made[1].place == "trials/0003/stages/refinement"
+    assert made[1].prefix == "trials/0003/stages/refinement"

@@ -30,9 +30,9 @@ from posegen.training.checkpoints import (
     trained_networks,
 )
 from posegen.training.loop import needed_columns, train_stage
-from posegen.training.loss_log import NonFinite, judged_scores
-from posegen.training.step import new_game
-from posegen.training.task import Alone, Task
+from posegen.training.loss_log import NonFinite, validation_scores
+from posegen.training.step import build_trainer
+from posegen.training.task import LocalContext, Task
 from tests.training.test_checkpoints import save
 from tests.training.toy import Tow, Tug
 
@@ -54,7 +54,7 @@ def task(shards: Path, folder: Path, **fields) -> Task:
         shards=shards,
         folders={"tug": folder / "tug"},
         seed=5,
-        recipe="recipe",
+        config_hash="hash",
         checkpoint_every=Interval(3),
     )
 
@@ -69,14 +69,14 @@ class Interrupted(Exception):
     """What the tests stop a run with."""
 
 
-class StopAfter(Alone):
+class StopAfter(LocalContext):
     """Dies at the n-th checkpoint, which is written nevertheless."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.left = count
 
-    def saved(self, rows) -> None:
+    def on_checkpoint(self, rows) -> None:
         self.left -= 1
         if not self.left:
             raise Interrupted
@@ -84,11 +84,11 @@ class StopAfter(Alone):
 
 def test_interrupted_and_resumed_equals_uninterrupted(block_shards: Path, tmp_path: Path):
     whole, parts = task(block_shards, tmp_path / "whole", steps=10), task(block_shards, tmp_path / "parts", steps=10)
-    train_stage(whole, Alone())
+    train_stage(whole, LocalContext())
     for count in (1, 2):
         with pytest.raises(Interrupted):
             train_stage(parts, StopAfter(count))
-    train_stage(parts, Alone())
+    train_stage(parts, LocalContext())
     assert networks(tmp_path / "whole") == networks(tmp_path / "parts")
     last = [checkpoints(folder / "tug")[-1] for folder in (tmp_path / "whole", tmp_path / "parts")]
     assert read_curve(last[0]) == read_curve(last[1])
@@ -100,40 +100,40 @@ def test_a_stage_that_continues_another_starts_from_its_trained_networks(block_s
     """At a rate that moves nothing, one step later its generator is still the trained (averaged) one, bit for bit; a
     resumed run does not start from it again."""
     first = task(block_shards, tmp_path, steps=3)
-    train_stage(first, Alone())
+    train_stage(first, LocalContext())
     still = Tow(steps=2, lr=1e-30, ema_decay=0.5)
     system = dataclasses.replace(first.system, stages=(first.stage, still), image="tow_image")
     folders = {"tug": tmp_path / "tug", "tow": tmp_path / "tow"}
     continued = dataclasses.replace(first, system=system, index=1, folders=folders, checkpoint_every=Interval(1))
-    train_stage(continued, Alone())
+    train_stage(continued, LocalContext())
     trained = trained_networks(first.stage, folders["tug"], torch.device("cpu"))["generator"].state_dict()
     own = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
     assert all(torch.equal(own[name], trained[name]) for name in trained)
     longer = dataclasses.replace(system, stages=(first.stage, dataclasses.replace(still, steps=3, lr=0.1)))
-    train_stage(dataclasses.replace(continued, system=longer), Alone())
+    train_stage(dataclasses.replace(continued, system=longer), LocalContext())
     moved = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
     assert not torch.equal(moved["0.weight"], trained["0.weight"])
 
 
 def test_a_finished_stage_is_left_alone(block_shards: Path, tmp_path: Path):
     done = task(block_shards, tmp_path, steps=3)
-    train_stage(done, Alone())
+    train_stage(done, LocalContext())
     before = (latest_checkpoint(done.folder) / "stage.json").stat().st_mtime_ns  # pyright: ignore
-    train_stage(done, Alone())
+    train_stage(done, LocalContext())
     assert (latest_checkpoint(done.folder) / "stage.json").stat().st_mtime_ns == before  # pyright: ignore
 
 
 def test_more_steps_go_on_from_the_last(block_shards: Path, tmp_path: Path):
-    train_stage(task(block_shards, tmp_path / "parts", steps=4), Alone())
-    train_stage(task(block_shards, tmp_path / "parts", steps=7), Alone())
-    train_stage(task(block_shards, tmp_path / "whole", steps=7), Alone())
+    train_stage(task(block_shards, tmp_path / "parts", steps=4), LocalContext())
+    train_stage(task(block_shards, tmp_path / "parts", steps=7), LocalContext())
+    train_stage(task(block_shards, tmp_path / "whole", steps=7), LocalContext())
     assert networks(tmp_path / "whole") == networks(tmp_path / "parts")
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_last_good_checkpoint(block_shards: Path, tmp_path: Path):
     exploding = task(block_shards, tmp_path, steps=2000, lr=1e18)
     with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step \d+: .*/.* is (nan|inf)") as error:
-        train_stage(exploding, Alone())
+        train_stage(exploding, LocalContext())
     good = latest_checkpoint(exploding.folder)
     assert str(good or "none yet") in str(error.value)
 
@@ -142,7 +142,7 @@ def several_workers(rank: int, address: str, work: Task, workers: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": address}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=workers)
-    train_stage(work, Alone(rank=rank, world_size=workers))
+    train_stage(work, LocalContext(rank=rank, world_size=workers))
     dist.destroy_process_group()
 
 
@@ -163,7 +163,7 @@ def test_several_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Pa
         )
         for name in ("one", "two")
     )
-    train_stage(one, Alone())
+    train_stage(one, LocalContext())
     multiprocessing.spawn(several_workers, args=(f"2961{workers}", two, workers), nprocs=workers)  # pyright: ignore
     first, second = ([row["generator/l1"] for row in read_curve(latest_checkpoint(t.folder))] for t in (one, two))  # pyright: ignore
     assert len(first) == 50
@@ -177,7 +177,7 @@ def test_only_the_columns_that_are_read_are_asked_for(block_shards: Path, tmp_pa
 
 @dataclass(frozen=True)
 class Brightness:
-    """A judge: the mean of what the generator makes of one fixed image."""
+    """A validator: the mean of what the generator makes of one fixed image."""
 
     at: tuple[int, ...] = (4, 8)
     broken_at: int = 0
@@ -194,8 +194,8 @@ def brightness(networks: Networks) -> float:
     return Tug().outputs(networks, {"source_image": image})["tug_image"].double().mean().item()
 
 
-class Asked(Alone):
-    """Answers each judgement as it is told to, and keeps what it was asked."""
+class Asked(LocalContext):
+    """Answers each validation as it is told to, and keeps what it was asked."""
 
     def __init__(self, *answers: bool) -> None:
         super().__init__()
@@ -203,24 +203,24 @@ class Asked(Alone):
         self.asked: list[tuple[int, dict[str, float]]] = []
         self.saves = 0
 
-    def saved(self, rows) -> None:
+    def on_checkpoint(self, rows) -> None:
         self.saves += 1
 
-    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+    def should_continue(self, step: int, scores: dict[str, float]) -> bool:
         self.asked.append((step, scores))
         return self.answers.pop(0)
 
 
-def judged(work: Task, **fields) -> Task:
-    return dataclasses.replace(work, judge=Brightness(**fields))
+def validated(work: Task, **fields) -> Task:
+    return dataclasses.replace(work, validator=Brightness(**fields))
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_a_judge_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path, ema_decay: float):
+def test_a_validator_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path, ema_decay: float):
     plain = task(block_shards, tmp_path / "plain", steps=8, ema_decay=ema_decay)
-    watched = judged(task(block_shards, tmp_path / "watched", steps=8, ema_decay=ema_decay), at=(1, 4, 5, 8))
-    train_stage(plain, Alone())
-    train_stage(watched, Alone())
+    watched = validated(task(block_shards, tmp_path / "watched", steps=8, ema_decay=ema_decay), at=(1, 4, 5, 8))
+    train_stage(plain, LocalContext())
+    train_stage(watched, LocalContext())
     assert networks(tmp_path / "plain") == networks(tmp_path / "watched")
     curves = [read_curve(checkpoints(t.folder)[-1]) for t in (plain, watched)]
     assert [row for row in curves[1] if "validation/brightness" not in row] == curves[0]
@@ -228,9 +228,9 @@ def test_a_judge_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_scores_are_those_of_the_checkpoint_of_their_step(block_shards: Path, tmp_path: Path, ema_decay: float):
-    """Judged are the averages where there are any, without dropout: what inference would read."""
-    work = judged(task(block_shards, tmp_path, steps=8, ema_decay=ema_decay), at=(4, 5, 8))
-    train_stage(dataclasses.replace(work, keep=9), Alone())
+    """The averages are validated where there are any, without dropout: what inference would read."""
+    work = validated(task(block_shards, tmp_path, steps=8, ema_decay=ema_decay), at=(4, 5, 8))
+    train_stage(dataclasses.replace(work, keep=9), LocalContext())
     saved = {read_progress(path).step: path for path in checkpoints(work.folder)}
     assert list(saved) == [3, 4, 5, 6, 8]
     rows = [row for row in read_curve(saved[8]) if "validation/brightness" in row]
@@ -240,12 +240,12 @@ def test_scores_are_those_of_the_checkpoint_of_their_step(block_shards: Path, tm
         kept = {name: network.eval() for name, network in Tug().networks().items()}
         load_networks(saved[step], kept)
         expected.append((step, {"brightness": pytest.approx(brightness(kept), rel=1e-6)}))
-    assert judged_scores(read_curve(saved[8])) == expected
-    assert len({scores["brightness"] for _, scores in judged_scores(read_curve(saved[8]))}) == 3
+    assert validation_scores(read_curve(saved[8])) == expected
+    assert len({scores["brightness"] for _, scores in validation_scores(read_curve(saved[8]))}) == 3
 
 
 def test_a_stage_told_to_stop_is_asked_again_and_goes_on_as_if_it_never_had(block_shards: Path, tmp_path: Path):
-    whole, parts = (judged(task(block_shards, tmp_path / name, steps=8)) for name in ("whole", "parts"))
+    whole, parts = (validated(task(block_shards, tmp_path / name, steps=8)) for name in ("whole", "parts"))
     uninterrupted = Asked(True, True)
     train_stage(whole, uninterrupted)
     at_four, at_eight = uninterrupted.asked
@@ -264,23 +264,23 @@ def test_a_stage_told_to_stop_is_asked_again_and_goes_on_as_if_it_never_had(bloc
 
 
 def test_a_finished_stage_is_asked_for_its_scores_once_more(block_shards: Path, tmp_path: Path):
-    work, first, second = judged(task(block_shards, tmp_path, steps=8)), Asked(True, True), Asked(True)
+    work, first, second = validated(task(block_shards, tmp_path, steps=8)), Asked(True, True), Asked(True)
     train_stage(work, first)
     train_stage(work, second)
     assert second.asked == first.asked[1:]
     assert second.saves == 0
 
 
-def test_a_score_that_is_not_a_number_ends_the_stage_with_the_judges_words(block_shards: Path, tmp_path: Path):
-    work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4), broken_at=4)
+def test_a_score_that_is_not_a_number_ends_the_stage_with_the_validators_words(block_shards: Path, tmp_path: Path):
+    work = validated(task(block_shards, tmp_path, steps=8), at=(2, 4), broken_at=4)
     with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step 4: 3 of 8 generated images have values"):
-        train_stage(work, Alone())
+        train_stage(work, LocalContext())
     assert [read_progress(path).step for path in checkpoints(work.folder)] == [2, 3]
 
 
 @dataclass(frozen=True)
 class Glance:
-    """A judge that keeps what it was shown."""
+    """A validator that keeps what it was shown."""
 
     shown: list[dict[str, dict[str, bool]]]
     at: tuple[int, ...] = (2,)
@@ -290,25 +290,25 @@ class Glance:
         return {"shown": 1.0}
 
 
-def test_the_judge_is_shown_the_networks_of_all_stages(block_shards: Path, tmp_path: Path):
+def test_the_validator_is_shown_the_networks_of_all_stages(block_shards: Path, tmp_path: Path):
     small = {f"{stage}.{name}": n for stage in ("coarse", "refinement") for name, n in (("width", 8), ("steps", 2))}
     system = override(catalog_system("vdg", "synthetic"), {**small, "refinement.critic_width": 8})
     folders = {stage.name: tmp_path / stage.name for stage in system.stages}
     shown: list[dict[str, dict[str, bool]]] = []
-    for index, judge in enumerate((None, Glance(shown))):
+    for index, validator in enumerate((None, Glance(shown))):
         work = dataclasses.replace(task(block_shards, tmp_path), system=system, index=index, folders=folders)
-        train_stage(dataclasses.replace(work, judge=judge), Alone())
+        train_stage(dataclasses.replace(work, validator=validator), LocalContext())
     assert shown == [{"coarse": {"generator": False}, "refinement": {"generator": False, "critic": False}}]
 
 
-def two_judged_workers(rank: int, address: str, work: Task, folder: Path) -> None:
+def two_validated_workers(rank: int, address: str, work: Task, folder: Path) -> None:
     steps: list[float] = []
 
-    class Ranked(Alone):
-        def saved(self, rows) -> None:
+    class Ranked(LocalContext):
+        def on_checkpoint(self, rows) -> None:
             steps.append(rows[-1]["step"])
 
-        def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+        def should_continue(self, step: int, scores: dict[str, float]) -> bool:
             assert rank == 0, "only rank 0 asks"
             return step < 4
 
@@ -321,55 +321,55 @@ def two_judged_workers(rank: int, address: str, work: Task, folder: Path) -> Non
 
 
 def test_two_workers_stop_at_the_same_step(block_shards: Path, tmp_path: Path):
-    work = judged(task(block_shards, tmp_path, steps=8), at=(2, 4, 8))
-    multiprocessing.spawn(two_judged_workers, args=("29619", work, tmp_path), nprocs=2)  # pyright: ignore
+    work = validated(task(block_shards, tmp_path, steps=8), at=(2, 4, 8))
+    multiprocessing.spawn(two_validated_workers, args=("29619", work, tmp_path), nprocs=2)  # pyright: ignore
     assert [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)] == [[2, 3, 4], [2, 3, 4]]
     curve = read_curve(latest_checkpoint(work.folder))  # pyright: ignore
-    assert [step for step, _ in judged_scores(curve)] == [2, 4]
+    assert [step for step, _ in validation_scores(curve)] == [2, 4]
 
 
 def test_minutes_between_checkpoints_are_kept_to(block_shards: Path, tmp_path: Path):
     """At every row of the curve (here every step) it is looked whether the time has passed; not a checkpoint before."""
     hurried = dataclasses.replace(task(block_shards, tmp_path / "a", steps=6), checkpoint_every=Interval(minutes=1e-9))
     patient = dataclasses.replace(task(block_shards, tmp_path / "b", steps=6), checkpoint_every=Interval(minutes=60))
-    train_stage(dataclasses.replace(hurried, keep=9), Alone())
-    train_stage(dataclasses.replace(patient, keep=9), Alone())
+    train_stage(dataclasses.replace(hurried, keep=9), LocalContext())
+    train_stage(dataclasses.replace(patient, keep=9), LocalContext())
     assert [read_progress(path).step for path in checkpoints(hurried.folder)] == [1, 2, 3, 4, 5, 6]
     assert [read_progress(path).step for path in checkpoints(patient.folder)] == [6]
     assert networks(tmp_path / "a") == networks(tmp_path / "b")
 
 
-class Leaving(Alone):
+class Leaving(LocalContext):
     """A machine that is announced to be taken away, once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.notices = [True]
 
-    def leaving(self) -> bool:
+    def preempted(self) -> bool:
         return bool(self.notices and self.notices.pop())
 
 
 def test_before_a_machine_is_taken_away_a_checkpoint_is_written_at_once(
     block_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(loop, "PREEMPTION_EVERY", 0.0)
     work = dataclasses.replace(task(block_shards, tmp_path, steps=6), checkpoint_every=Interval(6), keep=9)
     train_stage(work, Leaving())
     assert [read_progress(path).step for path in checkpoints(work.folder)] == [1, 6]
 
 
-class Told(Alone):
+class Told(LocalContext):
     """Keeps the steps that it is told of."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[int] = []
 
-    def begins(self, step: int) -> None:
+    def on_start(self, step: int) -> None:
         self.steps.append(-step)
 
-    def at(self, step: int) -> None:
+    def on_step(self, step: int) -> None:
         self.steps.append(step)
 
 
@@ -385,8 +385,8 @@ def test_what_a_node_has_of_a_stage_that_the_run_has_not_does_not_count(s3_serve
     store = Store.of("s3://runs/stale")
     shutil.copytree(block_shards, store.folder / "shards")
     store.publish("shards")
-    save(store.folder / "stages" / "tug", new_game(Tug(), seed=0, device=torch.device("cpu")), 9)
+    save(store.folder / "stages" / "tug", build_trainer(Tug(), seed=0, device=torch.device("cpu")), 9)
     work = dataclasses.replace(task(Path("shards"), Path("stages"), steps=3), store=store, keep=1)
-    train_stage(work, Alone())
-    assert newest_name(store, work.place) == "checkpoint_00000003"
+    train_stage(work, LocalContext())
+    assert newest_name(store, work.prefix) == "checkpoint_00000003"
     assert [path.name for path in checkpoints(work.folder)] == ["checkpoint_00000003"]

@@ -9,7 +9,7 @@ import pytest
 from posegen.storage.files import StorageFailed
 from posegen.training import trial_run
 from posegen.training.launch import Decide, Diverged
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 from posegen.training.task import Task
 from posegen.training.trial_run import Ledger, Training, TrialRun, _finished
 from posegen.training.trials import Trial
@@ -177,10 +177,10 @@ def test_a_training_that_ends_without_a_judgement_is_done(begun):
 def test_a_stage_that_was_trained_is_left_out_but_never_the_last(tmp_path: Path):
     first, last = tug(steps=3, folder=tmp_path / "first"), tug(steps=3, folder=tmp_path / "last")
     assert not _finished(first, last)
-    save(first.folder, new_game(Tug(), seed=0, device=CPU), 2)
+    save(first.folder, build_trainer(Tug(), seed=0, device=CPU), 2)
     assert not _finished(first, last)
     for folder in (first.folder, last.folder):
-        save(folder, new_game(Tug(), seed=0, device=CPU), 3)
+        save(folder, build_trainer(Tug(), seed=0, device=CPU), 3)
     assert _finished(first, last)
     assert not _finished(last, last), "it is asked for its scores again"
 
