@@ -7,7 +7,7 @@ if their sizes and modification times are equal.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -224,8 +224,7 @@ def _upload(filesystem: fs.FileSystem, path: Path, target: str) -> None:
 
 def _copy_out(filesystem: fs.FileSystem, path: Path, target: str) -> None:
     with open(path, "rb") as source, filesystem.open_output_stream(target) as stream:
-        for part in _parts(source.read):
-            stream.write(part)
+        shutil.copyfileobj(source, stream, CHUNK)
 
 
 def _download(filesystem: fs.FileSystem, info: fs.FileInfo, path: Path) -> None:
@@ -237,13 +236,7 @@ def _download(filesystem: fs.FileSystem, info: fs.FileInfo, path: Path) -> None:
 
 def _copy_in(filesystem: fs.FileSystem, source: str, target: Path) -> None:
     with filesystem.open_input_stream(source) as stream, open(target, "wb") as file:
-        for part in _parts(stream.read):
-            file.write(part)
-
-
-def _parts(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    while part := read(CHUNK):
-        yield part
+        shutil.copyfileobj(stream, file, CHUNK)
 
 
 def _same(path: Path, info: fs.FileInfo) -> bool:

@@ -111,7 +111,8 @@ def run_worker(config: dict[str, WorkerConfig]) -> None:
     given = config[WORKER]
     torch.set_num_threads(given.threads)
     logging.getLogger("posegen").addHandler(_ForwardWarnings(given.queue))
-    if reason := ray.get(given.queue.stop_reason.remote()):
+    reason: str = ray.get(given.queue.stop_reason.remote())
+    if reason:
         ray.train.report({EVENT: events.RetriesExhausted(reason)})
         return
     context = RayContext(given.queue)
@@ -135,6 +136,7 @@ class _ForwardWarnings(logging.Handler):
         self._queue = queue
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Send one warning."""
         self._queue.put.remote(events.WarningRaised(record.getMessage()))
 
 

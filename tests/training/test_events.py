@@ -27,6 +27,7 @@ def test_events_are_drained_once_in_order_with_the_records_of_attempts():
     queue.reach(5)
     queue.fail_attempt("killed", preempted=False, died=True)
     started, reached, failed = queue.drain()
+    assert isinstance(failed, events.AttemptFailed)
     assert started == events.AttemptStarted(0, 2, {"failures": [], "lost_steps": 0})
     assert reached == events.StepReached(3, {"generator/l1": 0.5})
     assert (failed.failure.step, failed.record["failures"][0]["what"]) == (5, "killed")
