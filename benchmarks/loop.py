@@ -24,7 +24,7 @@ from posegen.storage.store import Store
 from posegen.training.checkpoints import Interval, checkpoints
 from posegen.training.launch import launch_stage
 from posegen.training.loop import train_stage
-from posegen.training.task import Alone, Task
+from posegen.training.task import LocalContext, Task
 
 
 def seconds_between_checkpoints(folder: Path) -> float:
@@ -34,7 +34,7 @@ def seconds_between_checkpoints(folder: Path) -> float:
 
 def bare(task: Task, threads: int) -> None:
     torch.set_num_threads(threads)
-    train_stage(task, Alone())
+    train_stage(task, LocalContext())
 
 
 def in_bare_process(task: Task, threads: int) -> float:
@@ -77,7 +77,7 @@ def main() -> None:
                 Task(
                     system=described, index=0, shards=shards, seed=0,
                     folders={"coarse": Path(folder, f"{where}-{repeat}", "coarse")},
-                    recipe="benchmark", checkpoint_every=Interval(given.steps // 2),
+                    config_hash="benchmark", checkpoint_every=Interval(given.steps // 2),
                 )
                 for where in ("bare", "ray")
             ]  # fmt: skip

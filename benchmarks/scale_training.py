@@ -22,7 +22,7 @@ from posegen.data.sources.synthetic.source import SyntheticPeople
 from posegen.training.checkpoints import Interval
 from posegen.training.checkpoints import checkpoints as written
 from posegen.training.loop import train_stage
-from posegen.training.task import Alone, Task
+from posegen.training.task import LocalContext, Task
 
 WARM = 10  # steps that are not counted
 ALL_REDUCES = 20
@@ -50,14 +50,14 @@ class Moment(NamedTuple):
         return self.wall - self.on_core - self.queued
 
 
-class Timed(Alone):
+class Timed(LocalContext):
     """Keeps the moments at which steps begin."""
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(rank=rank, world_size=world_size)
         self.seen: list[Moment] = []
 
-    def at(self, step: int) -> None:
+    def on_step(self, step: int) -> None:
         self.seen.append(Moment.now())
 
     def a_step(self) -> Moment:
@@ -191,7 +191,7 @@ def small_task(folder: Path, name: str, *, batch_size: int, steps: int, width: i
         shards=folder / "shards",
         folders={"coarse": folder / name / "coarse"},
         seed=0,
-        recipe="benchmark",
+        config_hash="benchmark",
         checkpoint_every=Interval(every),
     )
 

@@ -23,7 +23,7 @@ from posegen.data.masks.pose_masks import pose_mask
 from posegen.data.sources.synthetic.source import SyntheticPeople
 from posegen.runs.options import parse_settings, with_pretrained
 from posegen.stage import System
-from posegen.training.step import autocast, new_game, place
+from posegen.training.step import autocast, build_trainer, to_device
 
 GIB = 2**30
 
@@ -74,9 +74,9 @@ def measured(
 ) -> tuple[list[float], int]:
     """Seconds of each step, and bytes at most."""
     before = _resident()
-    game = new_game(described.stages[index], seed=0, device=device, weights=Path("weights"))
+    game = build_trainer(described.stages[index], seed=0, device=device, weights=Path("weights"))
     earlier = [
-        (stage, {name: place(net.eval(), device) for name, net in stage.networks().items()})
+        (stage, {name: to_device(net.eval(), device) for name, net in stage.networks().items()})
         for stage in described.stages[:index]
     ]
 
@@ -90,7 +90,7 @@ def measured(
     seconds = []
     for step in range(steps):
         begun = time.perf_counter()
-        game.play(step, batch)
+        game.step(step, batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)

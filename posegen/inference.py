@@ -42,7 +42,7 @@ from posegen.storage.run_lock import refresh
 from posegen.storage.store import Store, is_uri
 from posegen.systems.hourglass import Estimation
 from posegen.training.checkpoints import newest_name, trained_networks
-from posegen.training.step import autocast, place
+from posegen.training.step import autocast, to_device
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _fetched(given: str | Path) -> Store:
 
 
 def _from_run(store: Store, device: torch.device) -> Estimator:
-    run, plan = store.place, read_json(store.folder / "plan.json")
+    run, plan = store.uri, read_json(store.folder / "plan.json")
     if plan is None:
         raise ValueError(f"'{run}' is no run folder: it has no plan.json. Expected that of a trained hourglass.")
     settings = plan["settings"]
@@ -154,7 +154,7 @@ def _from_file(path: Path, device: torch.device) -> Estimator:
             network.load_state_dict(mine)
     except RuntimeError as error:
         raise ValueError(f"the weights in '{path}' do not fit the settings in it: {error}") from None
-    placed = {name: place(network.eval().requires_grad_(False), device) for name, network in networks.items()}
+    placed = {name: to_device(network.eval().requires_grad_(False), device) for name, network in networks.items()}
     return Estimator(stage, placed, device)
 
 

@@ -293,10 +293,10 @@ def test_a_run_at_a_uri_estimates_on_another_node_as_where_it_was_trained(run: P
     store.publish("")
     two_nodes("second")
     images = np.random.default_rng(0).integers(0, 255, (2, 64, 32, 3), np.uint8)
-    here, there = (open_estimator(given, CPU)(images) for given in (run, store.place))
+    here, there = (open_estimator(given, CPU)(images) for given in (run, store.uri))
     assert np.array_equal(here[0], there[0])
     assert not list(store.folder.rglob("optimizers.pt"))
-    export(store.place, tmp_path / "file.safetensors")
+    export(store.uri, tmp_path / "file.safetensors")
     assert np.array_equal(open_estimator(tmp_path / "file.safetensors", CPU)(images)[0], here[0])
     with pytest.raises(ValueError, match="'s3://runs/nowhere' is no run folder"):
         open_estimator("s3://runs/nowhere", CPU)

@@ -161,7 +161,7 @@ def test_killed_driver_and_killed_worker_end_with_the_uninterrupted_networks(
     worker.kill()
     output = finish(second)
     assert "shards: done already" in output
-    assert "going on from the last checkpoint" in output
+    assert "resuming from the last checkpoint" in output
     for name in ("coarse", "refinement"):
         assert networks(run, name) == networks(uninterrupted[0], name), name
     scores = [json.loads((r / "scores" / "metrics.json").read_text())["scores"] for r in (run, uninterrupted[0])]

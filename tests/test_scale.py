@@ -55,7 +55,7 @@ def test_no_command_fetches_the_summaries_of_shards(s3_server, two_nodes):
     published(store)
     assert any(name.startswith("train-") and name.endswith(".json") for name in store.sizes(making.PLACE))
     two_nodes("second")
-    opened(store.place)
+    opened(store.uri)
     assert {path.name for path in (store.folder / making.PLACE).iterdir()} == {"manifest.json", "rejects.parquet"}
 
 

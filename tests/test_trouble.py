@@ -157,7 +157,7 @@ def test_mlflow_on_a_full_disk_costs_its_curves_and_not_the_run(disk: Disk, plac
     ballast.unlink()
     output = finished(process)
     assert "MLflow tracking at" in output
-    assert "the run goes on without it" in output
+    assert "the run continues without it" in output
     assert "Traceback" not in output
     assert result(run) == result(whole)
 

@@ -154,5 +154,5 @@ def check_shared(store: Store, folders: Sequence[Path]) -> None:
 
 def _unseen(store: Store, name: str, folders: Sequence[Path]) -> list[str]:
     found = read_json(store.fetch(name)) if store.has(name) else None
-    missing = [] if found == {"seen": name} else [f"the run {store.place}"]
+    missing = [] if found == {"seen": name} else [f"the run {store.uri}"]
     return missing + [str(folder) for folder in folders if not folder.exists()]

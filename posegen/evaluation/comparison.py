@@ -43,7 +43,7 @@ class ScoredRun:
 
     @property
     def place(self) -> str:
-        return self.store.place
+        return self.store.uri
 
     @property
     def system(self) -> str:
@@ -133,11 +133,11 @@ def read_run(place: str | Path) -> ScoredRun:
     store = Store.of(place)
     refresh(store, wanted=lambda inside: inside in (*READ, *READ_OF_REPORTS))
     if not store.folder.is_dir():
-        raise ValueError(f"{store.place} was given to compare, and there is no such run folder.")
+        raise ValueError(f"{store.uri} was given to compare, and there is no such run folder.")
     scores = store.folder / "scores"
     metrics = read_json(scores / "metrics.json")
     if metrics is None or not (scores / "pairs.parquet").is_file():
-        raise ValueError(f"{store.place} has no scores. Make them first: posegen evaluate --run {store.place}")
+        raise ValueError(f"{store.uri} has no scores. Make them first: posegen evaluate --run {store.uri}")
     table = pq.read_table(scores / "pairs.parquet")
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return ScoredRun(store, metrics, columns, read_json(store.folder / "plan.json") or {})

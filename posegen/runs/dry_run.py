@@ -29,7 +29,7 @@ def outlook(plan: Plan) -> list[str]:
     """The plan as lines of text."""
     system = plan.system
     height, width = system.size
-    lines = [f"run      {plan.store.place}"]
+    lines = [f"run      {plan.store.uri}"]
     lines += [f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
     steps = [f"  {step.name:<12} {step.state:<8} {step.detail}" for step in plan.steps()]
     return [*lines, *about_data(plan), "", "steps", *steps, *about_stages(plan)]

@@ -210,9 +210,9 @@ def opened(place: str) -> Store:
     Raises ValueError for a folder within the copy of the code that a job of Ray works in: it goes with the job.
     """
     store = Store.of(place)
-    if not store.remote and "_ray_pkg_" in store.place:
+    if not store.remote and "_ray_pkg_" in store.uri:
         raise ValueError(
-            f"--run {place} lies in {Path(store.place).parent}, a job's copy of the code, which is removed with the "
+            f"--run {place} lies in {Path(store.uri).parent}, a job's copy of the code, which is removed with the "
             "job. Give a URI such as --run s3://bucket/runs/mine, or a folder that all nodes share, by its absolute "
             "path; or set POSEGEN_RUNS on the cluster."
         )

@@ -88,7 +88,7 @@ def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display
     listed = "\n  ".join(reasons)
     if not update:
         raise ValueError(
-            f"{plan.store.place} was made with other settings:\n  {listed}\nThis would redo: {', '.join(stale)}. "
+            f"{plan.store.uri} was made with other settings:\n  {listed}\nThis would redo: {', '.join(stale)}. "
             "Give --update to redo them, or another --run to keep both."
         )
     display.say(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
@@ -258,7 +258,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
         shards=Path("shards"),
         folders=plan.stage_folders,
         seed=plan.seed,
-        recipe=plan.recipe(index),
+        config_hash=plan.config_hash(index),
         weights=plan.weights,
         cache_bytes=plan.cache_bytes,
         window=plan.window,
@@ -282,7 +282,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
         raise
     display.advance(stage.name, stage.steps, stage.steps)
     tracking.finish(stage.name)
-    fetch_newest(plan.store, task.place)
+    fetch_newest(plan.store, task.prefix)
 
 
 def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
@@ -372,7 +372,7 @@ def _conclude(plan: Plan, display: Display) -> None:
         display.say(f"report:   {plan.report / 'index.html'}")
     if opening := open_tracking(plan.run):
         display.say(f"tracking: {opening}")
-    display.say(f"run:      {plan.store.place}  (the same command goes on where it stopped)")
+    display.say(f"run:      {plan.store.uri}  (the same command goes on where it stopped)")
 
 
 def open_tracking(run: Path) -> str:

@@ -112,7 +112,7 @@ class Plan:
         manifest = manifest_alone(self.shards) if self.cache_bytes is not None else None
         return window_bytes(manifest, self.cache_bytes) if manifest else None
 
-    def recipe(self, index: int) -> str:
+    def config_hash(self, index: int) -> str:
         """Fingerprint of everything that decides what one step of a stage does: not how many there are."""
         stage = self.system.stages[index]
         before = self.result(index - 1) if index else self.shards_fingerprint
@@ -125,7 +125,7 @@ class Plan:
 
     def result(self, index: int) -> str:
         """Fingerprint of a stage's finished networks."""
-        return digest(self.recipe(index), self.system.stages[index].steps)
+        return digest(self.config_hash(index), self.system.stages[index].steps)
 
     @property
     def scores_fingerprint(self) -> str:
@@ -161,12 +161,12 @@ class Plan:
         stage = self.system.stages[index]
         latest = latest_checkpoint(self.stages / stage.name)
         if latest is None:
-            return Step(stage.name, self.recipe(index), "missing", f"{stage.steps} steps")
+            return Step(stage.name, self.config_hash(index), "missing", f"{stage.steps} steps")
         progress = read_progress(latest)
         detail = f"step {progress.step} of {stage.steps}"
-        if progress.recipe != self.recipe(index) or progress.step > stage.steps:
-            return Step(stage.name, self.recipe(index), "differs", detail)
-        return Step(stage.name, self.recipe(index), "done" if progress.step == stage.steps else "started", detail)
+        if progress.config_hash != self.config_hash(index) or progress.step > stage.steps:
+            return Step(stage.name, self.config_hash(index), "differs", detail)
+        return Step(stage.name, self.config_hash(index), "done" if progress.step == stage.steps else "started", detail)
 
     def save(self) -> None:
         """Writes plan.json, atomically."""

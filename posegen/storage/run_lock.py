@@ -25,7 +25,7 @@ def run_lock(store: Store, say: Callable[[str], None] = lambda text: None) -> It
 
     Raises ValueError where another process holds it.
     """
-    with _locked(store.folder, store.place):
+    with _locked(store.folder, store.uri):
         if not store.remote:
             yield
             return
@@ -38,7 +38,7 @@ def refresh(store: Store, wanted: Callable[[str], bool]) -> None:
     if not store.remote:
         return
     try:
-        with _locked(store.folder, store.place):
+        with _locked(store.folder, store.uri):
             store.fetch(wanted=wanted)
     except StorageFailed:
         raise
@@ -91,7 +91,7 @@ def _wait_for_lease(store: Store, say: Callable[[str], None]) -> None:
     held = _read(store)
     if held is None or held["until"] <= time.time():
         return
-    say(f"{held['who']} was at work on {store.place}; waiting to see whether it still is (at most {LASTS:.0f} s)")
+    say(f"{held['who']} was at work on {store.uri}; waiting to see whether it still is (at most {LASTS:.0f} s)")
     while time.time() < held["until"]:
         time.sleep(SETTLES)
         now = _read(store)
@@ -103,7 +103,7 @@ def _wait_for_lease(store: Store, say: Callable[[str], None]) -> None:
 
 def _taken(store: Store, held: dict[str, Any]) -> ValueError:
     who = held.get("who", "another process")
-    return ValueError(f"{who} is at work on {store.place}. Wait for it, or give another --run.")
+    return ValueError(f"{who} is at work on {store.uri}. Wait for it, or give another --run.")
 
 
 def _read(store: Store) -> dict[str, Any] | None:

@@ -1,10 +1,10 @@
-"""Where a stage's workers and controller leave messages, and the driver takes them. Imports little: it is a process.
+"""Events of a stage's training, the actor that queues them for the driver, and the record of its interruptions.
 
-What interrupted a stage's training, and when it is no use to try again.
+An interrupted stage resumes from its last checkpoint as often as workers or machines are lost. It stops after three
+equal failures at the same step (an image, a batch or a machine that a retry does not cure), and after many failures in
+a row without a new checkpoint.
 
-A stage goes on from its last checkpoint as often as workers or machines are lost. It stops where the same failure came
-three times at the same step (a poisoned step: an image, a batch or a machine that another try does not cure), or where
-many failures in a row brought no checkpoint.
+The actor is a process of its own, so this module imports neither torch nor Ray.
 """
 
 import re
@@ -16,62 +16,12 @@ from typing import Any
 from posegen.storage.files import read_json, write_json
 from posegen.storage.store import Store
 
-
-class Board:
-    """Where workers and controller leave messages and the driver takes them: an actor without a CPU of its own."""
-
-    def __init__(self) -> None:
-        self._messages: list[tuple[str, object]] = []
-        self._answers: dict[int, bool] = {}
-        self._attempts = Attempts()
-        self._given_up = ""
-
-    def post(self, kind: str, content: object) -> None:
-        self._messages.append((kind, content))
-
-    def take(self) -> list[tuple[str, object]]:
-        messages, self._messages = self._messages, []
-        return messages
-
-    def answer(self, step: int, goes_on: bool) -> None:
-        self._answers[step] = goes_on
-
-    def answered(self, step: int) -> bool | None:
-        """The answer to the judgement of a step, given once; None while there is none."""
-        return self._answers.pop(step, None)
-
-    def begins(self, step: int, workers: int) -> int:
-        """As `Attempts.begins`; the driver is told."""
-        careful_until = self._attempts.begins(step, workers)
-        self.post("begins", (step, workers, self._attempts.record()))
-        return careful_until
-
-    def at(self, step: int) -> None:
-        self._attempts.at(step)
-
-    def raised(self, step: int, what: str) -> None:
-        self._attempts.raised(step, what)
-
-    def failed(self, what: str, preempted: bool, died: bool) -> None:
-        failure = self._attempts.failed(what, preempted=preempted, died=died)
-        self.post("failed", (failure, self._attempts.record()))
-
-    def give_up(self, why: str) -> None:
-        """The storage takes nothing: no further attempt is made. The driver is told."""
-        self._given_up = why
-        self.post("storage_failed", why)
-
-    def verdict(self) -> str:
-        """Why it is no use to try again; "" where it is."""
-        return self._given_up or verdict(self._attempts.failures)
-
-
-Record = dict[str, Any]  # {"failures": [a failure's fields], "lost_steps": n}: what failures.json says
+Record = dict[str, Any]  # {"failures": [a failure's fields], "lost_steps": n}: the content of failures.json
 
 FILE = "failures.json"  # in a stage's folder
 SAME = 3  # failures of one kind at one step that end a stage
 FRUITLESS = 10  # failures without a checkpoint between them that end a stage
-CAREFUL = 50  # steps past a failure's in which every step is announced before it is carried out
+CAREFUL = 50  # steps past a failure's during which every step is announced before it is carried out
 
 ADVICE = (" Some common causes include", " This is typically caused by")  # Ray's and gloo's, whatever happened
 VARYING = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+")  # addresses, process and node ids, times
@@ -82,19 +32,110 @@ class Failure:
     """One interruption of a stage."""
 
     step: int  # that was being carried out, counted from 1; 0 before the first
-    resumed: int  # the step of the checkpoint that the failed attempt had begun from
+    resumed: int  # step of the checkpoint from which the failed attempt had started
     what: str  # the first worker's error, one line
     workers: int  # of the failed attempt
     preempted: bool = False  # a machine was taken away, with notice or without
 
     @property
     def kind(self) -> str:
-        """The error without what differs from one try to the next."""
+        """The error without the parts that vary between attempts."""
         return VARYING.sub("#", self.what)
 
 
+@dataclass(frozen=True)
+class WorkerJoined:
+    """A worker is ready to train."""
+
+    world_size: int
+    rank: int
+    host: str
+
+
+@dataclass(frozen=True)
+class AttemptStarted:
+    """All workers resume from a step."""
+
+    step: int
+    workers: int
+    record: Record
+
+
+@dataclass(frozen=True)
+class StepReached:
+    """Live progress: the mean terms up to a step."""
+
+    step: int
+    terms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RowsLogged:
+    """The curve's rows since the last checkpoint."""
+
+    rows: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Validation scores after a step; the worker waits for an answer whether to continue."""
+
+    step: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class WarningRaised:
+    """A message for the user."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class AttemptFailed:
+    """An attempt was interrupted."""
+
+    failure: Failure
+    record: Record
+
+
+@dataclass(frozen=True)
+class NonFiniteFound:
+    """A term, a gradient or a score is not finite: the stage ends."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class RetriesExhausted:
+    """Another attempt would not help: the stage ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class StorageUnavailable:
+    """The run's storage cannot be written: the stage ends."""
+
+    reason: str
+
+
+Event = (
+    WorkerJoined
+    | AttemptStarted
+    | StepReached
+    | RowsLogged
+    | Validated
+    | WarningRaised
+    | AttemptFailed
+    | NonFiniteFound
+    | RetriesExhausted
+    | StorageUnavailable
+)
+
+
 def one_line(error: Exception) -> str:
-    """What an error says at last: of several lines the last one holds the cause. Without advice that always follows."""
+    """Return an error's last line, which holds the cause, without advice that always follows."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[-1] if lines else repr(error)
     for advice in ADVICE:
@@ -102,8 +143,8 @@ def one_line(error: Exception) -> str:
     return said
 
 
-def verdict(failures: Sequence[Failure]) -> str:
-    """Why it is no use to try again, in words; "" where it is."""
+def stop_reason(failures: Sequence[Failure]) -> str:
+    """Return why another attempt would not help; "" if it may."""
     tries = [failure for failure in failures if not failure.preempted]
     last = tries[-SAME:]
     if len(last) == SAME and len({(failure.step, failure.kind) for failure in last}) == 1:
@@ -119,71 +160,125 @@ def verdict(failures: Sequence[Failure]) -> str:
 
 
 def lost_steps(failures: Sequence[Failure], resumed: Sequence[int]) -> int:
-    """Steps that were carried out more than once: from the checkpoint gone on from to the failed step.
+    """Return the number of repeated steps: from each checkpoint resumed from to the failed step.
 
-    `resumed` are the steps from which it went on after each failure.
+    `resumed` holds the steps from which training resumed after each failure.
     """
     return sum(max(0, f.step - 1 - again) for f, again in zip(failures, resumed, strict=False))
 
 
 class Attempts:
-    """The attempts at a stage, as its workers tell of them. Lives in the board's process."""
+    """The attempts at a stage, as its workers report them."""
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
-        self.resumed: list[int] = []  # where each attempt but the first began
-        self._step, self._start, self._workers, self._under_way = 0, 0, 0, False
-        self._said: tuple[int, str] | None = None  # the first error that a worker itself told of, and its step
+        self.resumed: list[int] = []  # the first step of each attempt but the first
+        self._step, self._start, self._workers, self._running = 0, 0, 0, False
+        self._reported: tuple[int, str] | None = None  # the first error that a worker itself reported, and its step
 
-    def begins(self, step: int, workers: int) -> int:
-        """An attempt begins from a checkpoint's step. Gives the step up to which each one is to be announced.
+    def start(self, step: int, workers: int) -> int:
+        """Start an attempt from a checkpoint's step; return the step up to which each step is to be announced.
 
-        Where the attempt before did not fail, Ray ended it: a machine was taken away, or there is room for more.
+        If the attempt before did not fail, Ray ended it: a machine was taken away, or there is room for more workers.
         """
-        if self._under_way:
+        if self._running:
             resized = f"the number of workers changed from {self._workers} to {workers}"
-            self.failed(resized if workers != self._workers else "a machine was taken away", preempted=True)
-        self._start, self._step, self._workers, self._said = step, step, workers, None
-        self._under_way = True
+            self.fail(resized if workers != self._workers else "a machine was taken away", preempted=True)
+        self._start, self._step, self._workers, self._reported = step, step, workers, None
+        self._running = True
         if self.failures:
             self.resumed.append(step)
         return max((failure.step for failure in self.failures), default=-CAREFUL) + CAREFUL
 
-    def at(self, step: int) -> None:
+    def reach(self, step: int) -> None:
+        """Note that a step is being carried out."""
         self._step = max(self._step, step)
 
-    def raised(self, step: int, what: str) -> None:
-        """A worker's own error: the first one counts, for the others' follow from it."""
-        if self._said is None:
-            self._said = (step, what)
+    def report_error(self, step: int, what: str) -> None:
+        """Note a worker's own error; the first one counts, since the others' follow from it."""
+        if self._reported is None:
+            self._reported = (step, what)
 
-    def failed(self, what: str, *, preempted: bool = False, died: bool = False) -> Failure:
-        """An attempt has ended; `what` is what was seen of it from outside.
+    def fail(self, what: str, *, preempted: bool = False, died: bool = False) -> Failure:
+        """End an attempt; `what` is the error as seen from outside.
 
-        Where a worker `died`, that is the cause, and what the others told of follows from it.
+        If a worker `died`, that is the cause, and the errors that the others reported follow from it.
         """
-        step, said = (self._step, what) if died or self._said is None else self._said
+        step, said = (self._step, what) if died or self._reported is None else self._reported
         failure = Failure(step, self._start, said, self._workers, preempted)
         self.failures.append(failure)
-        self._said, self._under_way = None, False
+        self._reported, self._running = None, False
         return failure
 
     def record(self) -> Record:
+        """Return the failures and the number of repeated steps."""
         failures = [asdict(failure) for failure in self.failures]
         return {"failures": failures, "lost_steps": lost_steps(self.failures, self.resumed)}
 
 
-def joined(before: Record, record: Record) -> Record:
-    """The record of a stage over several commands."""
+def merge_records(before: Record, record: Record) -> Record:
+    """Return the record of a stage over several commands."""
     return {name: before[name] + record[name] for name in ("failures", "lost_steps")}
 
 
 def read_failures(folder: Path) -> Record:
-    """What interrupted a stage, by its folder."""
+    """Read the record of interruptions from a stage's folder."""
     return read_json(folder / FILE) or {"failures": [], "lost_steps": 0}
 
 
-def write_failures(store: Store, place: str, record: Record) -> None:
-    """Keeps what interrupted a stage whose folder within the run is `place`."""
-    write_json(store.folder / place / FILE, record)
-    store.publish(f"{place}/{FILE}")
+def write_failures(store: Store, prefix: str, record: Record) -> None:
+    """Write the record of interruptions of the stage at `prefix` within the run."""
+    write_json(store.folder / prefix / FILE, record)
+    store.publish(f"{prefix}/{FILE}")
+
+
+class EventQueue:
+    """Queue of events from workers and controller to the driver: an actor without a CPU of its own."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._answers: dict[int, bool] = {}
+        self._attempts = Attempts()
+        self._storage_failure = ""
+
+    def put(self, event: Event) -> None:
+        """Append an event."""
+        if isinstance(event, StorageUnavailable):
+            self._storage_failure = event.reason  # no further attempt is made
+        self._events.append(event)
+
+    def drain(self) -> list[Event]:
+        """Return all events in order and empty the queue."""
+        events, self._events = self._events, []
+        return events
+
+    def answer(self, step: int, should_continue: bool) -> None:
+        """Answer the validation after a step."""
+        self._answers[step] = should_continue
+
+    def take_answer(self, step: int) -> bool | None:
+        """Return the answer to the validation after a step, once; None while there is none."""
+        return self._answers.pop(step, None)
+
+    def start_attempt(self, step: int, workers: int) -> int:
+        """Start an attempt as in `Attempts.start`, and queue the event."""
+        careful_until = self._attempts.start(step, workers)
+        self.put(AttemptStarted(step, workers, self._attempts.record()))
+        return careful_until
+
+    def reach(self, step: int) -> None:
+        """Note that a step is being carried out."""
+        self._attempts.reach(step)
+
+    def report_error(self, step: int, what: str) -> None:
+        """Note a worker's own error."""
+        self._attempts.report_error(step, what)
+
+    def fail_attempt(self, what: str, preempted: bool, died: bool) -> None:
+        """End an attempt as in `Attempts.fail`, and queue the event."""
+        failure = self._attempts.fail(what, preempted=preempted, died=died)
+        self.put(AttemptFailed(failure, self._attempts.record()))
+
+    def stop_reason(self) -> str:
+        """Return why another attempt would not help; "" if it may."""
+        return self._storage_failure or stop_reason(self._attempts.failures)

@@ -1,12 +1,10 @@
-"""The driver's side of a stage that trains elsewhere: it hears of steps, rows, judgements and interruptions.
-
-One TorchTrainer for each stage: the stages of a system in order, what is done is skipped.
-"""
+"""The driver's side of a stage: one `TorchTrainer` that trains it on Ray, and a thread that handles its events."""
 
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, assert_never
 
 import ray
 import ray.exceptions
@@ -17,149 +15,153 @@ from ray.train.torch import TorchTrainer
 from posegen.cluster.connecting import on_this_node
 from posegen.cluster.resources import Workers, threads_per_worker
 from posegen.storage.files import StorageFailed, reason_of
+from posegen.training import events
 from posegen.training.checkpoints import RAY_STATE, Curve
-from posegen.training.events import FILE, Board, Failure, Record, joined, one_line, read_failures, write_failures
+from posegen.training.events import Event, EventQueue
 from posegen.training.task import Task
-from posegen.training.worker import OverNodesNetwork, run_worker
+from posegen.training.worker import EVENT, WORKER, OverNodesNetwork, WorkerConfig, run_worker
 
-LISTEN_EVERY = 0.25  # seconds between two looks at the board
+POLL_EVERY = 0.25  # seconds between two looks at the queue
+RESIZE_EVERY = 60.0  # seconds between two checks whether there is room for more workers
+CONTROLLER_FAILURES = 3  # failures of Ray's own controller, such as workers that do not start
 
 Show = Callable[[int, dict[str, float]], None]  # (step, terms)
 Decide = Callable[[int, dict[str, float]], bool]  # (step, the validation scores) -> whether to train further
 
 
-class Listener:
-    """Takes the board's messages while a stage trains, and once more at its end."""
+class Diverged(ValueError):
+    """A stage stopped because a term, a gradient or a score is not finite: a retry would not help."""
 
-    def __init__(
-        self,
-        board: Any,
-        task: Task,
-        log_rows: Callable[[Curve], None],
-        show: Show,
-        warn: Callable[[str], None],
-        say: Callable[[str], None],
-        decide: Decide,
-    ) -> None:
-        self.stopped = self.hopeless = self.storage_failed = ""
-        self._board, self._task, self._warn, self._say = board, task, warn, say
-        self._hosts: dict[int, str] = {}  # of the workers that have joined, by rank
-        self._log_rows, self._show, self._decide = log_rows, show, decide
-        self._before = read_failures(task.store.fetch(f"{task.place}/{FILE}").parent)
+
+@dataclass
+class EventLoop:
+    """Handles the queue's events in a thread while a stage trains, and once more at its end."""
+
+    queue: Any  # the actor of an EventQueue
+    task: Task
+    log_rows: Callable[[Curve], None]
+    show: Show
+    warn: Callable[[str], None]
+    say: Callable[[str], None]
+    decide: Decide
+    diverged: str = ""
+    storage_failed: str = ""
+    exhausted: str = ""
+    _hosts: dict[int, str] = field(default_factory=dict)  # of the workers that have joined, by rank
+
+    def __post_init__(self) -> None:
+        folder = self.task.store.fetch(f"{self.task.prefix}/{events.FILE}").parent
+        self._before = events.read_failures(folder)
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
 
     @property
     def why_ended(self) -> str:
-        """Why the stage ended before its last step, in words; "" where it did not."""
-        return self.stopped or self.storage_failed or self.hopeless
+        """Why the stage ended before its last step; "" if it did not."""
+        return self.diverged or self.storage_failed or self.exhausted
 
-    def __enter__(self) -> "Listener":
+    def __enter__(self) -> "EventLoop":
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        self._take()
+        self._drain()
 
-    def _listen(self) -> None:
-        while not self._done.wait(LISTEN_EVERY):
-            self._take()
+    def _poll(self) -> None:
+        while not self._done.wait(POLL_EVERY):
+            self._drain()
 
-    def _take(self) -> None:
+    def _drain(self) -> None:
         try:
-            messages = ray.get(self._board.take.remote())
-        except ray.exceptions.RayError:  # the cluster is going away; what ends the run says so
+            drained: list[Event] = ray.get(self.queue.drain.remote())
+        except ray.exceptions.RayError:  # the cluster is going away; the error that ends the run says so
             return
-        for kind, content in messages:
-            getattr(self, f"_on_{kind}")(content)
+        for event in drained:
+            self.handle(event)
 
-    def _on_joined(self, content: tuple[int, int, str]) -> None:
-        world_size, rank, host = content
-        self._hosts[rank] = host
-        if world_size > 1 and len(self._hosts) == world_size:
-            hosts = ", ".join(self._hosts[each] for each in sorted(self._hosts))
-            self._say(f"{self._task.stage.name}: {world_size} workers on {hosts}")
-        if len(self._hosts) == world_size:
+    def handle(self, event: Event) -> None:
+        """Handle one event."""
+        match event:
+            case events.WorkerJoined():
+                self._on_joined(event)
+            case events.AttemptStarted():
+                self._on_started(event)
+            case events.StepReached(step, terms):
+                self.show(step, terms)
+            case events.RowsLogged(rows):
+                self._log(rows)
+            case events.Validated(step, scores):
+                self.queue.answer.remote(step, self.decide(step, scores))
+            case events.WarningRaised(message):
+                self.warn(message)
+            case events.AttemptFailed():
+                self._on_failed(event)
+            case events.NonFiniteFound(message):
+                self.diverged = message
+            case events.RetriesExhausted(reason):
+                self.exhausted = reason
+            case events.StorageUnavailable(reason):
+                self.storage_failed = reason
+            case _:
+                assert_never(event)
+
+    def _on_joined(self, event: events.WorkerJoined) -> None:
+        self._hosts[event.rank] = event.host
+        if len(self._hosts) == event.world_size:
+            if event.world_size > 1:
+                hosts = ", ".join(self._hosts[rank] for rank in sorted(self._hosts))
+                self.say(f"{self.task.stage.name}: {event.world_size} workers on {hosts}")
             self._hosts = {}
 
-    def _on_step(self, content: tuple[int, dict[str, float]]) -> None:
-        self._show(*content)
-
-    def _on_rows(self, rows: Curve) -> None:
+    def _log(self, rows: Curve) -> None:
         try:
-            self._log_rows(rows)
+            self.log_rows(rows)
         except Exception as error:  # a tracking failure never ends a training
-            self._warn(f"tracking failed, training goes on: {error!r}")
+            self.warn(f"tracking failed, training continues: {error!r}")
 
-    def _on_stopped(self, why: str) -> None:
-        self.stopped = why
-
-    def _on_hopeless(self, why: str) -> None:
-        self.hopeless = why
-
-    def _on_storage_failed(self, why: str) -> None:
-        self.storage_failed = why
-
-    def _on_judged(self, content: tuple[int, dict[str, float]]) -> None:
-        self._board.answer.remote(content[0], self._decide(*content))
-
-    def _on_warning(self, text: str) -> None:
-        self._warn(text)
-
-    def _on_failed(self, content: tuple[Failure, Record]) -> None:
-        failure, record = content
-        self._hosts = {}  # of those that had joined, not all live
-        self._keep(record)
-        at = f"at step {failure.step} of {self._task.stage.steps}"
-        self._warn(
-            f"{self._task.stage.name} was interrupted {at} ({failure.what}); going on from the last checkpoint. "
-            f"Interruption {len(record['failures'])} of this stage"
+    def _on_failed(self, event: events.AttemptFailed) -> None:
+        self._hosts = {}  # some of the workers that had joined are lost
+        self._keep(event.record)
+        at = f"at step {event.failure.step} of {self.task.stage.steps}"
+        self.warn(
+            f"{self.task.stage.name} was interrupted {at} ({event.failure.what}); resuming from the last checkpoint. "
+            f"Interruption {len(event.record['failures'])} of this stage"
         )
 
-    def _on_begins(self, content: tuple[int, int, Record]) -> None:
-        step, workers, record = content
-        if record["failures"]:
-            self._keep(record)
-            self._warn(
-                f"{self._task.stage.name} goes on from step {step} with {workers} worker(s); {record['lost_steps']} "
-                "steps repeated in all"
+    def _on_started(self, event: events.AttemptStarted) -> None:
+        if event.record["failures"]:
+            self._keep(event.record)
+            self.warn(
+                f"{self.task.stage.name} resumes from step {event.step} with {event.workers} worker(s); "
+                f"{event.record['lost_steps']} steps repeated in all"
             )
 
-    def _keep(self, record: Record) -> None:
-        """Storage that fails here must not end the listening: trials wait for answers."""
+    def _keep(self, record: events.Record) -> None:
+        """Write the record. A storage failure must not end the thread: trials wait for answers."""
         try:
-            write_failures(self._task.store, self._task.place, joined(self._before, record))
+            events.write_failures(self.task.store, self.task.prefix, events.merge_records(self._before, record))
         except StorageFailed as error:
-            self._warn(f"the interruption is not kept: {error}")
+            self.warn(f"the interruption is not kept: {error}")
 
 
-__all__ = ["Decide", "Diverged", "launch_stage"]
+class ForwardEvents(UserCallback):
+    """Forwards the workers' reports and errors from Ray's controller to the queue."""
 
-RESIZE_EVERY = 60.0  # seconds between two looks whether there is room for more workers
-CONTROLLER_FAILURES = 3  # failures of Ray's own controller, such as workers that do not start
-
-
-class Diverged(ValueError):
-    """A stage stopped because a term, a gradient or a score is not a number any more: another try would not help."""
-
-
-class Reports(UserCallback):
-    """On the controller: hands the curve's rows, and what the driver must know, to the board."""
-
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
 
     def after_report(self, run_context, metrics, checkpoint) -> None:
-        for kind, content in metrics[0].items():
-            self._board.post.remote(kind, content)
+        """Queue the event that the workers reported; they all report the same."""
+        self._queue.put.remote(metrics[0][EVENT])
 
     def after_exception(self, run_context, worker_exceptions) -> None:
+        """Queue the failure of an attempt."""
         errors = list(worker_exceptions.values())
         dead = [error for error in errors if isinstance(error, ray.exceptions.RayActorError)]
         preempted = any(getattr(error, "preempted", False) for error in dead)
-        self._board.failed.remote(one_line((dead or errors)[0]), preempted, bool(dead))
+        self._queue.fail_attempt.remote(events.one_line((dead or errors)[0]), preempted, bool(dead))
 
 
 def launch_stage(
@@ -174,77 +176,80 @@ def launch_stage(
     side_by_side: int = 1,
     decide: Decide = lambda step, scores: True,
 ) -> None:
-    """Trains one stage on Ray Train and returns when its last checkpoint is written.
+    """Train one stage on Ray Train until its last checkpoint is written.
 
-    The workers take an even share of the cluster's CPUs, `side_by_side` such stages having room at once. With a range
-    of workers, as many train as there is room for; what is lost or comes changes their number. `decide` says after each
-    validation by the task's validator whether to train further; where it says no, the stage ends there. What
-    interrupted it is kept in the stage's failures.json.
+    Interruptions are recorded in the stage's failures.json.
 
-    Raises Diverged where a term or score stopped being finite, StorageFailed where the run's storage took nothing for
-    long, ValueError where the same failure came back as often as `failures.verdict` allows.
+    Args:
+        task: The stage.
+        workers: Number of workers. With a range, as many train as there is room for, and their number changes with the
+            machines.
+        use_gpu: Whether each worker has a GPU.
+        log_rows: Receives the curve's rows with each checkpoint.
+        show: Receives steps and terms as live progress.
+        warn: Receives warnings.
+        say: Receives the workers' hosts.
+        side_by_side: Stages that train at the same time; the workers of all have equal shares of the cluster's CPUs.
+        decide: Returns after each validation whether to continue; the stage ends where it returns False.
+
+    Raises:
+        Diverged: A term or score is not finite.
+        StorageFailed: The run's storage could not be written for long.
+        ValueError: The same failure came back as often as `events.stop_reason` allows.
     """
-    board = _board()
-    trainer = _trainer(task, board, workers, threads_per_worker(workers.most * side_by_side, use_gpu=use_gpu), use_gpu)
-    listener = Listener(board, task, log_rows, show, warn, say, decide)
+    queue = ray.remote(num_cpus=0)(EventQueue).options(scheduling_strategy=on_this_node()).remote()  # outlives others
+    threads = threads_per_worker(workers.most * side_by_side, use_gpu=use_gpu)
+    trainer = _trainer(task, queue, workers, threads, use_gpu)
+    loop = EventLoop(queue, task, log_rows, show, warn, say, decide)
     try:
-        with listener:
+        with loop:
             _fit(trainer, task)
     except ValueError:
-        if not listener.why_ended:  # else Ray failed where it was about to end
+        if not loop.why_ended:  # else Ray failed while the stage was about to end
             raise
     finally:
-        task.store.remove(f"{task.place}/{RAY_STATE}")
-    if listener.stopped:
-        raise Diverged(listener.stopped)
-    if listener.why_ended:
-        why = listener.why_ended.rstrip(".")
-        raise (StorageFailed if listener.storage_failed else ValueError)(
-            f"stage '{task.stage.name}' stopped: {why}. Its checkpoints in {task.store.at(task.place)} are good, and "
-            "the same command goes on from the last one."
+        task.store.remove(f"{task.prefix}/{RAY_STATE}")
+    if loop.diverged:
+        raise Diverged(loop.diverged)
+    if loop.why_ended:
+        why = loop.why_ended.rstrip(".")
+        raise (StorageFailed if loop.storage_failed else ValueError)(
+            f"stage '{task.stage.name}' stopped: {why}. Its checkpoints in {task.store.at(task.prefix)} are good: "
+            "rerun the same command to resume from the last one."
         )
 
 
-def _trainer(task: Task, board: Any, workers: Workers, threads: int, use_gpu: bool) -> TorchTrainer:
-    callbacks: list[UserCallback] = [Reports(board)]
+def _trainer(task: Task, queue: Any, workers: Workers, threads: int, use_gpu: bool) -> TorchTrainer:
+    callbacks: list[UserCallback] = [ForwardEvents(queue)]
     return TorchTrainer(
         run_worker,
-        train_loop_config={"task": task, "board": board, "threads": threads},
+        train_loop_config={WORKER: WorkerConfig(task, queue, threads)},
         torch_config=OverNodesNetwork(),
         scaling_config=ScalingConfig(
             num_workers=(workers.fewest, workers.most) if workers.elastic else workers.most,
             use_gpu=use_gpu,
-            resources_per_worker=_share(threads, use_gpu),
+            resources_per_worker={"CPU": threads, "GPU": 1} if use_gpu else {"CPU": threads},
             elastic_resize_monitor_interval_s=RESIZE_EVERY,
         ),
         run_config=RunConfig(
             name=uuid.uuid4().hex[:12],  # the loop resumes, not Ray by a name
-            storage_path=task.store.at(f"{task.place}/{RAY_STATE}"),
+            storage_path=task.store.at(f"{task.prefix}/{RAY_STATE}"),
             failure_config=FailureConfig(max_failures=-1, controller_failure_limit=CONTROLLER_FAILURES),
             callbacks=callbacks,
         ),
     )
 
 
-def _board() -> Any:
-    """On the driver's own node: it must outlive every other."""
-    return ray.remote(num_cpus=0)(Board).options(scheduling_strategy=on_this_node()).remote()
-
-
-def _share(threads: int, use_gpu: bool) -> dict[str, float]:
-    return {"CPU": threads, "GPU": 1} if use_gpu else {"CPU": threads}
-
-
 def _fit(trainer: TorchTrainer, task: Task) -> None:
     try:
         trainer.fit()
-    except OSError as error:  # what Ray keeps of itself lies in the run too
+    except OSError as error:  # Ray keeps its own state in the run, too
         raise StorageFailed(
-            f"{task.store.at(task.place)} cannot be written: {reason_of(error)}. Free space there, see that it can be "
-            "written to, or write elsewhere (--run). What was written before is whole, and the same command goes on."
+            f"{task.store.at(task.prefix)} cannot be written: {reason_of(error)}. Free space there, see that it can be "
+            "written to, or write elsewhere (--run). What was written before is whole: rerun the command to resume."
         ) from error
     except ray.train.TrainingFailedError as error:
         raise ValueError(
-            f"stage '{task.stage.name}' could not be trained; its checkpoints in {task.store.at(task.place)} are good, "
-            f"and the same command goes on from them.\n{error}"
+            f"stage '{task.stage.name}' could not be trained; its checkpoints in {task.store.at(task.prefix)} are "
+            f"good: rerun the same command to resume from them.\n{error}"
         ) from error

@@ -1,10 +1,11 @@
-"""What a training worker runs: batches, resume, steps, checkpoints, reports.
+"""The training loop: batches, resume, steps, checkpoints, validation.
 
-The same loop runs under Ray Train and in a bare process: everything that differs is in a small `Context`.
+The same loop runs under Ray Train and in a bare process; the differences are in a small `Context`.
 """
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,181 +18,183 @@ from posegen.data.loading.to_device import to_columns
 from posegen.stage import Continuing, Networks, Stage, System
 from posegen.storage.files import StorageFailed, remove_leftovers
 from posegen.training import checkpoints
-from posegen.training.checkpoints import Curve, Progress, Saver, trained_networks
-from posegen.training.loss_log import Journal, validation_scores
-from posegen.training.step import Game, autocast, new_game
+from posegen.training.checkpoints import AsyncCheckpointer, Curve, Progress, trained_networks
+from posegen.training.loss_log import LossLog, validation_scores
+from posegen.training.step import Trainer, autocast, build_trainer
 from posegen.training.task import Context, Task
 
-LOOK_EVERY = 5.0  # seconds between two looks whether a machine is about to be taken away
+T = TypeVar("T")
+
+PREEMPTION_EVERY = 5.0  # seconds between two checks for machines that are about to be taken away
 
 
 def train_stage(task: Task, context: Context) -> None:
-    """Trains the stage from its latest checkpoint of the same recipe, or from the start, to its last step.
+    """Train the stage from its latest checkpoint with the same config hash, or from the start, to its last step.
 
-    Every rank reports at the same steps. Where the task has a validator, its scores go into the curve, and after each
-    judgement the context says whether to go on; a stage that was told to stop ends with a checkpoint of that step.
-    Checkpoints are written while training goes on; the last one is there when this returns.
-    Raises NonFinite on all ranks where a term, a gradient or a score stops being finite; the checkpoints written
-    before are good.
+    Every rank reports at the same steps. With a validator, its scores go into the curve, and after each validation the
+    context decides whether to continue; a stage that stops early ends with a checkpoint of that step. Checkpoints are
+    written while training continues; the last one is complete when this returns.
+
+    Raises NonFinite on all ranks if a term, a gradient or a score is not finite; the checkpoints written before are
+    good.
     """
-    saver = Saver(task.store, task.place, keep=task.keep)
+    checkpointer = AsyncCheckpointer(task.store, task.prefix, keep=task.keep)
     try:
-        _train(task, context, saver)
-        saver.wait()
+        _train(task, context, checkpointer)
+        checkpointer.wait()
     finally:
-        saver.close()
+        checkpointer.close()
 
 
-def _train(task: Task, context: Context, saver: Saver) -> None:
-    wrap, rank = _wrapping(context), context.rank
-    game = new_game(
+def _train(task: Task, context: Context, checkpointer: AsyncCheckpointer) -> None:
+    trainer = build_trainer(
         task.stage,
         seed=task.seed,
         device=context.device,
-        rank=rank,
-        share=even_shares(task.stage.batch_size, rank, context.world_size),
-        wrap=wrap,
+        rank=context.rank,
+        share=even_shares(task.stage.batch_size, context.rank, context.world_size),
+        wrap=_distribute if context.world_size > 1 else lambda network: network,
         weights=task.weights,
     )
     earlier = earlier_networks(task, context.device)
-    start, curve = resume(game, task, context)
-    context.begins(start)
+    start, curve = resume(trainer, task, context)
+    context.on_start(start)
     if start == 0 and isinstance(task.stage, Continuing):
-        _start_from(task.stage.starts_from, game, earlier)
-    journal, clock = Journal(task, context, curve, game.share), Clock(task, context)
-    batches = stage_batches(task, context, earlier, range(start * game.turns, task.stage.steps * game.turns))
-    if not _told_to_go_on(start, task, context, curve):
+        _warm_start(task.stage.starts_from, trainer, earlier)
+    log, clock = LossLog(task, context, curve, trainer.share), CheckpointClock(task, context)
+    per_step = trainer.batches_per_step
+    batches = stage_batches(task, context, earlier, range(start * per_step, task.stage.steps * per_step))
+    if not _should_continue(start, task, context, curve):
         return
     for step in range(start + 1, task.stage.steps + 1):
-        context.at(step)
-        journal.add(step, game.play(step - 1, lambda: next(batches)))
+        context.on_step(step)
+        log.add(step, trainer.step(step - 1, lambda: next(batches)))
         if any(player.skip_when for player in task.stage.players):
-            game.last_terms |= journal.latest()
+            trainer.last_terms |= log.latest()
         if task.validates_at(step):
-            journal.validated(step, _judged(step, task, context, game, earlier))
+            log.validated(step, _validate(step, task, context, trainer, earlier))
         if clock.save_after(step):
-            _save(step, task, context, game, journal, saver)
-        if not _told_to_go_on(step, task, context, curve):
+            _save(step, task, context, trainer, log, checkpointer)
+        if not _should_continue(step, task, context, curve):
             return
 
 
+def _distribute(network: nn.Module) -> nn.Module:
+    """Wrap one network: a single DistributedDataParallel around several players fails."""
+    return DistributedDataParallel(network, broadcast_buffers=False)
+
+
 def even_shares(batch_size: int, rank: int, world_size: int) -> float:
-    """A rank's pairs of a global batch, in even shares."""
+    """Return a rank's pairs of a global batch, relative to an even share."""
     own = share_of(batch_size, rank, world_size)
     return (own.stop - own.start) * world_size / batch_size
 
 
-class Clock:
-    """When checkpoints are due: every so many steps or minutes, before a machine is taken away, and at the end."""
+class CheckpointClock:
+    """Says when checkpoints are due: every so many steps or minutes, before a machine is taken away, at the end."""
 
     def __init__(self, task: Task, context: Context) -> None:
         self._task, self._context = task, context
-        self._saved = self._looked = time.monotonic()
+        self._saved = self._checked = time.monotonic()
 
     def save_after(self, step: int) -> bool:
-        """Whether to save after a step; the same on all ranks. Time and machines are looked at with each row."""
+        """Return whether to save after a step; the same on all ranks. Time and machines are checked with each row."""
         task = self._task
         every = task.checkpoint_every.steps
         due = step == task.stage.steps or bool(every and step % every == 0) or task.validates_at(step)
         if not due and step % task.log_every == 0:
-            due = self._asked_for()
+            due = self._due_by_time()
         if due:
             self._saved = time.monotonic()
         return due
 
-    def _asked_for(self) -> bool:
+    def _due_by_time(self) -> bool:
         now, minutes = time.monotonic(), self._task.checkpoint_every.minutes
         passed = bool(minutes) and now - self._saved >= 60 * minutes
-        late, look = self._by_rank_0(passed, now - self._looked > LOOK_EVERY)
-        if look:
-            self._looked = now
-            late |= self._context.leaving()
-        return late
+        due, check = self._of_rank_0(passed, now - self._checked > PREEMPTION_EVERY)
+        if check:
+            self._checked = now
+            due |= self._context.preempted()
+        return due
 
-    def _by_rank_0(self, *wishes: bool) -> list[bool]:
-        """What rank 0's clock says, on all ranks."""
+    def _of_rank_0(self, *flags: bool) -> list[bool]:
+        """Return rank 0's flags on all ranks."""
         if self._context.world_size == 1:
-            return list(wishes)
-        told = torch.tensor(wishes, device=self._context.device, dtype=torch.uint8)
-        dist.broadcast(told, src=0)
-        return [bool(wish) for wish in told.tolist()]
+            return list(flags)
+        shared = torch.tensor(flags, device=self._context.device, dtype=torch.uint8)
+        dist.broadcast(shared, src=0)
+        return [bool(flag) for flag in shared.tolist()]
 
 
-def _save(step: int, task: Task, context: Context, game: Game, journal: Journal, saver: Saver) -> None:
-    rows = journal.flush()
+def _save(
+    step: int, task: Task, context: Context, trainer: Trainer, log: LossLog, checkpointer: AsyncCheckpointer
+) -> None:
+    rows = log.flush()
     if context.rank == 0:
-        progress = Progress(step, task.recipe, task.seed, dict(game.last_terms))
-        saver.save(checkpoints.snapshot(game, progress, journal.curve))
-    context.saved(rows)
+        progress = Progress(step, task.config_hash, task.seed, dict(trainer.last_terms))
+        checkpointer.save(checkpoints.snapshot(trainer, progress, log.curve))
+    context.on_checkpoint(rows)
 
 
-def _judged(
-    step: int, task: Task, context: Context, game: Game, earlier: Mapping[str, Networks]
+def _validate(
+    step: int, task: Task, context: Context, trainer: Trainer, earlier: Mapping[str, Networks]
 ) -> dict[str, float] | ValueError:
-    """The validation scores, the same on every rank: rank 0 validates, the others wait. What it raised, as a value."""
-    outcome: list[dict[str, float] | ValueError] = [{}]
+    """Return rank 0's validation scores on every rank. A ValueError is returned so that all ranks can raise it."""
+    outcome: dict[str, float] | ValueError = {}
     if context.rank == 0 and task.validator is not None:
-        own = game.bare | game.averages
+        own = trainer.bare | trainer.averages
         for network in own.values():
             network.eval()
         try:
-            outcome = [task.validator({**earlier, task.stage.name: own}, step, context.device)]
+            outcome = task.validator({**earlier, task.stage.name: own}, step, context.device)
         except StorageFailed:
             raise
         except ValueError as error:
-            outcome = [error]
-        for network in game.bare.values():
+            outcome = error
+        for network in trainer.bare.values():
             network.train()
-    if context.world_size > 1:
-        dist.broadcast_object_list(outcome, src=0, device=context.device)
-    return outcome[0]
+    return _broadcast(outcome, context)
 
 
-def _told_to_go_on(step: int, task: Task, context: Context, curve: Curve) -> bool:
-    """Whether to train further after this step: only a judgement can end a stage early."""
+def _should_continue(step: int, task: Task, context: Context, curve: Curve) -> bool:
+    """Return whether to train further after this step: only a validation can end a stage early."""
     if not task.validates_at(step):
         return True
-    answer = [True]
-    if context.rank == 0:
-        answer = [context.goes_on(step, validation_scores(curve)[-1][1])]
+    answer = context.rank > 0 or context.should_continue(step, validation_scores(curve)[-1][1])  # rank 0's counts
+    return _broadcast(answer, context)
+
+
+def _broadcast(value: T, context: Context) -> T:
+    """Return rank 0's value on every rank."""
+    values = [value]
     if context.world_size > 1:
-        dist.broadcast_object_list(answer, src=0, device=context.device)
-    return answer[0]
+        dist.broadcast_object_list(values, src=0, device=context.device)
+    return values[0]
 
 
-def _wrapping(context: Context):
-    """Each network is its own DistributedDataParallel: one around several players fails."""
-    if context.world_size == 1:
-        return lambda network: network
+def resume(trainer: Trainer, task: Task, context: Context) -> tuple[int, Curve]:
+    """Restore the newest checkpoint on all ranks, and return its step and curve; (0, []) without one.
 
-    def wrap(network: nn.Module) -> nn.Module:
-        return DistributedDataParallel(network, broadcast_buffers=False)
-
-    return wrap
-
-
-def resume(game: Game, task: Task, context: Context) -> tuple[int, Curve]:
-    """Step and curve to go on from, the same on all ranks. A checkpoint of another recipe or beyond the last step is an
-    error here: the plan has removed those that should not count."""
-    names = [""]
+    A checkpoint with another config hash or beyond the last step is an error here: the plan has removed those.
+    """
+    name = ""
     if context.rank == 0:
         remove_leftovers(task.folder, older_than=0)
-        names = [checkpoints.newest_name(task.store, task.place)]
-    if context.world_size > 1:
-        dist.broadcast_object_list(names, src=0, device=context.device)
-    if not names[0]:
-        if context.rank == 0:  # what this node has of a stage that the run does not have is not to be counted as kept
-            task.store.fetch(task.place, wanted=lambda inside: False)
+        name = checkpoints.newest_name(task.store, task.prefix)
+    name = _broadcast(name, context)
+    if not name:
+        if context.rank == 0:  # checkpoints on this node that the run does not have must not count among those kept
+            task.store.fetch(task.prefix, wanted=lambda inside: False)
         return 0, []
-    newest = checkpoints.fetch_checkpoint(task.store, task.place, names[0])
-    progress, curve = checkpoints.restore(game, newest)
-    assert progress.recipe == task.recipe, f"{newest} is of another recipe"
+    newest = checkpoints.fetch_checkpoint(task.store, task.prefix, name)
+    progress, curve = checkpoints.restore(trainer, newest)
+    assert progress.config_hash == task.config_hash, f"{newest} has another config hash"
     assert progress.step <= task.stage.steps, f"{newest} is beyond the last step"
     return progress.step, curve
 
 
 def earlier_networks(task: Task, device: torch.device) -> dict[str, Networks]:
-    """The finished networks of the stages before, frozen, by stage."""
+    """Load the trained networks of the earlier stages that this one needs, frozen, by stage."""
     stage = task.stage
     continued = {name for name, _ in stage.starts_from.values()} if isinstance(stage, Continuing) else set()
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
@@ -201,21 +204,21 @@ def earlier_networks(task: Task, device: torch.device) -> dict[str, Networks]:
     return {s.name: trained_networks(s, task.store.folder / task.folders[s.name], device) for s in earlier}
 
 
-def _start_from(origins: Mapping[str, tuple[str, str]], game: Game, earlier: Mapping[str, Networks]) -> None:
-    """Copies trained networks of earlier stages into the stage's own, and into their averages."""
+def _warm_start(origins: Mapping[str, tuple[str, str]], trainer: Trainer, earlier: Mapping[str, Networks]) -> None:
+    """Copy trained networks of earlier stages into the stage's own, and into their averages."""
     for name, (stage, network) in origins.items():
         trained = earlier[stage][network].state_dict()
-        for copy in (game.bare, game.averages):
+        for copy in (trainer.bare, trainer.averages):
             if name in copy:
                 copy[name].load_state_dict(trained)
 
 
 def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks], draws: range) -> Iterator[Batch]:
-    """This rank's batches of columns on the device, with the outputs of the stages before added."""
+    """Yield this rank's batches of columns on the device, with the outputs of the earlier stages added."""
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     frozen = [(stage, earlier[stage.name]) for stage in before]
     for raw in training_batches(
-        task.opened_shards(),
+        task.open_shards(),
         columns=needed_columns(task.system, task.index),
         batch_size=task.stage.batch_size,
         seed=task.seed,
@@ -239,6 +242,6 @@ def _with_outputs(columns: dict[str, Tensor], frozen: Sequence[tuple[Stage, Netw
 
 
 def needed_columns(system: System, index: int) -> set[str]:
-    """The data columns that a stage reads, and those that feed it."""
+    """Return the data columns that a stage and the earlier stages that feed it read."""
     stages = [system.stages[number] for number in (*system.stages_before(index), index)]
     return {name for s in stages for name in s.reads} - {name for s in stages for name in s.writes}

@@ -1,8 +1,8 @@
-"""One turn of the game between a stage's players. Pure torch: no Ray, no files, no logging.
+"""A training step of a stage: updates of its players. Pure torch: no Ray, no files, no logging.
 
-Players move in the stage's order; each move draws a fresh batch, evaluates the player's own loss and changes the
-player's own networks alone. Everything random in step n on rank r is a function of (seed, stage, n, r), so that a
-resumed run goes on exactly as an uninterrupted one.
+Players are updated in the stage's order. Each update draws a fresh batch, evaluates the player's own loss and changes
+the player's own networks alone. Everything random in step n on rank r is a function of (seed, stage, n, r), so that a
+resumed run continues exactly as an uninterrupted one.
 """
 
 import copy
@@ -24,13 +24,13 @@ AVERAGED = "generator"  # the player whose networks the exponential moving avera
 
 
 def random_seed(*parts: object) -> int:
-    """A 63-bit seed from anything printable: different parts give independent streams."""
+    """Return a 63-bit seed from anything printable: different parts give independent streams."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
 @dataclass
-class Game:
-    """A stage's networks with what it takes to train them."""
+class Trainer:
+    """A stage's networks, their optimizers and averages."""
 
     stage: Stage
     seed: int
@@ -44,12 +44,12 @@ class Game:
     last_terms: dict[str, float] = field(default_factory=dict)  # of the last step, reduced over the workers
 
     @property
-    def turns(self) -> int:
+    def batches_per_step(self) -> int:
         """Batches that one step draws on every worker."""
         return sum(player.repeats for player in self.stage.players)
 
-    def play(self, step: int, next_batch: NextBatch) -> dict[str, Tensor]:
-        """One step: every player's moves in order. Returns the raw terms as '<player>/<term>', on the device."""
+    def step(self, step: int, next_batch: NextBatch) -> dict[str, Tensor]:
+        """Update every player in order. Returns the raw terms as '<player>/<term>', on the device."""
         torch.manual_seed(random_seed(self.seed, self.stage.name, step, self.rank))
         terms: dict[str, Tensor] = {}
         for player in self.stage.players:
@@ -57,10 +57,10 @@ class Game:
             for _ in range(player.repeats):
                 batch = next_batch()  # drawn even when skipped: which pairs a step sees depends on the step alone
                 if not skipped:
-                    terms |= self._move(player, step, batch)
+                    terms |= self._update(player, step, batch)
         return terms
 
-    def _move(self, player: Player, step: int, batch: Batch) -> dict[str, Tensor]:
+    def _update(self, player: Player, step: int, batch: Batch) -> dict[str, Tensor]:
         optimizer = self.optimizers[player.name]
         self._set_learning(player, step)
         with autocast(self.device):
@@ -100,11 +100,14 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU, nothing on the CPU. bfloat16 has float32's range, so no loss scaling is needed."""
+    """Return the autocast context: bfloat16 on a GPU, none on the CPU.
+
+    bfloat16 has float32's range, so no loss scaling is needed.
+    """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-def new_game(
+def build_trainer(
     stage: Stage,
     *,
     seed: int,
@@ -113,16 +116,16 @@ def new_game(
     share: float = 1.0,
     wrap: Wrap = lambda net: net,
     weights: Path = Path(),
-) -> Game:
-    """Freshly initialised networks (the same on every rank), each wrapped on its own, and their optimizers.
+) -> Trainer:
+    """Initialise the networks (the same on every rank), wrap each on its own, and make their optimizers.
 
     `weights` is the folder of pretrained networks, for a stage whose losses need one.
     """
     torch.manual_seed(random_seed(seed, stage.name, "networks"))
-    bare = {name: place(network.train(), device) for name, network in stage.networks().items()}
+    bare = {name: to_device(network.train(), device) for name, network in stage.networks().items()}
     assert sorted(bare) == sorted(n for p in stage.players for n in p.nets), "each network belongs to one player"
     averaged = [name for p in stage.players if p.name == AVERAGED for name in p.nets] if stage.ema_decay else []
-    return Game(
+    return Trainer(
         stage=stage,
         seed=seed,
         device=device,
@@ -136,15 +139,15 @@ def new_game(
 
 
 def _fixed(stage: Stage, weights: Path, device: torch.device) -> dict[str, nn.Module]:
-    """The stage's pretrained networks, which nobody trains: neither wrapped nor averaged nor saved."""
+    """The stage's pretrained networks: not trained, wrapped, averaged or saved."""
     if not isinstance(stage, Perceptive):
         return {}
     fixed = stage.fixed_networks(weights).items()
-    return {name: place(network.eval().requires_grad_(False), device) for name, network in fixed}
+    return {name: to_device(network.eval().requires_grad_(False), device) for name, network in fixed}
 
 
-def place(network: nn.Module, device: torch.device) -> nn.Module:
-    """On the device, with channels last: convolutions are faster so, on a GPU and on the CPU."""
+def to_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to the device, with channels last: convolutions are faster so, on a GPU and on the CPU."""
     return network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
 
 

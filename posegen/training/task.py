@@ -1,4 +1,4 @@
-"""One stage to train, and where: what the loop is given."""
+"""Interfaces of the training loop: a stage to train, and the process that it runs in."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -17,22 +17,24 @@ from posegen.training.checkpoints import Curve, Interval
 
 @runtime_checkable
 class Validator(Protocol):
-    """Scores a system while its last stage trains, on images that it does not learn from. Pickles to workers."""
+    """Scores a system while its last stage trains, on held-out images. Pickles to workers."""
 
     @property
-    def at(self) -> Collection[int]: ...  # the steps after which it is asked
+    def at(self) -> Collection[int]:
+        """The steps after which it is called."""
+        ...
 
     def __call__(self, networks: Mapping[str, Networks], step: int, device: torch.device) -> dict[str, float]:
-        """Mean scores of the networks of all stages, by stage, in evaluation mode. Draws no random numbers.
+        """Return mean scores of the networks of all stages, by stage, in evaluation mode. Draws no random numbers.
 
-        Raises ValueError where a score is not a number.
+        Raises ValueError if a score is not a number.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One stage to train: everything that a worker must know. Pickles to Ray."""
+    """One stage to train, with all that a worker needs. Pickles to Ray."""
 
     system: System
     index: int  # of the stage
@@ -40,33 +42,35 @@ class Task:
     shards: Path
     folders: Mapping[str, Path]  # of this stage and of those before it, by name: each with its checkpoints
     seed: int
-    recipe: str  # fingerprint: a checkpoint with another one is not resumed
+    config_hash: str  # a checkpoint with another one is not resumed
     checkpoint_every: Interval
     weights: Path = Path()  # the folder of pretrained networks
     cache_bytes: int | None = None  # of shards on each node
     window: int | None = None  # bytes: training pairs keep to windows of shards
-    keep: int = checkpoints.KEEP  # newest checkpoints that stay
+    keep: int = checkpoints.KEEP  # newest checkpoints that are kept
     validator: Validator | None = None  # of the system, where this is its last stage
 
     @property
     def stage(self) -> Stage:
+        """The stage to train."""
         return self.system.stages[self.index]
 
     @property
-    def place(self) -> str:
+    def prefix(self) -> str:
         """The stage's folder within the run."""
         return str(self.folders[self.stage.name])
 
     @property
     def folder(self) -> Path:
         """The stage's folder on this node."""
-        return self.store.folder / self.place
+        return self.store.folder / self.prefix
 
     def validates_at(self, step: int) -> bool:
+        """Return whether the validator is called after a step."""
         return self.validator is not None and step in self.validator.at
 
-    def opened_shards(self) -> Shards:
-        """The run's shards as this node reads them."""
+    def open_shards(self) -> Shards:
+        """Open the run's shards as this node reads them."""
         return Shards.of(self.store, str(self.shards), limit=self.cache_bytes)
 
     @property
@@ -77,59 +81,61 @@ class Task:
 
 @runtime_checkable
 class Context(Protocol):
-    """Where the loop runs: one of `world_size` processes, and whom to tell."""
+    """The process that the loop runs in, one of `world_size`, and the receivers of its events."""
 
     rank: int
     world_size: int
     device: torch.device
 
-    def begins(self, step: int) -> None:
-        """This rank goes on from a step."""
+    def on_start(self, step: int) -> None:
+        """Receive the step that this rank resumes from."""
         ...
 
-    def at(self, step: int) -> None:
-        """This rank is about to carry out a step, counted from 1."""
+    def on_step(self, step: int) -> None:
+        """Receive the step that this rank is about to carry out, counted from 1."""
         ...
 
-    def post(self, step: int, terms: dict[str, float]) -> None:
-        """Live progress, from rank 0, not waited for."""
+    def on_terms(self, step: int, terms: dict[str, float]) -> None:
+        """Receive live progress from rank 0, without waiting."""
         ...
 
-    def saved(self, rows: Curve) -> None:
-        """A checkpoint is being written; with the curve's rows since the last one. Every rank is told."""
+    def on_checkpoint(self, rows: Curve) -> None:
+        """Receive the curve's rows since the last checkpoint, on every rank, while the next one is written."""
         ...
 
-    def leaving(self) -> bool:
-        """Whether a machine of this training was just announced to be taken away. The same answer on all ranks."""
+    def preempted(self) -> bool:
+        """Return whether a machine of this training was just announced to be taken away; the same on all ranks."""
         ...
 
-    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
-        """Rank 0 asks, with the validation scores after a step, whether to train further. May take a while."""
+    def should_continue(self, step: int, scores: dict[str, float]) -> bool:
+        """Return, on rank 0, whether to train further after a validation. May take a while."""
         ...
 
 
 @dataclass
-class Alone:
-    """The loop's context without Ray: one process, nobody to tell."""
+class LocalContext:
+    """The loop's context without Ray: one process, no receivers."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
 
-    def begins(self, step: int) -> None:
-        pass
+    def on_start(self, step: int) -> None:
+        """Ignore the step."""
 
-    def at(self, step: int) -> None:
-        pass
+    def on_step(self, step: int) -> None:
+        """Ignore the step."""
 
-    def post(self, step: int, terms: dict[str, float]) -> None:
-        pass
+    def on_terms(self, step: int, terms: dict[str, float]) -> None:
+        """Ignore the terms."""
 
-    def saved(self, rows: Curve) -> None:
-        pass
+    def on_checkpoint(self, rows: Curve) -> None:
+        """Ignore the rows."""
 
-    def leaving(self) -> bool:
+    def preempted(self) -> bool:
+        """Return False."""
         return False
 
-    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+    def should_continue(self, step: int, scores: dict[str, float]) -> bool:
+        """Return True."""
         return True

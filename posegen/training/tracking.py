@@ -2,15 +2,16 @@
 controller only.
 
 The store is an SQLite file in the run folder, by an absolute path (workers have other folders), unless
-MLFLOW_TRACKING_URI names another. Run ids are kept in mlflow.json, so that a pipeline that goes on goes on in its runs.
-A failure of tracking warns loudly and never ends a training.
+MLFLOW_TRACKING_URI names another. Run ids are kept in mlflow.json, so that a resumed pipeline continues its runs. A
+failure of tracking is a warning and never ends a training.
 """
 
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,23 +42,8 @@ class StageLog:
             client.log_batch(self.run, metrics=metrics[start : start + 1000])
 
 
-def _make_database(database: Path) -> None:
-    """Makes MLflow's database with all its tables, at once: one that was left with some of them it refuses for ever."""
-    if database.exists():
-        return
-    hidden = temporary_beside(database)  # a folder, for SQLite writes a journal beside what it makes
-    hidden.mkdir(parents=True)
-    try:
-        made = hidden / DATABASE
-        MlflowClient(f"sqlite:///{made}").search_experiments()
-        to_disk(made)
-        os.replace(made, database)
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
 def no_log(rows: Curve) -> None:
-    """Where tracking could not be started."""
+    """Ignore the rows: tracking could not be started."""
 
 
 @dataclass
@@ -70,46 +56,44 @@ class Tracking:
     runs: dict[str, str] = field(default_factory=dict)  # "pipeline" and the stages' names -> MLflow run ids
 
     def start(self, parameters: Mapping[str, object], *, anew: bool = False) -> None:
-        """Makes the store, the experiment and the pipeline's run where they are not there yet.
+        """Create the store, the experiment and the pipeline's run, or continue them.
 
-        `anew`: something is redone with other settings, so the pipeline gets another run; the old one stays.
+        `anew` creates another run of the pipeline, since something is redone with other settings; the old one stays.
         """
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # what fails there is raised, and told in one line
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.folder.resolve() / DATABASE}"
-        self._guarded(lambda: self._start(parameters, anew))
-
-    def _start(self, parameters: Mapping[str, object], anew: bool) -> None:
-        own = None
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
-            own = (self.folder.resolve() / "mlartifacts").as_uri()
-            _make_database(self.folder.resolve() / DATABASE)
-        client = MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        identifier = (
-            experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=own)
-        )
-        known = self.folder / "mlflow.json"
-        saved = read_json(known) or {}
-        self.runs = saved.get("runs", {}) if saved.get("uri") == self.uri and not anew else {}
-        self._run("pipeline", self.folder.name, identifier, parameters)
+        logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # failures are raised, and become one warning
+        folder, given = self.folder.resolve(), os.environ.get("MLFLOW_TRACKING_URI")
+        self.uri = given or f"sqlite:///{folder / DATABASE}"
+        with self._guarded():
+            if not given:
+                _make_database(folder / DATABASE)
+            client = MlflowClient(self.uri)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            identifier = (
+                experiment.experiment_id
+                if experiment
+                else client.create_experiment(
+                    EXPERIMENT, artifact_location=None if given else (folder / "mlartifacts").as_uri()
+                )
+            )
+            saved = read_json(self.folder / "mlflow.json") or {}
+            self.runs = saved.get("runs", {}) if saved.get("uri") == self.uri and not anew else {}
+            self._run("pipeline", self.folder.name, identifier, parameters)
 
     def stage(self, name: str, parameters: Mapping[str, object], *, anew: bool) -> Callable[[Curve], None]:
-        """The nested run of a stage, another one where it starts `anew`; gives what its curve is logged with."""
+        """Create or continue the nested run of a stage, another one if it starts `anew`; return its curve's logger."""
         if anew:
             self.runs.pop(name, None)
         self.nested(name, parameters)
         return StageLog(self.uri, self.runs[name]) if name in self.runs else no_log
 
     def nested(self, name: str, parameters: Mapping[str, object]) -> None:
-        """A run within the pipeline's, where that could be made: a new one where there is none of this name yet."""
+        """Create a run within the pipeline's, or continue the one of this name."""
         if "pipeline" in self.runs:
-            self._guarded(lambda: self._nested(name, parameters))
-
-    def _nested(self, name: str, parameters: Mapping[str, object]) -> None:
-        parent = MlflowClient(self.uri).get_run(self.runs["pipeline"])
-        self._run(name, name, parent.info.experiment_id, parameters, parent.info.run_id)
+            with self._guarded():
+                parent = MlflowClient(self.uri).get_run(self.runs["pipeline"])
+                self._run(name, name, parent.info.experiment_id, parameters, parent.info.run_id)
 
     def _run(
         self, key: str, name: str, experiment: str, parameters: Mapping[str, object], parent: str | None = None
@@ -123,53 +107,65 @@ class Tracking:
         client.update_run(self.runs[key], status="RUNNING")
 
     def finish(self, name: str, status: str = "FINISHED") -> None:
-        """Ends a run: FINISHED, or FAILED."""
+        """End a run: FINISHED, FAILED or KILLED."""
         if name in self.runs:
-            self._guarded(lambda: MlflowClient(self.uri).set_terminated(self.runs[name], status))
+            with self._guarded():
+                MlflowClient(self.uri).set_terminated(self.runs[name], status)
 
     def scores(self, scores: Mapping[str, float], artifacts: list[Path]) -> None:
-        """Scores, the sample sheet and the report, on the pipeline's run."""
+        """Log scores, the sample sheet and the report on the pipeline's run."""
         self.rows("pipeline", [{"step": 0, **scores}])
         self.tag("pipeline", "posegen.folder", str(self.folder.resolve()))
         self.files("pipeline", artifacts)
 
     def rows(self, name: str, rows: Curve) -> None:
-        """Values by step on a run, {"step": n, "<metric>": value}; those that it has already are not written again."""
-        if name in self.runs:
-            self._guarded(lambda: StageLog(self.uri, self.runs[name])(self._new(self.runs[name], rows)))
-
-    def _new(self, run: str, rows: Curve) -> Curve:
-        """The rows whose first metric has no value of their step yet."""
-        keys = {next(key for key in row if key != "step") for row in rows if len(row) > 1}
-        client = MlflowClient(self.uri)
-        known = {(key, metric.step) for key in keys for metric in client.get_metric_history(run, key)}
-        return [row for row in rows if not any((key, int(row["step"])) in known for key in row)]
+        """Log values by step on a run, {"step": n, "<metric>": value}, except rows that it has already."""
+        if name not in self.runs:
+            return
+        with self._guarded():
+            run, client = self.runs[name], MlflowClient(self.uri)
+            keys = {next(key for key in row if key != "step") for row in rows if len(row) > 1}
+            known = {(key, metric.step) for key in keys for metric in client.get_metric_history(run, key)}
+            StageLog(self.uri, run)([row for row in rows if not any((key, int(row["step"])) in known for key in row)])
 
     def tag(self, name: str, key: str, value: str) -> None:
+        """Set a tag of a run."""
         if name in self.runs:
-            self._guarded(lambda: MlflowClient(self.uri).set_tag(self.runs[name], key, value))
+            with self._guarded():
+                MlflowClient(self.uri).set_tag(self.runs[name], key, value)
 
     def tagged(self, name: str, key: str) -> str | None:
-        """A tag of a run; None where it has none or cannot be asked."""
-        found: list[str] = []
+        """Return a tag of a run; None if it has none or cannot be read."""
         if name in self.runs:
-            self._guarded(lambda: found.extend(self._tags(name).get(key, "").splitlines()))
-        return found[0] if found else None
-
-    def _tags(self, name: str) -> dict[str, str]:
-        return MlflowClient(self.uri).get_run(self.runs[name]).data.tags
+            with self._guarded():
+                return MlflowClient(self.uri).get_run(self.runs[name]).data.tags.get(key) or None
+        return None
 
     def files(self, name: str, paths: Sequence[Path], folder: str = "report") -> None:
-        """Copies of files with a run."""
+        """Copy files to a run."""
         if name in self.runs:
-            self._guarded(lambda: self._files(self.runs[name], paths, folder))
+            with self._guarded():
+                for path in paths:
+                    MlflowClient(self.uri).log_artifact(self.runs[name], str(path), folder)
 
-    def _files(self, run: str, paths: Sequence[Path], folder: str) -> None:
-        for path in paths:
-            MlflowClient(self.uri).log_artifact(run, str(path), folder)
-
-    def _guarded(self, work: Callable[[], object]) -> None:
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            work()
+            yield
         except Exception as error:
-            self.warn(f"MLflow tracking at {self.uri} failed; the run goes on without it: {error!r}")
+            self.warn(f"MLflow tracking at {self.uri} failed; the run continues without it: {error!r}")
+
+
+def _make_database(database: Path) -> None:
+    """Create MLflow's database with all its tables at once: MLflow refuses one that has only some of them."""
+    if database.exists():
+        return
+    hidden = temporary_beside(database)  # a folder, since SQLite writes a journal beside the database
+    hidden.mkdir(parents=True)
+    try:
+        made = hidden / DATABASE
+        MlflowClient(f"sqlite:///{made}").search_experiments()
+        to_disk(made)
+        os.replace(made, database)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)

@@ -1,9 +1,7 @@
-"""What every worker of a stage runs on Ray Train, and how it speaks with the driver: through the board.
+"""The worker's side of a stage on Ray Train: runs the loop and sends events to the driver.
 
-Communication of workers over the network by which their nodes joined the cluster.
-
-By default gloo resolves the host's own name; where /etc/hosts gives that a loopback address, as Debian does, workers on
-different hosts cannot connect.
+Workers communicate over the network by which their nodes joined the cluster. By default gloo resolves the host's own
+name; where /etc/hosts gives that a loopback address, as Debian does, workers on different hosts cannot connect.
 """
 
 import logging
@@ -22,103 +20,124 @@ from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 from posegen.storage.files import StorageFailed
+from posegen.training import events
 from posegen.training.checkpoints import Curve
-from posegen.training.events import one_line
 from posegen.training.loop import train_stage
 from posegen.training.loss_log import NonFinite
+from posegen.training.task import Task
 
-ASK_EVERY = 0.05  # seconds between two looks for the answer to a judgement
-TELL_EVERY = 0.25  # seconds between two steps that the board is told of
+ASK_EVERY = 0.05  # seconds between two looks for the answer to a validation
+TELL_EVERY = 0.25  # seconds between two announcements of steps
+VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+WORKER = "worker"  # the one key of Ray Train's configuration: a WorkerConfig
+EVENT = "event"  # the one key of what a worker reports to Ray Train: an Event
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Configuration of every worker of a stage."""
+
+    task: Task
+    queue: Any  # the actor of an EventQueue
+    threads: int
 
 
 @dataclass
-class OnRay:
+class RayContext:
     """The loop's context on a Ray Train worker."""
 
-    board: Any
+    queue: Any  # the actor of an EventQueue
     device: torch.device = field(default_factory=lambda: ray.train.torch.get_device())  # pyright: ignore
     rank: int = field(default_factory=lambda: ray.train.get_context().get_world_rank())
     world_size: int = field(default_factory=lambda: ray.train.get_context().get_world_size())
     step: int = 0  # that is being carried out
     _careful_until: int = 0
     _told: float = 0.0
-    _taken: set[str] = field(default_factory=set)  # nodes that are known to be taken away
+    _preempted: set[str] = field(default_factory=set)  # nodes whose preemption is known
 
-    def begins(self, step: int) -> None:
+    def on_start(self, step: int) -> None:
+        """Announce the worker; rank 0 also starts the attempt."""
         self.step = step
-        self.board.post.remote("joined", (self.world_size, self.rank, socket.gethostname()))
+        self.queue.put.remote(events.WorkerJoined(self.world_size, self.rank, socket.gethostname()))
         if self.rank == 0:
-            self._careful_until = ray.get(self.board.begins.remote(step, self.world_size))
+            self._careful_until = ray.get(self.queue.start_attempt.remote(step, self.world_size))
 
-    def at(self, step: int) -> None:
-        """Told by rank 0 now and then; near a step that failed before each one is told before it is carried out."""
+    def on_step(self, step: int) -> None:
+        """Announce a step from rank 0 now and then; near a step that failed before, wait until it is noted."""
         self.step = step
         if self.rank:
             return
         if step <= self._careful_until:
-            ray.get(self.board.at.remote(step))
+            ray.get(self.queue.reach.remote(step))
         elif time.monotonic() - self._told > TELL_EVERY:
             self._told = time.monotonic()
-            self.board.at.remote(step)
+            self.queue.reach.remote(step)
 
-    def post(self, step: int, terms: dict[str, float]) -> None:
-        self.board.post.remote("step", (step, terms))
+    def on_terms(self, step: int, terms: dict[str, float]) -> None:
+        """Send live progress."""
+        self.queue.put.remote(events.StepReached(step, terms))
 
-    def saved(self, rows: Curve) -> None:
-        """The checkpoint goes to the run's own storage: Ray is told of the rows alone, and uploads nothing."""
-        ray.train.report({"rows": rows})
+    def on_checkpoint(self, rows: Curve) -> None:
+        """Report the rows alone to Ray: the checkpoint is written to the run's own storage."""
+        ray.train.report({EVENT: events.RowsLogged(rows)})
 
-    def leaving(self) -> bool:
+    def preempted(self) -> bool:
+        """Return whether a further node of this training is to be taken away."""
         info = ray.train.get_preemption_info()
         nodes = set(info.preempted_node_ids) if info else set()
-        new, self._taken = nodes - self._taken, nodes | self._taken
+        new, self._preempted = nodes - self._preempted, nodes | self._preempted
         if new and self.rank == 0:
-            self.board.post.remote("warning", f"{len(new)} machine(s) will be taken away: a checkpoint is written now")
+            message = f"{len(new)} machine(s) will be taken away: a checkpoint is written now"
+            self.queue.put.remote(events.WarningRaised(message))
         return bool(new)
 
-    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
-        ray.get(self.board.post.remote("judged", (step, scores)))
+    def should_continue(self, step: int, scores: dict[str, float]) -> bool:
+        """Send the scores to the driver and wait for its answer."""
+        ray.get(self.queue.put.remote(events.Validated(step, scores)))
         answer: bool | None = None
         while answer is None:
             time.sleep(ASK_EVERY)
-            answer = ray.get(self.board.answered.remote(step))
+            answer = ray.get(self.queue.take_answer.remote(step))
         return answer
 
 
-def run_worker(config: dict) -> None:
-    """What every worker of a stage runs. A loss that is not finite, a failure that keeps coming back and storage that
-    takes nothing for long end the stage on all ranks."""
-    torch.set_num_threads(config["threads"])
-    board = config["board"]
-    logging.getLogger("posegen").addHandler(_Posting(board))
-    if hopeless := ray.get(board.verdict.remote()):
-        ray.train.report({"hopeless": hopeless})
+def run_worker(config: dict[str, WorkerConfig]) -> None:
+    """Train the task in `config["worker"]` on one worker of Ray Train.
+
+    A loss that is not finite, a failure that keeps coming back and storage that cannot be written for long end the
+    stage on all ranks.
+    """
+    given = config[WORKER]
+    torch.set_num_threads(given.threads)
+    logging.getLogger("posegen").addHandler(_ForwardWarnings(given.queue))
+    reason: str = ray.get(given.queue.stop_reason.remote())
+    if reason:
+        ray.train.report({EVENT: events.RetriesExhausted(reason)})
         return
-    context = OnRay(board)
+    context = RayContext(given.queue)
     try:
-        train_stage(config["task"], context)
+        train_stage(given.task, context)
     except NonFinite as error:
-        ray.train.report({"stopped": str(error)})
+        ray.train.report({EVENT: events.NonFiniteFound(str(error))})
     except StorageFailed as error:
-        ray.get(board.give_up.remote(str(error)))
+        ray.get(given.queue.put.remote(events.StorageUnavailable(str(error))))
         raise
     except Exception as error:
-        ray.get(board.raised.remote(context.step, one_line(error)))
+        ray.get(given.queue.report_error.remote(context.step, events.one_line(error)))
         raise
 
 
-class _Posting(logging.Handler):
-    """Hands a worker's warnings to the driver: what its storage fails to do, and that it tries again."""
+class _ForwardWarnings(logging.Handler):
+    """Forwards a worker's warnings to the driver, such as those of retried writes."""
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, queue: Any) -> None:
         super().__init__(logging.WARNING)
-        self._board = board
+        self._queue = queue
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._board.post.remote("warning", record.getMessage())
-
-
-VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+        """Send one warning."""
+        self._queue.put.remote(events.WarningRaised(record.getMessage()))
 
 
 def interface_of(address: str) -> str | None:

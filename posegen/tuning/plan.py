@@ -200,7 +200,7 @@ class TaskMaker:
                 shards=Path("shards"),
                 folders=plan.stage_folders | own,
                 seed=trial.seed,
-                recipe=plan.recipe(index),
+                config_hash=plan.config_hash(index),
                 weights=plan.weights,
                 cache_bytes=plan.cache_bytes,
                 window=plan.window,

@@ -16,7 +16,7 @@ from posegen.runs.progress import Display
 from posegen.storage.files import digest, read_json, write_json
 from posegen.storage.run_lock import run_lock
 from posegen.training.checkpoints import newest_name, read_curve
-from posegen.training.loss_log import JUDGED
+from posegen.training.loss_log import VALIDATION
 from posegen.tuning.content import SampleRow, final_comparison, given_rows
 from posegen.tuning.page import write_page
 from posegen.tuning.plan import SweepPlan
@@ -58,7 +58,7 @@ def describe_sweep(plan: SweepPlan) -> list[str]:
     ended, waiting = plan.search_trials()
     images = sum(entry.split == "validation" for entry in plan.base.listing.entries)
     lines = [
-        f"sweep    {plan.store.place}",
+        f"sweep    {plan.store.uri}",
         f"search   {plan.search}, {plan.scheduler}, by {' and '.join(plan.metrics)} on held-out people "
         f"({images:,} images)",
         *(f"         {path}: {words} (now {plan.paper[path]})" for path, words in plan.space.descriptions().items()),
@@ -83,7 +83,7 @@ def _settle_differences(plan: SweepPlan, update: bool, display: Display) -> bool
     redone = ", ".join([*stale, "trials", "report"])
     if not update:
         raise ValueError(
-            f"{plan.store.place} was made with other settings:\n  {listed}\nThis would redo: {redone}. "
+            f"{plan.store.uri} was made with other settings:\n  {listed}\nThis would redo: {redone}. "
             "Give --update to redo them, or another --run to keep both."
         )
     display.say(f"settings changed:\n  {listed}\nredoing: {redone}")
@@ -213,7 +213,7 @@ def write_best(plan: SweepPlan, best: Trial) -> Path:
             "system": system.name,
             "variant": system.variant,
             "settings": {**plan.given, **best.settings},
-            "found": {"sweep": plan.store.place, "trial": best.number, "steps": best.step, "scores": found},
+            "found": {"sweep": plan.store.uri, "trial": best.number, "steps": best.step, "scores": found},
         },
     )
     plan.store.publish(path.name)
@@ -304,7 +304,7 @@ class SweepProgress:
     def _log(self, trial: Trial) -> None:
         name = tracked_name(trial)
         self.tracking.nested(name, {**trial.settings, "seed": trial.seed})
-        rows = [{k if k == "step" else JUDGED + k: v for k, v in row.items()} for row in trial.validations]
+        rows = [{k if k == "step" else VALIDATION + k: v for k, v in row.items()} for row in trial.validations]
         self.tracking.rows(name, rows)
 
     def _log_end(self, trial: Trial) -> None:
@@ -314,7 +314,7 @@ class SweepProgress:
         prefix = f"{self.folder.prefix(trial.number)}/stages/{self.plan.base.system.stages[-1].name}"
         newest = newest_name(store, prefix)
         curve = read_curve(store.fetch(f"{prefix}/{newest}/curve.json").parent) if newest else []
-        self.tracking.rows(name, [row for row in curve if not any(key.startswith(JUDGED) for key in row)])
+        self.tracking.rows(name, [row for row in curve if not any(key.startswith(VALIDATION) for key in row)])
         if trial.validations:
             self.tracking.rows(name, [dict(trial.validations[-1])])
         samples = store.fetch(f"{self.folder.prefix(trial.number)}/samples.png")

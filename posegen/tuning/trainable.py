@@ -110,7 +110,7 @@ class TrialTrainable(tune.Trainable):
         trial = Trial(**self.config)
         tasks = self._setup.tasks(trial)
         for task in tasks:
-            remove_other(task.store, task.place, task.recipe)
+            remove_other(task.store, task.prefix, task.config_hash)
         pending = [*(task for task in tasks[:-1] if not is_trained(task)), tasks[-1]]  # the last one has the scores
         return TrainingThread(pending, partial(self._launch, trial.number))
 
@@ -142,5 +142,5 @@ class TrialTrainable(tune.Trainable):
 
 def is_trained(task: Task) -> bool:
     """Return whether an earlier attempt trained a stage to its last step."""
-    progress = newest_progress(task.store, task.place)
+    progress = newest_progress(task.store, task.prefix)
     return progress is not None and progress.step == task.stage.steps

@@ -26,7 +26,7 @@ SAMPLES = 8  # fixed pairs whose images every trial keeps
 
 @dataclass(frozen=True)
 class PairsValidator:
-    """Mean scores over listed pairs of one split, on one worker: a `train.task.Validator`. Pickles to workers.
+    """Mean scores over listed pairs of one split, on one worker: a `training.task.Validator`. Pickles to workers.
 
     Writes below `prefix`: samples.png, the results of the fixed pairs side by side, at every validation; pairs.parquet,
     one row per pair with all metrics, at the last one.

@@ -12,7 +12,7 @@ from posegen.storage.files import write_json
 from posegen.runs.options import Options, plan_for
 from posegen.runs.plan import Plan
 from posegen.training.checkpoints import Interval, Progress, snapshot, write_snapshot
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 
 from tests.training.test_step import CPU
 
@@ -32,9 +32,9 @@ def finish(made: Plan, *names: str) -> None:
     made.save()
     for index, stage in enumerate(made.system.stages):
         if stage.name in names:
-            game = new_game(stage, seed=0, device=CPU)
+            game = build_trainer(stage, seed=0, device=CPU)
             write_snapshot(
-                made.stages / stage.name, snapshot(game, Progress(stage.steps, made.recipe(index), 0, {}), [])
+                made.stages / stage.name, snapshot(game, Progress(stage.steps, made.config_hash(index), 0, {}), [])
             )
     if "scores" in names:
         write_json(made.scores / "metrics.json", {"fingerprint": made.scores_fingerprint})

@@ -30,7 +30,7 @@ def test_a_path_is_its_own_store(tmp_path):
 
 def test_a_relative_path_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert Store.of("runs/mine").place == str(tmp_path / "runs" / "mine")
+    assert Store.of("runs/mine").uri == str(tmp_path / "runs" / "mine")
 
 
 def test_an_unknown_scheme_is_refused():

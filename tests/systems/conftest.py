@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from posegen.data.geometry.pose_maps import Discs
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 
 SIZE = (32, 16)
 
@@ -40,14 +40,14 @@ def golden(batch):
     """Plays two steps from weights that depend on no random generator, and gives the last step's terms."""
 
     def play(stage):
-        game = new_game(stage, seed=0, device=torch.device("cpu"))
+        game = build_trainer(stage, seed=0, device=torch.device("cpu"))
         for network in game.networks.values():
             network.double()
         for network in game.bare.values():
             for phase, parameter in enumerate(network.parameters()):
                 fan_in = max(1, parameter[0].numel())
                 parameter.data = waves(parameter.shape, phase) / math.sqrt(fan_in)
-        game.play(0, lambda: batch)
-        return {name: value.item() for name, value in game.play(1, lambda: batch).items()}
+        game.step(0, lambda: batch)
+        return {name: value.item() for name, value in game.step(1, lambda: batch).items()}
 
     return play

@@ -22,7 +22,7 @@ from posegen.systems.appearance_flow import (
     sampled,
     view_code,
 )
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 from tests.systems.conftest import SIZE, waves
 
 CPU = torch.device("cpu")
@@ -340,10 +340,10 @@ def test_without_the_mask_the_rest_is_the_same():
 
 def test_a_step_changes_the_network_and_keeps_the_batch(batch):
     """There is one player: no critic whose move could touch the generator."""
-    game = new_game(small_stage(), seed=0, device=CPU)
+    game = build_trainer(small_stage(), seed=0, device=CPU)
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
     kept, before = {name: value.clone() for name, value in data.items()}, bits(game.bare["generator"])
-    terms = game.play(0, lambda: data)
+    terms = game.step(0, lambda: data)
     assert set(terms) == {f"generator/{name}" for name in ("l1", "mask", "total", "gradient")}
     assert not all(map(torch.equal, bits(game.bare["generator"]), before))
     assert all(torch.equal(data[name], kept[name]) for name in kept)

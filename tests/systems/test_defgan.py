@@ -12,7 +12,7 @@ from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
 from posegen.stage import Perceptive
 from posegen.systems.defgan import SETTINGS, VARIANTS, Generation, SampleNorm, defgan, halvings
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 
 SIZE = (32, 16)
 CPU = torch.device("cpu")
@@ -233,7 +233,7 @@ def test_features_are_fixed_and_only_where_the_content_loss_has_any():
     }  # fmt: skip
     assert isinstance(small_stage(), Perceptive)
     assert small_stage("dsc").fixed_networks(Path()) == {}
-    game = new_game(small_stage(), seed=0, device=CPU)
+    game = build_trainer(small_stage(), seed=0, device=CPU)
     assert sorted(game.bare) == ["critic", "generator"]
     assert sorted(game.networks) == ["critic", "features", "generator"]
     assert not any(p.requires_grad for p in game.networks["features"].parameters())
@@ -252,11 +252,11 @@ def test_a_random_network_in_its_stead_is_said():
 @pytest.mark.parametrize(("player", "other"), [("critic", "generator"), ("generator", "critic")])
 def test_a_move_leaves_the_others_networks_alone(player, other, batch):
     stage = small_stage()
-    game = new_game(stage, seed=0, device=CPU)
+    game = build_trainer(stage, seed=0, device=CPU)
     for network in game.networks.values():
         network.double()
     before = {name: [p.detach().clone() for p in net.parameters()] for name, net in game.networks.items()}
-    game._move(next(p for p in stage.players if p.name == player), 0, batch)
+    game._update(next(p for p in stage.players if p.name == player), 0, batch)
     changed = {
         name: any(not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True))
         for name, net in game.networks.items()

@@ -22,7 +22,7 @@ from posegen.systems.multistage import (
     view_code,
 )
 from posegen.training.loop import _start_from, _with_outputs
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 from tests.systems.conftest import waves
 
 SIZE = (32, 16)
@@ -206,13 +206,13 @@ def test_every_variant_trains(variant, batch):
 
 @pytest.mark.parametrize("stage", ["foreground", "background", "joint"])
 def test_a_move_changes_its_own_networks_alone(stage):
-    game = new_game(small_stages("joint")[stage], seed=0, device=torch.device("cpu"))
+    game = build_trainer(small_stages("joint")[stage], seed=0, device=torch.device("cpu"))
     data = {name: value.float() if value.is_floating_point() else value for name, value in columns().items()}
     for player in game.stage.players:
         own = {name: game.bare[name] for name in player.nets}
         others = {name: network for name, network in game.bare.items() if name not in own}
         before, kept = bits(own), bits(others)
-        game._move(player, 0, data)
+        game._update(player, 0, data)
         assert all(map(torch.equal, bits(others), kept))
         assert not all(map(torch.equal, bits(own), before))
 
@@ -465,7 +465,7 @@ def joint_game():
     """The joint stage, started from three stages' networks."""
     stages = small_stages("joint")
     networks = {name: double(stage) for name, stage in stages.items() if name != "joint"}
-    game = new_game(stages["joint"], seed=0, device=torch.device("cpu"))
+    game = build_trainer(stages["joint"], seed=0, device=torch.device("cpu"))
     for network in game.bare.values():
         network.double()
     _start_from(stages["joint"].starts_from, game, networks)

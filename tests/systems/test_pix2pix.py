@@ -12,7 +12,7 @@ from posegen.catalog import override, system
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1
 from posegen.systems.pix2pix import CONDITION, SETTINGS, VARIANTS, PatchCritic, UNet, halvings, normalisation, pix2pix
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 from tests.systems.conftest import waves
 
 SIZE = (64, 32)
@@ -262,13 +262,13 @@ def test_the_generators_loss(variant, weight, batch):
 
 
 def test_each_move_changes_its_own_network_alone():
-    game = new_game(small_stage(), seed=0, device=torch.device("cpu"))
+    game = build_trainer(small_stage(), seed=0, device=torch.device("cpu"))
     data = {name: column.float() for name, column in columns(SIZE).items()}
     before = {name: bits(network) for name, network in game.bare.items()}
     for step, (player, other) in enumerate((("critic", "generator"), ("generator", "critic"))):
         kept = bits(game.bare[other])
         only = next(each for each in game.stage.players if each.name == player)
-        game._move(only, step, data)
+        game._update(only, step, data)
         assert all(map(torch.equal, bits(game.bare[other]), kept))
         assert not any(map(torch.equal, bits(game.bare[player]), before[player]))
 

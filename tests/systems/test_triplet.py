@@ -9,7 +9,7 @@ from torch import nn
 from posegen.batch import COLUMNS
 from posegen.systems import pg2
 from posegen.systems.triplet import SETTINGS, VARIANTS, Refinement, mean_score, triplet, wasserstein_critic_terms
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 
 SIZE = (32, 16)
 TWO_STAGES = ("full", "g1+g2+d", "triplet", "wgan-triplet")
@@ -30,7 +30,7 @@ def double(stage):
 
 
 def game_of(stage):
-    game = new_game(stage, seed=0, device=torch.device("cpu"))
+    game = build_trainer(stage, seed=0, device=torch.device("cpu"))
     for network in game.bare.values():
         network.double()
     return game
@@ -241,7 +241,7 @@ def played(stage, batch, steps=1):
 
     game.bare["critic"].register_forward_pre_hook(look)
     for step in range(steps):
-        game.play(step, next_batch)
+        game.step(step, next_batch)
     return game, draws, found
 
 

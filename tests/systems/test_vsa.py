@@ -23,7 +23,7 @@ from posegen.systems.vsa import (
     unpooling_convolution,
     vsa,
 )
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 from tests.systems.conftest import SIZE, waves
 
 CPU = torch.device("cpu")
@@ -309,17 +309,17 @@ def test_who_rests(critic, generator, resting):
 
 def test_a_player_who_rests_keeps_its_bits_and_moves_again_when_both_would_stop(batch):
     stage = small_stage()
-    game = new_game(stage, seed=0, device=CPU)
+    game = build_trainer(stage, seed=0, device=CPU)
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
-    game.play(0, lambda: data)
+    game.step(0, lambda: data)
     game.last_terms = dict.fromkeys([f"{p}/{e}" for p in game.bare for e in ("real", "fake", "mismatch")], 0.5)
     game.last_terms["critic/real"] = 0.1
     kept = bits(game.bare["critic"])
-    terms = game.play(1, lambda: data)
+    terms = game.step(1, lambda: data)
     assert all(map(torch.equal, bits(game.bare["critic"]), kept))
     assert not any(name.startswith("critic/") for name in terms)
     game.last_terms["generator/fake"] = game.last_terms["generator/mismatch"] = 0.9
-    assert any(name.startswith("critic/") for name in game.play(2, lambda: data))
+    assert any(name.startswith("critic/") for name in game.step(2, lambda: data))
     assert not all(map(torch.equal, bits(game.bare["critic"]), kept))
 
 
@@ -328,11 +328,11 @@ def test_margin_zero_lets_nobody_rest():
 
 
 def test_each_move_changes_its_own_network_alone(batch):
-    game = new_game(small_stage(), seed=0, device=CPU)
+    game = build_trainer(small_stage(), seed=0, device=CPU)
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
     for step, (player, other) in enumerate((("critic", "generator"), ("generator", "critic"))):
         kept, before = bits(game.bare[other]), bits(game.bare[player])
-        game._move(next(each for each in game.stage.players if each.name == player), step, data)
+        game._update(next(each for each in game.stage.players if each.name == player), step, data)
         assert all(map(torch.equal, bits(game.bare[other]), kept))
         assert not all(map(torch.equal, bits(game.bare[player]), before))
 

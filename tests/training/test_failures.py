@@ -10,11 +10,11 @@ from posegen.training.events import (
     FRUITLESS,
     Attempts,
     Failure,
-    joined,
     lost_steps,
+    merge_records,
     one_line,
     read_failures,
-    verdict,
+    stop_reason,
     write_failures,
 )
 
@@ -25,9 +25,9 @@ def failure(step: int, what: str = "broken batch", resumed: int = 0, preempted: 
 
 def test_the_same_failure_at_the_same_step_thrice_is_hopeless():
     poison = [failure(57, "index 12 is out of bounds") for _ in range(3)]
-    assert verdict(poison[:2]) == ""
-    assert "the same failure came 3 times at step 57" in verdict(poison)
-    assert "index 12 is out of bounds" in verdict(poison)
+    assert stop_reason(poison[:2]) == ""
+    assert "the same failure came 3 times at step 57" in stop_reason(poison)
+    assert "index 12 is out of bounds" in stop_reason(poison)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_same_failure_at_the_same_step_thrice_is_hopeless():
 )
 def test_addresses_ids_and_times_do_not_make_a_failure_another(first: str, second: str):
     assert failure(1, first).kind == failure(1, second).kind
-    assert verdict([failure(9, first), failure(9, second), failure(9, first)])
+    assert stop_reason([failure(9, first), failure(9, second), failure(9, first)])
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_addresses_ids_and_times_do_not_make_a_failure_another(first: str, secon
     ids=["another step", "another failure", "a machine was taken away", "twice"],
 )
 def test_others_are_tried_again(failures: list[Failure]):
-    assert verdict(failures) == ""
+    assert stop_reason(failures) == ""
 
 
 def test_many_failures_without_a_checkpoint_are_hopeless():
     various = [failure(step, resumed=40) for step in range(41, 41 + FRUITLESS)]
-    assert verdict(various[:-1]) == ""
-    assert f"{FRUITLESS} failures in a row brought no new checkpoint" in verdict(various)
+    assert stop_reason(various[:-1]) == ""
+    assert f"{FRUITLESS} failures in a row brought no new checkpoint" in stop_reason(various)
     moving = [failure(10 * n + 1, resumed=10 * n) for n in range(3 * FRUITLESS)]
-    assert verdict(moving) == ""
+    assert stop_reason(moving) == ""
 
 
 def test_lost_steps_are_those_carried_out_again():
@@ -73,27 +73,27 @@ def test_lost_steps_are_those_carried_out_again():
 
 def test_an_attempts_failure_is_where_the_first_worker_met_it():
     attempts = Attempts()
-    assert attempts.begins(20, workers=2) == 0
-    attempts.at(25)
-    attempts.raised(27, "ValueError: broken batch")
-    attempts.raised(27, "connection closed by peer")
-    assert attempts.failed("seen from outside") == Failure(27, 20, "ValueError: broken batch", 2)
-    assert attempts.begins(20, workers=2) == 27 + CAREFUL, "each step is announced until past the failure"
+    assert attempts.start(20, workers=2) == 0
+    attempts.reach(25)
+    attempts.report_error(27, "ValueError: broken batch")
+    attempts.report_error(27, "connection closed by peer")
+    assert attempts.fail("seen from outside") == Failure(27, 20, "ValueError: broken batch", 2)
+    assert attempts.start(20, workers=2) == 27 + CAREFUL, "each step is announced until past the failure"
 
 
 def test_a_worker_that_died_is_the_cause_and_not_what_the_others_say():
     attempts = Attempts()
-    attempts.begins(0, workers=2)
-    attempts.at(12)
-    attempts.raised(12, "connection closed by peer")
-    assert attempts.failed("its node has died", died=True) == Failure(12, 0, "its node has died", 2)
+    attempts.start(0, workers=2)
+    attempts.reach(12)
+    attempts.report_error(12, "connection closed by peer")
+    assert attempts.fail("its node has died", died=True) == Failure(12, 0, "its node has died", 2)
 
 
 def test_an_attempt_that_just_begins_anew_was_ended_by_ray():
     attempts = Attempts()
-    attempts.begins(0, workers=2)
-    attempts.at(33)
-    attempts.begins(30, workers=1)
+    attempts.start(0, workers=2)
+    attempts.reach(33)
+    attempts.start(30, workers=1)
     (changed,) = attempts.failures
     assert (changed.step, changed.what, changed.preempted) == (33, "the number of workers changed from 2 to 1", True)
     assert attempts.record()["lost_steps"] == 2
@@ -108,13 +108,13 @@ def test_what_an_error_says_is_its_last_line_without_advice():
 def test_records_add_up_over_commands(tmp_path: Path):
     store = Store.of(tmp_path)
     attempts = Attempts()
-    attempts.begins(0, workers=1)
-    attempts.at(5)
-    attempts.failed("killed")
-    attempts.begins(0, workers=1)
+    attempts.start(0, workers=1)
+    attempts.reach(5)
+    attempts.fail("killed")
+    attempts.start(0, workers=1)
     write_failures(store, "stages/coarse", attempts.record())
     before = read_failures(tmp_path / "stages" / "coarse")
     assert before == {"failures": [vars(failure(5, "killed")) | {"workers": 1}], "lost_steps": 4}
-    twice = joined(before, attempts.record())
+    twice = merge_records(before, attempts.record())
     assert (len(twice["failures"]), twice["lost_steps"]) == (2, 8)
     assert read_failures(tmp_path / "stages" / "refinement") == {"failures": [], "lost_steps": 0}

@@ -31,8 +31,8 @@ from posegen.training.checkpoints import (
 )
 from posegen.training.loop import needed_columns, train_stage
 from posegen.training.loss_log import NonFinite, validation_scores
-from posegen.training.step import new_game
-from posegen.training.task import Alone, Task
+from posegen.training.step import build_trainer
+from posegen.training.task import LocalContext, Task
 from tests.training.test_checkpoints import save
 from tests.training.toy import Tow, Tug
 
@@ -54,7 +54,7 @@ def task(shards: Path, folder: Path, **fields) -> Task:
         shards=shards,
         folders={"tug": folder / "tug"},
         seed=5,
-        recipe="recipe",
+        config_hash="hash",
         checkpoint_every=Interval(3),
     )
 
@@ -69,14 +69,14 @@ class Interrupted(Exception):
     """What the tests stop a run with."""
 
 
-class StopAfter(Alone):
+class StopAfter(LocalContext):
     """Dies at the n-th checkpoint, which is written nevertheless."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         self.left = count
 
-    def saved(self, rows) -> None:
+    def on_checkpoint(self, rows) -> None:
         self.left -= 1
         if not self.left:
             raise Interrupted
@@ -84,11 +84,11 @@ class StopAfter(Alone):
 
 def test_interrupted_and_resumed_equals_uninterrupted(block_shards: Path, tmp_path: Path):
     whole, parts = task(block_shards, tmp_path / "whole", steps=10), task(block_shards, tmp_path / "parts", steps=10)
-    train_stage(whole, Alone())
+    train_stage(whole, LocalContext())
     for count in (1, 2):
         with pytest.raises(Interrupted):
             train_stage(parts, StopAfter(count))
-    train_stage(parts, Alone())
+    train_stage(parts, LocalContext())
     assert networks(tmp_path / "whole") == networks(tmp_path / "parts")
     last = [checkpoints(folder / "tug")[-1] for folder in (tmp_path / "whole", tmp_path / "parts")]
     assert read_curve(last[0]) == read_curve(last[1])
@@ -100,40 +100,40 @@ def test_a_stage_that_continues_another_starts_from_its_trained_networks(block_s
     """At a rate that moves nothing, one step later its generator is still the trained (averaged) one, bit for bit; a
     resumed run does not start from it again."""
     first = task(block_shards, tmp_path, steps=3)
-    train_stage(first, Alone())
+    train_stage(first, LocalContext())
     still = Tow(steps=2, lr=1e-30, ema_decay=0.5)
     system = dataclasses.replace(first.system, stages=(first.stage, still), image="tow_image")
     folders = {"tug": tmp_path / "tug", "tow": tmp_path / "tow"}
     continued = dataclasses.replace(first, system=system, index=1, folders=folders, checkpoint_every=Interval(1))
-    train_stage(continued, Alone())
+    train_stage(continued, LocalContext())
     trained = trained_networks(first.stage, folders["tug"], torch.device("cpu"))["generator"].state_dict()
     own = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
     assert all(torch.equal(own[name], trained[name]) for name in trained)
     longer = dataclasses.replace(system, stages=(first.stage, dataclasses.replace(still, steps=3, lr=0.1)))
-    train_stage(dataclasses.replace(continued, system=longer), Alone())
+    train_stage(dataclasses.replace(continued, system=longer), LocalContext())
     moved = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
     assert not torch.equal(moved["0.weight"], trained["0.weight"])
 
 
 def test_a_finished_stage_is_left_alone(block_shards: Path, tmp_path: Path):
     done = task(block_shards, tmp_path, steps=3)
-    train_stage(done, Alone())
+    train_stage(done, LocalContext())
     before = (latest_checkpoint(done.folder) / "stage.json").stat().st_mtime_ns  # pyright: ignore
-    train_stage(done, Alone())
+    train_stage(done, LocalContext())
     assert (latest_checkpoint(done.folder) / "stage.json").stat().st_mtime_ns == before  # pyright: ignore
 
 
 def test_more_steps_go_on_from_the_last(block_shards: Path, tmp_path: Path):
-    train_stage(task(block_shards, tmp_path / "parts", steps=4), Alone())
-    train_stage(task(block_shards, tmp_path / "parts", steps=7), Alone())
-    train_stage(task(block_shards, tmp_path / "whole", steps=7), Alone())
+    train_stage(task(block_shards, tmp_path / "parts", steps=4), LocalContext())
+    train_stage(task(block_shards, tmp_path / "parts", steps=7), LocalContext())
+    train_stage(task(block_shards, tmp_path / "whole", steps=7), LocalContext())
     assert networks(tmp_path / "whole") == networks(tmp_path / "parts")
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_last_good_checkpoint(block_shards: Path, tmp_path: Path):
     exploding = task(block_shards, tmp_path, steps=2000, lr=1e18)
     with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step \d+: .*/.* is (nan|inf)") as error:
-        train_stage(exploding, Alone())
+        train_stage(exploding, LocalContext())
     good = latest_checkpoint(exploding.folder)
     assert str(good or "none yet") in str(error.value)
 
@@ -142,7 +142,7 @@ def several_workers(rank: int, address: str, work: Task, workers: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": address}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=workers)
-    train_stage(work, Alone(rank=rank, world_size=workers))
+    train_stage(work, LocalContext(rank=rank, world_size=workers))
     dist.destroy_process_group()
 
 
@@ -163,7 +163,7 @@ def test_several_workers_give_the_losses_of_one(block_shards: Path, tmp_path: Pa
         )
         for name in ("one", "two")
     )
-    train_stage(one, Alone())
+    train_stage(one, LocalContext())
     multiprocessing.spawn(several_workers, args=(f"2961{workers}", two, workers), nprocs=workers)  # pyright: ignore
     first, second = ([row["generator/l1"] for row in read_curve(latest_checkpoint(t.folder))] for t in (one, two))  # pyright: ignore
     assert len(first) == 50
@@ -194,8 +194,8 @@ def brightness(networks: Networks) -> float:
     return Tug().outputs(networks, {"source_image": image})["tug_image"].double().mean().item()
 
 
-class Asked(Alone):
-    """Answers after each validation as it is told to, and keeps what it was asked."""
+class Asked(LocalContext):
+    """Answers each validation as it is told to, and keeps what it was asked."""
 
     def __init__(self, *answers: bool) -> None:
         super().__init__()
@@ -203,10 +203,10 @@ class Asked(Alone):
         self.asked: list[tuple[int, dict[str, float]]] = []
         self.saves = 0
 
-    def saved(self, rows) -> None:
+    def on_checkpoint(self, rows) -> None:
         self.saves += 1
 
-    def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+    def should_continue(self, step: int, scores: dict[str, float]) -> bool:
         self.asked.append((step, scores))
         return self.answers.pop(0)
 
@@ -216,11 +216,11 @@ def validated(work: Task, **fields) -> Task:
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_validation_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path, ema_decay: float):
+def test_a_validator_leaves_the_training_as_it_is(block_shards: Path, tmp_path: Path, ema_decay: float):
     plain = task(block_shards, tmp_path / "plain", steps=8, ema_decay=ema_decay)
     watched = validated(task(block_shards, tmp_path / "watched", steps=8, ema_decay=ema_decay), at=(1, 4, 5, 8))
-    train_stage(plain, Alone())
-    train_stage(watched, Alone())
+    train_stage(plain, LocalContext())
+    train_stage(watched, LocalContext())
     assert networks(tmp_path / "plain") == networks(tmp_path / "watched")
     curves = [read_curve(checkpoints(t.folder)[-1]) for t in (plain, watched)]
     assert [row for row in curves[1] if "validation/brightness" not in row] == curves[0]
@@ -228,9 +228,9 @@ def test_validation_leaves_the_training_as_it_is(block_shards: Path, tmp_path: P
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_scores_are_those_of_the_checkpoint_of_their_step(block_shards: Path, tmp_path: Path, ema_decay: float):
-    """Validated are the averages where there are any, without dropout: what inference would read."""
+    """The averages are validated where there are any, without dropout: what inference would read."""
     work = validated(task(block_shards, tmp_path, steps=8, ema_decay=ema_decay), at=(4, 5, 8))
-    train_stage(dataclasses.replace(work, keep=9), Alone())
+    train_stage(dataclasses.replace(work, keep=9), LocalContext())
     saved = {read_progress(path).step: path for path in checkpoints(work.folder)}
     assert list(saved) == [3, 4, 5, 6, 8]
     rows = [row for row in read_curve(saved[8]) if "validation/brightness" in row]
@@ -274,7 +274,7 @@ def test_a_finished_stage_is_asked_for_its_scores_once_more(block_shards: Path, 
 def test_a_score_that_is_not_a_number_ends_the_stage_with_the_validators_words(block_shards: Path, tmp_path: Path):
     work = validated(task(block_shards, tmp_path, steps=8), at=(2, 4), broken_at=4)
     with pytest.raises(NonFinite, match=r"stage 'tug' stopped at step 4: 3 of 8 generated images have values"):
-        train_stage(work, Alone())
+        train_stage(work, LocalContext())
     assert [read_progress(path).step for path in checkpoints(work.folder)] == [2, 3]
 
 
@@ -297,18 +297,18 @@ def test_the_validator_is_shown_the_networks_of_all_stages(block_shards: Path, t
     shown: list[dict[str, dict[str, bool]]] = []
     for index, validator in enumerate((None, Glance(shown))):
         work = dataclasses.replace(task(block_shards, tmp_path), system=system, index=index, folders=folders)
-        train_stage(dataclasses.replace(work, validator=validator), Alone())
+        train_stage(dataclasses.replace(work, validator=validator), LocalContext())
     assert shown == [{"coarse": {"generator": False}, "refinement": {"generator": False, "critic": False}}]
 
 
 def two_validated_workers(rank: int, address: str, work: Task, folder: Path) -> None:
     steps: list[float] = []
 
-    class Ranked(Alone):
-        def saved(self, rows) -> None:
+    class Ranked(LocalContext):
+        def on_checkpoint(self, rows) -> None:
             steps.append(rows[-1]["step"])
 
-        def goes_on(self, step: int, scores: dict[str, float]) -> bool:
+        def should_continue(self, step: int, scores: dict[str, float]) -> bool:
             assert rank == 0, "only rank 0 asks"
             return step < 4
 
@@ -332,44 +332,44 @@ def test_minutes_between_checkpoints_are_kept_to(block_shards: Path, tmp_path: P
     """At every row of the curve (here every step) it is looked whether the time has passed; not a checkpoint before."""
     hurried = dataclasses.replace(task(block_shards, tmp_path / "a", steps=6), checkpoint_every=Interval(minutes=1e-9))
     patient = dataclasses.replace(task(block_shards, tmp_path / "b", steps=6), checkpoint_every=Interval(minutes=60))
-    train_stage(dataclasses.replace(hurried, keep=9), Alone())
-    train_stage(dataclasses.replace(patient, keep=9), Alone())
+    train_stage(dataclasses.replace(hurried, keep=9), LocalContext())
+    train_stage(dataclasses.replace(patient, keep=9), LocalContext())
     assert [read_progress(path).step for path in checkpoints(hurried.folder)] == [1, 2, 3, 4, 5, 6]
     assert [read_progress(path).step for path in checkpoints(patient.folder)] == [6]
     assert networks(tmp_path / "a") == networks(tmp_path / "b")
 
 
-class Leaving(Alone):
+class Leaving(LocalContext):
     """A machine that is announced to be taken away, once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.notices = [True]
 
-    def leaving(self) -> bool:
+    def preempted(self) -> bool:
         return bool(self.notices and self.notices.pop())
 
 
 def test_before_a_machine_is_taken_away_a_checkpoint_is_written_at_once(
     block_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(loop, "PREEMPTION_EVERY", 0.0)
     work = dataclasses.replace(task(block_shards, tmp_path, steps=6), checkpoint_every=Interval(6), keep=9)
     train_stage(work, Leaving())
     assert [read_progress(path).step for path in checkpoints(work.folder)] == [1, 6]
 
 
-class Told(Alone):
+class Told(LocalContext):
     """Keeps the steps that it is told of."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: list[int] = []
 
-    def begins(self, step: int) -> None:
+    def on_start(self, step: int) -> None:
         self.steps.append(-step)
 
-    def at(self, step: int) -> None:
+    def on_step(self, step: int) -> None:
         self.steps.append(step)
 
 
@@ -385,8 +385,8 @@ def test_what_a_node_has_of_a_stage_that_the_run_has_not_does_not_count(s3_serve
     store = Store.of("s3://runs/stale")
     shutil.copytree(block_shards, store.folder / "shards")
     store.publish("shards")
-    save(store.folder / "stages" / "tug", new_game(Tug(), seed=0, device=torch.device("cpu")), 9)
+    save(store.folder / "stages" / "tug", build_trainer(Tug(), seed=0, device=torch.device("cpu")), 9)
     work = dataclasses.replace(task(Path("shards"), Path("stages"), steps=3), store=store, keep=1)
-    train_stage(work, Alone())
-    assert newest_name(store, work.place) == "checkpoint_00000003"
+    train_stage(work, LocalContext())
+    assert newest_name(store, work.prefix) == "checkpoint_00000003"
     assert [path.name for path in checkpoints(work.folder)] == ["checkpoint_00000003"]

@@ -1,4 +1,4 @@
-"""One turn of the game: who moves, what changes, and that it is a function of the step."""
+"""One training step: which player is updated, what changes, and that it is a function of the step."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from posegen.stage import Player, Term
-from posegen.training.step import new_game, random_seed
+from posegen.training.step import build_trainer, random_seed
 from tests.training.toy import Tug
 
 CPU = torch.device("cpu")
@@ -20,12 +20,12 @@ def batch(seed: int) -> dict[str, torch.Tensor]:
     return {name: torch.rand(4, 3, 8, 8, generator=generator) * 2 - 1 for name in ("source_image", "target_image")}
 
 
-def play(game, steps: range) -> list[dict[str, torch.Tensor]]:
-    """Plays steps with batches that are a function of the draw's number."""
+def run_steps(trainer, steps: range) -> list[dict[str, torch.Tensor]]:
+    """Carries out steps with batches that are a function of the draw's number."""
     terms = []
     for step in steps:
-        draws = iter(range(step * game.turns, (step + 1) * game.turns))
-        terms.append(game.play(step, lambda draws=draws: batch(next(draws))))
+        draws = iter(range(step * trainer.batches_per_step, (step + 1) * trainer.batches_per_step))
+        terms.append(trainer.step(step, lambda draws=draws: batch(next(draws))))
     return terms
 
 
@@ -34,76 +34,76 @@ def weights(network: nn.Module) -> torch.Tensor:
 
 
 def test_networks_are_a_function_of_the_seed():
-    first, again, other = (new_game(Tug(), seed=s, device=CPU) for s in (1, 1, 2))
+    first, again, other = (build_trainer(Tug(), seed=s, device=CPU) for s in (1, 1, 2))
     assert torch.equal(weights(first.bare["generator"]), weights(again.bare["generator"]))
     assert not torch.equal(weights(first.bare["generator"]), weights(other.bare["generator"]))
 
 
-def test_a_step_draws_a_fresh_batch_for_every_move():
-    game = new_game(Tug(critic_repeats=3), seed=0, device=CPU)
+def test_a_step_draws_a_fresh_batch_for_every_update():
+    trainer = build_trainer(Tug(critic_repeats=3), seed=0, device=CPU)
     drawn = []
-    game.play(0, lambda: drawn.append(len(drawn)) or batch(len(drawn)))
-    assert len(drawn) == game.turns == 4
+    trainer.step(0, lambda: drawn.append(len(drawn)) or batch(len(drawn)))
+    assert len(drawn) == trainer.batches_per_step == 4
 
 
 def test_each_player_changes_its_own_networks_only():
     stage = dataclasses.replace(Tug(), critic_repeats=1)
-    game = new_game(stage, seed=0, device=CPU)
-    generator, critic = weights(game.bare["generator"]), weights(game.bare["critic"])
-    game._move(stage.players[0], 0, batch(0))
-    assert not torch.equal(generator, weights(game.bare["generator"]))
-    assert torch.equal(critic, weights(game.bare["critic"]))
-    generator = weights(game.bare["generator"])
-    game._move(stage.players[1], 0, batch(1))
-    assert torch.equal(generator, weights(game.bare["generator"]))
-    assert not torch.equal(critic, weights(game.bare["critic"]))
+    trainer = build_trainer(stage, seed=0, device=CPU)
+    generator, critic = weights(trainer.bare["generator"]), weights(trainer.bare["critic"])
+    trainer._update(stage.players[0], 0, batch(0))
+    assert not torch.equal(generator, weights(trainer.bare["generator"]))
+    assert torch.equal(critic, weights(trainer.bare["critic"]))
+    generator = weights(trainer.bare["generator"])
+    trainer._update(stage.players[1], 0, batch(1))
+    assert torch.equal(generator, weights(trainer.bare["generator"]))
+    assert not torch.equal(critic, weights(trainer.bare["critic"]))
 
 
-def test_weights_are_clipped_after_the_players_own_move_only():
-    game = new_game(Tug(clip=0.01), seed=0, device=CPU)
-    play(game, range(1))
-    assert weights(game.bare["critic"]).abs().max() <= 0.01
-    assert weights(game.bare["generator"]).abs().max() > 0.01
+def test_weights_are_clipped_after_the_players_own_update_only():
+    trainer = build_trainer(Tug(clip=0.01), seed=0, device=CPU)
+    run_steps(trainer, range(1))
+    assert weights(trainer.bare["critic"]).abs().max() <= 0.01
+    assert weights(trainer.bare["generator"]).abs().max() > 0.01
 
 
 def test_skipping_goes_by_the_last_steps_terms_and_still_draws():
-    game = new_game(Tug(skip_above=0.0), seed=0, device=CPU)
-    before = weights(game.bare["critic"])
-    first = play(game, range(1))[0]
-    assert not torch.equal(before, weights(game.bare["critic"])), "nothing is known before the first step"
-    game.last_terms = {name: value.item() for name, value in first.items()}
-    before, drawn = weights(game.bare["critic"]), []
-    terms = game.play(1, lambda: drawn.append(0) or batch(9))
-    assert torch.equal(before, weights(game.bare["critic"]))
-    assert len(drawn) == game.turns
+    trainer = build_trainer(Tug(skip_above=0.0), seed=0, device=CPU)
+    before = weights(trainer.bare["critic"])
+    first = run_steps(trainer, range(1))[0]
+    assert not torch.equal(before, weights(trainer.bare["critic"])), "nothing is known before the first step"
+    trainer.last_terms = {name: value.item() for name, value in first.items()}
+    before, drawn = weights(trainer.bare["critic"]), []
+    terms = trainer.step(1, lambda: drawn.append(0) or batch(9))
+    assert torch.equal(before, weights(trainer.bare["critic"]))
+    assert len(drawn) == trainer.batches_per_step
     assert not any(name.startswith("critic/") for name in terms)
 
 
 def test_the_average_follows_by_its_decay():
     stage = Tug(ema_decay=0.75)
-    game = new_game(stage, seed=0, device=CPU)
-    start = weights(game.bare["generator"])
-    play(game, range(1))
-    expected = 0.75 * start + 0.25 * weights(game.bare["generator"])
-    torch.testing.assert_close(weights(game.averages["generator"]), expected)
-    assert "critic" not in game.averages
-    assert not new_game(Tug(ema_decay=0.0), seed=0, device=CPU).averages
+    trainer = build_trainer(stage, seed=0, device=CPU)
+    start = weights(trainer.bare["generator"])
+    run_steps(trainer, range(1))
+    expected = 0.75 * start + 0.25 * weights(trainer.bare["generator"])
+    torch.testing.assert_close(weights(trainer.averages["generator"]), expected)
+    assert "critic" not in trainer.averages
+    assert not build_trainer(Tug(ema_decay=0.0), seed=0, device=CPU).averages
 
 
 def test_a_step_is_a_function_of_its_number_whatever_was_drawn_before():
-    whole = new_game(Tug(), seed=3, device=CPU)
-    play(whole, range(4))
-    parts = new_game(Tug(), seed=3, device=CPU)
-    play(parts, range(2))
+    whole = build_trainer(Tug(), seed=3, device=CPU)
+    run_steps(whole, range(4))
+    parts = build_trainer(Tug(), seed=3, device=CPU)
+    run_steps(parts, range(2))
     torch.rand(1000)  # somebody else's use of the random state
-    play(parts, range(2, 4))
+    run_steps(parts, range(2, 4))
     for name in whole.bare:
         assert torch.equal(weights(whole.bare[name]), weights(parts.bare[name]))
 
 
 def test_ranks_draw_different_noise():
-    first, second = (new_game(Tug(), seed=0, device=CPU, rank=rank) for rank in (0, 1))
-    terms = [play(game, range(1))[0]["generator/l1"].item() for game in (first, second)]
+    first, second = (build_trainer(Tug(), seed=0, device=CPU, rank=rank) for rank in (0, 1))
+    terms = [run_steps(trainer, range(1))[0]["generator/l1"].item() for trainer in (first, second)]
     assert terms[0] != terms[1]
 
 
@@ -136,14 +136,14 @@ class Line:
         return {"height": Term(value, 3.0)}
 
 
-def test_a_move_by_hand():
-    game = new_game(Line(), seed=0, device=CPU)
-    terms = game.play(0, dict)
+def test_an_update_by_hand():
+    trainer = build_trainer(Line(), seed=0, device=CPU)
+    terms = trainer.step(0, dict)
     assert terms["generator/height"].item() == pytest.approx(2.0)  # raw, not weighted
     assert terms["generator/total"].item() == pytest.approx(6.0)
     assert terms["generator/gradient"].item() == pytest.approx(3.0)
     # RMSProp: v = 0.01 * 3^2, w -= 0.5 * 3 / (sqrt(v) + 1e-8) = 0.5 / 0.1
-    assert game.bare["line"].weight.item() == pytest.approx(2.0 - 0.5 * 3 / 0.3, rel=1e-5)
+    assert trainer.bare["line"].weight.item() == pytest.approx(2.0 - 0.5 * 3 / 0.3, rel=1e-5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +163,11 @@ class Seen(Line):
 
 
 def test_a_fixed_network_is_looked_through_and_not_trained_nor_saved():
-    game = new_game(Seen(ema_decay=0.5), seed=0, device=CPU, weights=Path("of/5"))
-    terms = play(game, range(1))[0]
+    trainer = build_trainer(Seen(ema_decay=0.5), seed=0, device=CPU, weights=Path("of/5"))
+    terms = run_steps(trainer, range(1))[0]
     assert (terms["generator/height"].item(), terms["generator/gradient"].item()) == (10.0, 15.0)
-    assert game.networks["features"][0].weight.item() == 5.0
-    assert list(game.bare) == list(game.averages) == ["line"]
+    assert trainer.networks["features"][0].weight.item() == 5.0
+    assert list(trainer.bare) == list(trainer.averages) == ["line"]
 
 
 def test_seeds_of_different_parts_differ():

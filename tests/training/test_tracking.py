@@ -84,7 +84,7 @@ def test_a_store_that_cannot_be_opened_warns_and_goes_on(folder: Path, monkeypat
     tracking.stage("coarse", {}, anew=True)([{"step": 1, "generator/l1": 1.0}])
     tracking.finish("pipeline")
     assert warnings
-    assert all("goes on without it" in warning for warning in warnings)
+    assert all("continues without it" in warning for warning in warnings)
 
 
 def test_trials_are_nested_runs_with_rows_tags_and_files(folder: Path):
@@ -141,7 +141,7 @@ def test_a_run_that_could_not_be_started_takes_no_rows_tags_and_files(folder: Pa
     assert set(tracking.runs) == {"pipeline"}
     assert warnings == []
     tracking.files("pipeline", [folder / "nowhere.png"])
-    assert ["goes on without it" in warning for warning in warnings] == [True]
+    assert ["continues without it" in warning for warning in warnings] == [True]
 
 
 @pytest.mark.long

@@ -84,11 +84,11 @@ def test_a_trials_tasks_train_what_the_space_touches_on_the_shared_stages(tmp_pa
     assert list(final.validator.at) == [40]
 
 
-def test_settings_and_seeds_have_recipes_of_their_own(tmp_path: Path):
+def test_settings_and_seeds_have_config_hashes_of_their_own(tmp_path: Path):
     plan = sweep(tmp_path)
     make = plan.task_maker("validation", range(5))
     made = [
-        make(Trial(number=0, settings={"refinement.alpha": alpha}, seed=seed))[0].recipe
+        make(Trial(number=0, settings={"refinement.alpha": alpha}, seed=seed))[0].config_hash
         for seed, alpha in ((0, 0.25), (0, 0.5), (1, 0.25), (0, 0.25))
     ]
     assert len(set(made)) == 3
@@ -243,7 +243,7 @@ def test_a_settings_file_is_kept_with_the_run(tmp_path: Path):
 
 
 def test_a_trials_tasks_are_the_same_on_every_node(s3_server, two_nodes, tmp_path: Path):
-    """Where shards are read in windows, their manifest is part of a recipe: a node that lacks it fetches it."""
+    """Where shards are read in windows, their manifest is part of a config hash: a node that lacks it fetches it."""
     plan = sweep(Path("unused"), options={"run": "s3://runs/planned", "cache_gb": 5e-6})
     shards = shards_of(Blocks(people=12), tmp_path / "shards", images_per_shard=4)
     made = []
@@ -256,6 +256,6 @@ def test_a_trials_tasks_are_the_same_on_every_node(s3_server, two_nodes, tmp_pat
         trial = Trial(number=3, settings={"refinement.alpha": 0.25})
         made.append(plan.task_maker("validation", range(5))(trial)[0])
     assert made[0].window
-    assert (made[0].recipe, made[0].window) == (made[1].recipe, made[1].window)
+    assert (made[0].config_hash, made[0].window) == (made[1].config_hash, made[1].window)
     assert made[1].folder == plan.folder.path(3) / "stages" / "refinement"
-    assert made[1].place == "trials/0003/stages/refinement"
+    assert made[1].prefix == "trials/0003/stages/refinement"

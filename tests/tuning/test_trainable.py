@@ -9,7 +9,7 @@ import pytest
 from posegen.cluster.resources import Workers
 from posegen.storage.files import StorageFailed
 from posegen.training.launch import Decide, Diverged
-from posegen.training.step import new_game
+from posegen.training.step import build_trainer
 from posegen.training.task import Task
 from posegen.tuning import trainable
 from posegen.tuning.trainable import TrainingThread, TrialTrainable, is_trained
@@ -178,14 +178,14 @@ def test_a_stage_is_trained_at_its_last_step(tmp_path: Path):
     stage = tug(steps=3, folder=tmp_path / "stage")
     assert not is_trained(stage)
     for step in (2, 3):
-        save(stage.folder, new_game(Tug(), seed=0, device=CPU), step)
+        save(stage.folder, build_trainer(Tug(), seed=0, device=CPU), step)
         assert is_trained(stage) == (step == 3)
 
 
 def test_trained_stages_are_skipped_but_never_the_last(begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stages = [tug(steps=3, folder=tmp_path / name) for name in ("first", "second", "last")]
     for stage in (stages[0], stages[2]):
-        save(stage.folder, new_game(Tug(), seed=0, device=CPU), 3)
+        save(stage.folder, build_trainer(Tug(), seed=0, device=CPU), 3)
     given: list[list[Task]] = []
 
     class Given(TrainingThread):
