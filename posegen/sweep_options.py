@@ -63,7 +63,7 @@ def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
             f"--scheduler pbt changes settings while the last stage trains, but {space.origin} searches settings of "
             f"'{stages[first].name}', which is trained before it. Give --scheduler asha, or another --space."
         )
-    budgets = {f"{s.name}.steps": how.budget or max(LEAST_BUDGET, s.steps // 2) for s in stages[first:]}
+    budgets = {f"{s.name}.steps": how.budget or max(LEAST_BUDGET, s.training.steps // 2) for s in stages[first:]}
     plan = replace(plan, system=override(plan.system, budgets))
     sweep = SweepPlan(
         base=plan,

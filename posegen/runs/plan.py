@@ -5,7 +5,6 @@ checkpoint interval) is in no fingerprint.
 """
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posegen.amounts import Interval, Workers
+from posegen.catalog import settings
 from posegen.data.loading.dataset import Shards
 from posegen.data.listing import Listing, Source
 from posegen.data.shards.manifest import manifest_alone, read_manifest
@@ -84,7 +84,7 @@ class Plan:
 
     def checkpoint_interval(self, stage: Stage) -> Interval:
         """Steps or minutes between two checkpoints."""
-        tenth = -(-stage.steps // CHECKPOINTS)
+        tenth = -(-stage.training.steps // CHECKPOINTS)
         return self.checkpoint_every or Interval(min(MOST_STEPS_BETWEEN, max(FEWEST_STEPS_BETWEEN, tenth)))
 
     @cached_property
@@ -94,9 +94,7 @@ class Plan:
         flat: dict[str, Any] = {"system": system.name, "variant": system.variant, "dataset": self.dataset}
         flat |= {"seed": self.seed, "pairs": self.score_pairs}
         flat |= _fields("data", self.source) | _fields("shards", self.shard_settings)
-        flat |= {"pose_maps": type(system.pose_maps).__name__} | _fields("pose_maps", system.pose_maps)
-        for stage in system.stages:
-            flat |= _fields(stage.name, stage)
+        flat |= {"pose_maps": type(system.pose_maps).__name__} | settings(system)
         return json.loads(json.dumps(flat, default=str))
 
     @cached_property
@@ -126,7 +124,7 @@ class Plan:
 
     def result(self, index: int) -> str:
         """Fingerprint of a stage's finished networks."""
-        return digest(self.recipe(index), self.system.stages[index].steps)
+        return digest(self.recipe(index), self.system.stages[index].training.steps)
 
     @property
     def scores_fingerprint(self) -> str:
@@ -159,15 +157,15 @@ class Plan:
         return Step("shards", self.shards_fingerprint, state)
 
     def _stage_step(self, index: int) -> Step:
-        stage = self.system.stages[index]
+        stage, steps = self.system.stages[index], self.system.stages[index].training.steps
         latest = latest_checkpoint(self.stages / stage.name)
         if latest is None:
-            return Step(stage.name, self.recipe(index), "missing", f"{stage.steps} steps")
+            return Step(stage.name, self.recipe(index), "missing", f"{steps} steps")
         progress = read_progress(latest)
-        detail = f"step {progress.step} of {stage.steps}"
-        if progress.recipe != self.recipe(index) or progress.step > stage.steps:
+        detail = f"step {progress.step} of {steps}"
+        if progress.recipe != self.recipe(index) or progress.step > steps:
             return Step(stage.name, self.recipe(index), "differs", detail)
-        return Step(stage.name, self.recipe(index), "done" if progress.step == stage.steps else "started", detail)
+        return Step(stage.name, self.recipe(index), "done" if progress.step == steps else "started", detail)
 
     def save(self) -> None:
         """Writes plan.json, atomically."""

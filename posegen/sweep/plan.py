@@ -74,16 +74,16 @@ class SweepPlan:
     @property
     def budget(self) -> int:
         """Steps of the last stage, in which trials are judged and stopped."""
-        return self.base.system.stages[-1].steps
+        return self.base.system.stages[-1].training.steps
 
     @property
     def steps_each(self) -> int:
         """Steps of a whole trial, over all stages that it trains."""
-        return sum(stage.steps for stage in self.base.system.stages[self.first :])
+        return sum(stage.training.steps for stage in self.base.system.stages[self.first :])
 
     @property
     def steps_shared(self) -> int:
-        return sum(stage.steps for stage in self.base.system.stages[: self.first])
+        return sum(stage.training.steps for stage in self.base.system.stages[: self.first])
 
     @property
     def steps_saved(self) -> int:

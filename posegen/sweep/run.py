@@ -38,7 +38,9 @@ def run_sweep(sweep: SweepPlan, *, update: bool = False, command: Sequence[str] 
 
 def outlook(sweep: SweepPlan) -> list[str]:
     """What will be searched, what is shared and what that saves, as lines to read."""
-    shared = ", ".join(f"{stage.name} ({stage.steps:,} steps)" for stage in sweep.base.system.stages[: sweep.first])
+    shared = ", ".join(
+        f"{stage.name} ({stage.training.steps:,} steps)" for stage in sweep.base.system.stages[: sweep.first]
+    )
     ended, waiting = sweep.standing()
     images = sum(entry.split == "validation" for entry in sweep.base.listing.entries)
     lines = [

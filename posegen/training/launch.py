@@ -112,7 +112,7 @@ class Listener:
         failure, record = content
         self._hosts = {}  # of those that had joined, not all live
         self._keep(record)
-        at = f"at step {failure.step} of {self._task.stage.steps}"
+        at = f"at step {failure.step} of {self._task.stage.training.steps}"
         self._warn(
             f"{self._task.stage.name} was interrupted {at} ({failure.what}); going on from the last checkpoint. "
             f"Interruption {len(record['failures'])} of this stage"

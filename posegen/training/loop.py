@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from posegen.batch import Batch
 from posegen.data.loading.dataset import share_of, training_batches
 from posegen.data.loading.to_device import to_columns
-from posegen.stage import Continuing, Networks, Stage, System
+from posegen.stage import Canvas, Networks, Stage, System, WarmStarts
 from posegen.storage.files import StorageFailed, remove_leftovers
 from posegen.training import checkpoints
 from posegen.training.checkpoints import Curve, Progress, Saver, trained_networks
@@ -46,23 +46,24 @@ def _train(task: Task, context: Context, saver: Saver) -> None:
     wrap, rank = _wrapping(context), context.rank
     game = new_game(
         task.stage,
+        task.system.canvas,
         seed=task.seed,
         device=context.device,
         rank=rank,
-        share=even_shares(task.stage.batch_size, rank, context.world_size),
+        share=even_shares(task.stage.training.batch_size, rank, context.world_size),
         wrap=wrap,
         weights=task.weights,
     )
     earlier = earlier_networks(task, context.device)
     start, curve = resume(game, task, context)
     context.begins(start)
-    if start == 0 and isinstance(task.stage, Continuing):
+    if start == 0 and isinstance(task.stage, WarmStarts):
         _start_from(task.stage.starts_from, game, earlier)
     journal, clock = Journal(task, context, curve, game.share), Clock(task, context)
-    batches = stage_batches(task, context, earlier, range(start * game.turns, task.stage.steps * game.turns))
+    batches = stage_batches(task, context, earlier, range(start * game.turns, task.stage.training.steps * game.turns))
     if not _told_to_go_on(start, task, context, curve):
         return
-    for step in range(start + 1, task.stage.steps + 1):
+    for step in range(start + 1, task.stage.training.steps + 1):
         context.at(step)
         journal.add(step, game.play(step - 1, lambda: next(batches)))
         if any(player.skip_when for player in task.stage.players):
@@ -94,7 +95,7 @@ class Clock:
         """Whether to save after a step; the same on all ranks. Time and machines are looked at with each row."""
         task = self._task
         every = task.checkpoint_every.steps
-        due = step == task.stage.steps or bool(every and step % every == 0) or task.judged_at(step)
+        due = step == task.stage.training.steps or bool(every and step % every == 0) or task.judged_at(step)
         if not due and step % task.log_every == 0:
             due = self._asked_for()
         if due:
@@ -188,19 +189,22 @@ def resume(game: Game, task: Task, context: Context) -> tuple[int, Curve]:
     newest = checkpoints.fetch_checkpoint(task.store, task.place, names[0])
     progress, curve = checkpoints.restore(game, newest)
     assert progress.recipe == task.recipe, f"{newest} is of another recipe"
-    assert progress.step <= task.stage.steps, f"{newest} is beyond the last step"
+    assert progress.step <= task.stage.training.steps, f"{newest} is beyond the last step"
     return progress.step, curve
 
 
 def earlier_networks(task: Task, device: torch.device) -> dict[str, Networks]:
     """The finished networks of the stages before, frozen, by stage."""
     stage = task.stage
-    continued = {name for name, _ in stage.starts_from.values()} if isinstance(stage, Continuing) else set()
+    continued = {name for name, _ in stage.starts_from.values()} if isinstance(stage, WarmStarts) else set()
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     earlier = [s for s in task.system.stages[: task.index] if s in before or s.name in continued]
     for stage in earlier:
         checkpoints.fetch_newest(task.store, str(task.folders[stage.name]))
-    return {s.name: trained_networks(s, task.store.folder / task.folders[s.name], device) for s in earlier}
+    return {
+        s.name: trained_networks(s, task.system.canvas, task.store.folder / task.folders[s.name], device)
+        for s in earlier
+    }
 
 
 def _start_from(origins: Mapping[str, tuple[str, str]], game: Game, earlier: Mapping[str, Networks]) -> None:
@@ -216,27 +220,30 @@ def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks],
     """This rank's batches of columns on the device, with the outputs of the stages before added."""
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     frozen = [(stage, earlier[stage.name]) for stage in before]
+    canvas = task.system.canvas
     for raw in training_batches(
         task.opened_shards(),
         columns=needed_columns(task.system, task.index),
-        batch_size=task.stage.batch_size,
+        batch_size=task.stage.training.batch_size,
         seed=task.seed,
         draws=draws,
         rank=context.rank,
         world_size=context.world_size,
-        flip=task.stage.flip,
+        flip=task.stage.training.flip,
         window=task.window,
         pin_memory=context.device.type == "cuda",
     ):
-        columns = to_columns(raw, context.device, task.system.pose_maps)
-        yield _with_outputs(columns, frozen, context.device)
+        columns = to_columns(raw, context.device, canvas.pose_maps)
+        yield _with_outputs(columns, canvas, frozen, context.device)
 
 
 @torch.no_grad()
-def _with_outputs(columns: dict[str, Tensor], frozen: Sequence[tuple[Stage, Networks]], device: torch.device) -> Batch:
+def _with_outputs(
+    columns: dict[str, Tensor], canvas: Canvas, frozen: Sequence[tuple[Stage, Networks]], device: torch.device
+) -> Batch:
     for stage, networks in frozen:
         with autocast(device):
-            columns |= stage.outputs(networks, columns)
+            columns |= stage.outputs(canvas, networks, columns)
     return columns
 
 

@@ -20,7 +20,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Domain, LogUniform, Quantized
 
 import tune_spaces
-from posegen.catalog import override
+from posegen.catalog import override, settings
 from posegen.stage import System
 from posegen.training.trials import Settings, Value
 
@@ -153,9 +153,8 @@ def first_touched(space: Space, system: System) -> int:
 
 def current(space: Space, system: System) -> dict[str, Value]:
     """The system's own values of the searched settings."""
-    parts = {"pose_maps": system.pose_maps, **{stage.name: stage for stage in system.stages}}
-    split = {path: path.partition(".") for path in space.distributions}
-    return {path: getattr(parts[part], field) for path, (part, _, field) in split.items()}
+    every = settings(system)
+    return {path: every[path] for path in space.distributions}  # pyright: ignore[reportReturnType]
 
 
 def _is_number(value: Value) -> bool:

@@ -106,7 +106,7 @@ class Training:
         if kind == "failed":
             raise content
         if kind == "judged":
-            return {**content, "done": content["step"] >= self._tasks[-1].stage.steps}
+            return {**content, "done": content["step"] >= self._tasks[-1].stage.training.steps}
         return {"done": True} | ({"diverged": content} if kind == "diverged" else {})
 
     def stop(self) -> None:
@@ -195,4 +195,4 @@ def _finished(task: Task, last: Task) -> bool:
     if task is last:
         return False
     progress = newest_progress(task.store, task.place)
-    return progress is not None and progress.step == task.stage.steps
+    return progress is not None and progress.step == task.stage.training.steps

@@ -5,8 +5,7 @@ import torch
 
 from posegen.data.geometry.pose_maps import Discs
 from posegen.training.step import new_game
-
-SIZE = (32, 16)
+from tests.systems.small import CANVAS, SIZE
 
 
 def waves(shape, phase):
@@ -39,8 +38,8 @@ def batch():
 def golden(batch):
     """Plays two steps from weights that depend on no random generator, and gives the last step's terms."""
 
-    def play(stage):
-        game = new_game(stage, seed=0, device=torch.device("cpu"))
+    def play(stage, canvas=CANVAS):
+        game = new_game(stage, canvas, seed=0, device=torch.device("cpu"))
         for network in game.networks.values():
             network.double()
         for network in game.bare.values():

@@ -20,7 +20,7 @@ from posegen.training.checkpoints import (
 )
 from posegen.training.step import new_game
 from tests.training.test_step import CPU, play, weights
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, tug
 
 
 def taken(game, step: int):
@@ -29,7 +29,7 @@ def taken(game, step: int):
 
 def test_what_is_saved_is_the_game_as_it_stood(tmp_path: Path):
     """The game goes on before the writing begins."""
-    game, saver = new_game(Tug(), seed=3, device=CPU), Saver(Store.of(tmp_path), "tug")
+    game, saver = new_game(tug(), CANVAS, seed=3, device=CPU), Saver(Store.of(tmp_path), "tug")
     play(game, range(2))
     before = {name: weights(network).clone() for name, network in game.bare.items()}
     kept = taken(game, 2)
@@ -37,14 +37,18 @@ def test_what_is_saved_is_the_game_as_it_stood(tmp_path: Path):
     saver.save(kept)
     saver.wait()
     saver.close()
-    restored = Tug().networks()
+    restored = tug().networks(CANVAS)
     load_networks(tmp_path / "tug" / "checkpoint_00000002", restored, averaged=False)
     assert all(torch.equal(weights(restored[name]), before[name]) for name in before)
     assert not all(torch.equal(weights(game.bare[name]), before[name]) for name in before)
 
 
 def test_training_does_not_wait_for_the_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    game, saver, may_go_on = new_game(Tug(), seed=3, device=CPU), Saver(Store.of(tmp_path), "tug"), threading.Event()
+    game, saver, may_go_on = (
+        new_game(tug(), CANVAS, seed=3, device=CPU),
+        Saver(Store.of(tmp_path), "tug"),
+        threading.Event(),
+    )
     write = module.write_snapshot
 
     def slowly(folder, kept, *, keep):
@@ -61,7 +65,7 @@ def test_training_does_not_wait_for_the_writing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_cannot_be_written_is_told_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    game, saver = new_game(Tug(), seed=3, device=CPU), Saver(Store.of(tmp_path), "tug")
+    game, saver = new_game(tug(), CANVAS, seed=3, device=CPU), Saver(Store.of(tmp_path), "tug")
 
     def fail(*_: object, **__: object) -> None:
         raise ValueError("the disk is full")
@@ -76,7 +80,7 @@ def test_what_cannot_be_written_is_told_with_the_next_one(tmp_path: Path, monkey
 def test_checkpoints_of_a_uri_are_found_by_another_node_and_old_ones_go(s3_server, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
     store = Store.of("s3://runs/saver")
-    game, saver = new_game(Tug(), seed=3, device=CPU), Saver(store, "stages/tug", keep=2)
+    game, saver = new_game(tug(), CANVAS, seed=3, device=CPU), Saver(store, "stages/tug", keep=2)
     assert newest_name(store, "stages/tug") == ""
     for step in (1, 2, 3):
         saver.save(taken(game, step))

@@ -25,7 +25,7 @@ from posegen.training.checkpoints import (
 )
 from posegen.training.step import new_game
 from tests.training.test_step import CPU, play, weights
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, tug
 
 
 def save(folder: Path, game, step: int) -> Path:
@@ -34,12 +34,12 @@ def save(folder: Path, game, step: int) -> Path:
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path):
-    whole = new_game(Tug(), seed=3, device=CPU)
+    whole = new_game(tug(), CANVAS, seed=3, device=CPU)
     play(whole, range(6))
-    first = new_game(Tug(), seed=3, device=CPU)
+    first = new_game(tug(), CANVAS, seed=3, device=CPU)
     play(first, range(3))
     saved = save(tmp_path, first, 3)
-    second = new_game(Tug(), seed=99, device=CPU)
+    second = new_game(tug(), CANVAS, seed=99, device=CPU)
     second.seed = 3
     progress, curve = restore(second, saved)
     play(second, range(progress.step, 6))
@@ -51,7 +51,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path):
 
 
 def test_only_complete_folders_count_and_the_newest_stay(tmp_path: Path):
-    game = new_game(Tug(), seed=0, device=CPU)
+    game = new_game(tug(), CANVAS, seed=0, device=CPU)
     (tmp_path / "checkpoint_00000009").mkdir()  # no stage.json: not ours
     (tmp_path / ".checkpoint_00000010.123").mkdir()
     assert latest_checkpoint(tmp_path) is None
@@ -63,7 +63,7 @@ def test_only_complete_folders_count_and_the_newest_stay(tmp_path: Path):
 
 
 def test_a_writer_killed_half_way_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    game = new_game(Tug(), seed=0, device=CPU)
+    game = new_game(tug(), CANVAS, seed=0, device=CPU)
     good = save(tmp_path, game, 1)
     monkeypatch.setattr(module.torch, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -72,10 +72,10 @@ def test_a_writer_killed_half_way_leaves_the_one_before(tmp_path: Path, monkeypa
 
 
 def test_averages_are_what_inference_reads(tmp_path: Path):
-    game = new_game(Tug(ema_decay=0.5), seed=0, device=CPU)
+    game = new_game(tug(ema_decay=0.5), CANVAS, seed=0, device=CPU)
     play(game, range(2))
     saved = save(tmp_path, game, 2)
-    averaged, last = Tug().networks(), Tug().networks()
+    averaged, last = tug().networks(CANVAS), tug().networks(CANVAS)
     load_networks(saved, averaged)
     load_networks(saved, last, averaged=False)
     assert torch.equal(weights(averaged["generator"]), weights(game.averages["generator"]))
@@ -84,25 +84,25 @@ def test_averages_are_what_inference_reads(tmp_path: Path):
 
 
 def test_other_networks_are_refused_in_words(tmp_path: Path):
-    saved = save(tmp_path, new_game(Tug(), seed=0, device=CPU), 1)
+    saved = save(tmp_path, new_game(tug(), CANVAS, seed=0, device=CPU), 1)
     with pytest.raises(ValueError, match="other settings"):
         load_networks(saved, {"generator": torch.nn.Linear(1, 1)})
 
 
 def test_an_unfinished_stage_is_not_used(tmp_path: Path):
     with pytest.raises(ValueError, match="step 0 of 8"):
-        trained_networks(Tug(steps=8), tmp_path, CPU)
-    save(tmp_path, new_game(Tug(), seed=0, device=CPU), 7)
+        trained_networks(tug(steps=8), CANVAS, tmp_path, CPU)
+    save(tmp_path, new_game(tug(), CANVAS, seed=0, device=CPU), 7)
     with pytest.raises(ValueError, match="step 7 of 8"):
-        trained_networks(Tug(steps=8), tmp_path, CPU)
-    save(tmp_path, new_game(Tug(), seed=0, device=CPU), 8)
-    networks = trained_networks(Tug(steps=8), tmp_path, CPU)
+        trained_networks(tug(steps=8), CANVAS, tmp_path, CPU)
+    save(tmp_path, new_game(tug(), CANVAS, seed=0, device=CPU), 8)
+    networks = trained_networks(tug(steps=8), CANVAS, tmp_path, CPU)
     assert not any(network.training for network in networks.values())
     assert not any(p.requires_grad for network in networks.values() for p in network.parameters())
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
-    game = new_game(Tug(), seed=0, device=CPU)
+    game = new_game(tug(), CANVAS, seed=0, device=CPU)
     saved = save(tmp_path, game, 1)
     torch.save({"generator": print}, saved / "optimizers.pt")  # a pickled function: weights_only refuses it
     with pytest.raises(Exception, match=r"(?i)weights"):
@@ -112,7 +112,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
 def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, keep: int, left: list[int]):
-    game = new_game(Tug(), seed=0, device=CPU)
+    game = new_game(tug(), CANVAS, seed=0, device=CPU)
     for step in (1, 2, 3, 4):
         write_snapshot(tmp_path, snapshot(game, Progress(step, "recipe", 3, {}), []), keep=keep)
     assert [read_progress(path).step for path in checkpoints(tmp_path)] == left
@@ -125,13 +125,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("own", [True, False], ids=["it had trained", "it had not"])
 def test_another_trials_checkpoint_is_taken_over_under_ones_own_recipe(tmp_path: Path, own: bool):
     donor, taker = tmp_path / "donor" / "tug", tmp_path / "taker" / "tug"
-    game = new_game(Tug(), seed=1, device=CPU)
+    game = new_game(tug(), CANVAS, seed=1, device=CPU)
     play(game, range(2))
     given = save(donor, game, 2)
     taker.parent.mkdir()
     if own:
         for step in (1, 3):
-            save(taker, new_game(Tug(), seed=7, device=CPU), step)
+            save(taker, new_game(tug(), CANVAS, seed=7, device=CPU), step)
         (taker / "checkpoint_manager_snapshot.json").write_text("{}")
     before = contents(donor)
     store = Store.of(tmp_path)
@@ -145,12 +145,12 @@ def test_another_trials_checkpoint_is_taken_over_under_ones_own_recipe(tmp_path:
 
 
 def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
-    donor = new_game(Tug(), seed=3, device=CPU)
+    donor = new_game(tug(), CANVAS, seed=3, device=CPU)
     play(donor, range(2))
     (tmp_path / "taker").mkdir()
     given = save(tmp_path / "donor", donor, 2)
     taken = take_over(Store.of(tmp_path), f"donor/{given.name}", "taker/tug", "another recipe")
-    taker = new_game(Tug(), seed=3, device=CPU)
+    taker = new_game(tug(), CANVAS, seed=3, device=CPU)
     progress, _ = restore(taker, taken)
     play(donor, range(2, 4))
     play(taker, range(progress.step, 4))
@@ -158,7 +158,7 @@ def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
 
 
 def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
-    game = new_game(Tug(), seed=0, device=CPU)
+    game = new_game(tug(), CANVAS, seed=0, device=CPU)
     store = Store.of(tmp_path)
     remove_other(store, "nothing", "recipe")
     saved = save(tmp_path / "tug", game, 1)
@@ -170,7 +170,7 @@ def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_pa
 
 
 def test_at_a_uri_the_runs_newest_checkpoint_counts_and_not_this_nodes(s3_server, two_nodes):
-    store, game = Store.of("s3://runs/population"), new_game(Tug(), seed=0, device=CPU)
+    store, game = Store.of("s3://runs/population"), new_game(tug(), CANVAS, seed=0, device=CPU)
     given = save(store.folder / "donor", game, 2)
     save(store.folder / "taker", game, 5)
     for stage in ("donor", "taker"):

@@ -16,7 +16,7 @@ from posegen.training.trials import Trial
 from tests.training.test_checkpoints import save
 from tests.training.test_loop import task as loop_task
 from tests.training.test_step import CPU
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, Tug
 
 PATIENCE = 20.0  # seconds after which a thread that should have moved fails its test
 
@@ -159,7 +159,7 @@ def test_a_failing_stage_keeps_the_next_one_from_being_trained(begun):
     seen = []
 
     def fail(task: Task, decide: Decide) -> None:
-        seen.append(task.stage.steps)
+        seen.append(task.stage.training.steps)
         raise Diverged("nan")
 
     training = begun(fail, [tug(steps=3), tug(steps=8)])
@@ -177,10 +177,10 @@ def test_a_training_that_ends_without_a_judgement_is_done(begun):
 def test_a_stage_that_was_trained_is_left_out_but_never_the_last(tmp_path: Path):
     first, last = tug(steps=3, folder=tmp_path / "first"), tug(steps=3, folder=tmp_path / "last")
     assert not _finished(first, last)
-    save(first.folder, new_game(Tug(), seed=0, device=CPU), 2)
+    save(first.folder, new_game(Tug(), CANVAS, seed=0, device=CPU), 2)
     assert not _finished(first, last)
     for folder in (first.folder, last.folder):
-        save(folder, new_game(Tug(), seed=0, device=CPU), 3)
+        save(folder, new_game(Tug(), CANVAS, seed=0, device=CPU), 3)
     assert _finished(first, last)
     assert not _finished(last, last), "it is asked for its scores again"
 
