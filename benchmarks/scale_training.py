@@ -135,7 +135,7 @@ def _worker(rank: int, count: int, port: int, task: Task) -> Ranked:
         dist.init_process_group("gloo", rank=rank, world_size=count)
     timed = Timed(rank, count)
     train_stage(task, timed)
-    size = sum(p.numel() for network in task.stage.networks().values() for p in network.parameters())
+    size = sum(p.numel() for network in task.stage.networks(task.system.canvas).values() for p in network.parameters())
     reduce = _all_reduce(size) if count > 1 else (0.0, 0.0)
     if count > 1:
         dist.destroy_process_group()

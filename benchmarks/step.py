@@ -45,12 +45,13 @@ def main(
     described = with_pretrained(system(name, dataset, variant), Path("weights"), {})
     described = override(described, parse_settings(set))
     index = [each.name for each in described.stages].index(stage) if stage else len(described.stages) - 1
-    raw = pairs(described, described.stages[index].batch_size)
+    raw = pairs(described, described.stages[index].training.batch_size)
     seconds, memory = measured(described, index, raw, torch.device(device), steps)
     trained = described.stages[index]
     print(
-        f"{name} {variant}, stage {trained.name}, {described.size[0]}x{described.size[1]}, batch {trained.batch_size}, "
-        f"{device}: {min(seconds):.2f} s a step (least of {steps}), {memory / GIB:.2f} GiB"
+        f"{name} {variant}, stage {trained.name}, {described.size[0]}x{described.size[1]}, "
+        f"batch {trained.training.batch_size}, {device}: {min(seconds):.2f} s a step (least of {steps}), "
+        f"{memory / GIB:.2f} GiB"
     )
 
 
@@ -74,9 +75,9 @@ def measured(
 ) -> tuple[list[float], int]:
     """Seconds of each step, and bytes at most."""
     before = _resident()
-    game = build_trainer(described.stages[index], seed=0, device=device, weights=Path("weights"))
+    trainer = build_trainer(described.stages[index], described.canvas, seed=0, device=device, weights=Path("weights"))
     earlier = [
-        (stage, {name: to_device(net.eval(), device) for name, net in stage.networks().items()})
+        (stage, {name: to_device(net.eval(), device) for name, net in stage.networks(described.canvas).items()})
         for stage in described.stages[:index]
     ]
 
@@ -84,13 +85,13 @@ def measured(
         columns = to_columns(raw, device, described.pose_maps)
         with torch.no_grad(), autocast(device):
             for stage, networks in earlier:
-                columns |= stage.outputs(networks, columns)
+                columns |= stage.outputs(described.canvas, networks, columns)
         return columns
 
     seconds = []
     for step in range(steps):
         begun = time.perf_counter()
-        game.step(step, batch)
+        trainer.step(step, batch)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)

@@ -300,8 +300,7 @@ def export(*, run: str, output: Path) -> None:
     """
     from posegen.inference import export as export_run
 
-    stage = export_run(run, output)
-    height, width = stage.size
+    height, width = export_run(run, output).canvas.size
     _print_lines([f"{output}: hourglass for {height}x{width} pixels, {output.stat().st_size / 2**20:.1f} MiB"])
 
 

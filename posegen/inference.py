@@ -8,7 +8,7 @@ The file is safetensors: the weights, and as metadata the settings in JSON. Noth
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,13 +33,14 @@ from posegen.data.formats.images import (
 )
 from posegen.data.formats.posegan_csv import HEADER
 from posegen.data.formats.poses import MISSING, Pose
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.data.listing import Reject
 from posegen.data.shards.making import ShardSettings
-from posegen.fields import replace_fields
-from posegen.stage import Networks, System
+from posegen.stage import Canvas, Networks, System
 from posegen.storage.files import read_json, write_whole
 from posegen.storage.run_lock import refresh
 from posegen.storage.store import Store, is_uri
+from posegen.systems.fields import replace_fields, settings_of
 from posegen.systems.hourglass import Estimation
 from posegen.training.checkpoints import newest_name, trained_networks
 from posegen.training.step import autocast, to_device
@@ -59,7 +60,9 @@ def load(system: System, stages: Path, device: torch.device) -> Trained:
 
     Raises ValueError where a stage has no checkpoint or is not trained to its last step.
     """
-    networks = {stage.name: trained_networks(stage, stages / stage.name, device) for stage in system.stages}
+    networks = {
+        stage.name: trained_networks(stage, system.canvas, stages / stage.name, device) for stage in system.stages
+    }
     return Trained(system, networks, device)
 
 
@@ -69,7 +72,7 @@ def synthesize(trained: Trained, columns: Batch) -> dict[str, Tensor]:
     result = dict(columns)
     for stage in trained.system.stages:
         with autocast(trained.device):
-            result |= stage.outputs(trained.networks[stage.name], result)
+            result |= stage.outputs(trained.system.canvas, trained.networks[stage.name], result)
     return result
 
 
@@ -84,6 +87,7 @@ class Estimator:
     """A trained hourglass, in evaluation mode, on a device."""
 
     stage: Estimation
+    canvas: Canvas
     networks: Networks
     device: torch.device
 
@@ -94,7 +98,7 @@ class Estimator:
         """Joints in pixels of RGB images of the stage's size, and in [0, 1] how sure each is."""
         batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
         with autocast(self.device):
-            outputs = self.stage.outputs(self.networks, {"target_image": batch})
+            outputs = self.stage.outputs(self.canvas, self.networks, {"target_image": batch})
         joints, confidence = (outputs[name].cpu().numpy() for name in self.stage.writes)
         return joints, confidence
 
@@ -113,7 +117,7 @@ def open_estimator(given: str | Path, device: torch.device, *, size: tuple[int, 
             "hourglass), or a file made of one (posegen export)."
         )
     trained = _from_run(_fetched(given), device) if is_run else _from_file(path, device)
-    return trained if size is None else replace(trained, stage=replace(trained.stage, size=size))
+    return trained if size is None else replace(trained, canvas=_canvas(trained.stage, size))
 
 
 def _fetched(given: str | Path) -> Store:
@@ -134,7 +138,10 @@ def _from_run(store: Store, device: torch.device) -> Estimator:
         raise ValueError(f"'{run}' is a run of {settings['system']}; expected one of hourglass.")
     head = f"{Estimation.name}."
     stage = _stage({path.removeprefix(head): value for path, value in settings.items() if path.startswith(head)}, run)
-    return Estimator(stage, trained_networks(stage, store.folder / "stages" / stage.name, device), device)
+    canvas = _canvas(stage, settings["shards.size"])
+    return Estimator(
+        stage, canvas, trained_networks(stage, canvas, store.folder / "stages" / stage.name, device), device
+    )
 
 
 def _from_file(path: Path, device: torch.device) -> Estimator:
@@ -146,8 +153,11 @@ def _from_file(path: Path, device: torch.device) -> Estimator:
     if metadata.get("kind") != KIND:
         found = metadata.get("kind", "nothing")
         raise ValueError(f"'{path}' is not an exported hourglass: it says {found!r}, expected {KIND!r} as its kind.")
-    stage = _stage(json.loads(metadata["settings"]), path)
-    networks, tensors = stage.networks(), load_file(path)
+    settings = json.loads(metadata["settings"])
+    size = settings.pop("size")
+    stage = _stage(settings, path)
+    canvas = _canvas(stage, size)
+    networks, tensors = stage.networks(canvas), load_file(path)
     try:
         for name, network in networks.items():
             mine = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
@@ -155,7 +165,7 @@ def _from_file(path: Path, device: torch.device) -> Estimator:
     except RuntimeError as error:
         raise ValueError(f"the weights in '{path}' do not fit the settings in it: {error}") from None
     placed = {name: to_device(network.eval().requires_grad_(False), device) for name, network in networks.items()}
-    return Estimator(stage, placed, device)
+    return Estimator(stage, canvas, placed, device)
 
 
 def _stage(settings: Mapping[str, Any], where: str | Path) -> Estimation:
@@ -165,9 +175,17 @@ def _stage(settings: Mapping[str, Any], where: str | Path) -> Estimation:
         raise ValueError(f"'{where}' has settings that this version does not have: {error}") from None
 
 
-def export(run: str | Path, output: Path) -> Estimation:
+def _canvas(stage: Estimation, size: Sequence[int]) -> Canvas:
+    """The canvas of a (height, width) in pixels. Raises ValueError where it does not fit the networks."""
+    canvas = Canvas((size[0], size[1]), Gaussians())
+    with torch.device("meta"):
+        stage.networks(canvas)
+    return canvas
+
+
+def export(run: str | Path, output: Path) -> Estimator:
     """Writes the trained hourglass of a run, named by its folder or URI, to one file, its averaged weights where it has
-    any. Returns its stage.
+    any. Returns it.
 
     Raises ValueError as `open_estimator` does, and where the file is there already.
     """
@@ -180,9 +198,9 @@ def export(run: str | Path, output: Path) -> Estimation:
         for name, network in trained.networks.items()
         for key, tensor in network.state_dict().items()
     }
-    metadata = {"kind": KIND, "settings": json.dumps(asdict(trained.stage))}
+    metadata = {"kind": KIND, "settings": json.dumps({"size": trained.canvas.size, **settings_of(trained.stage)})}
     write_whole(output, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-    return trained.stage
+    return trained
 
 
 def check_free(output: Path) -> None:
@@ -226,7 +244,7 @@ def _estimated(
     estimator: Estimator, folder: Path, names: Sequence[str], threshold: float, rejects: list[Reject]
 ) -> dict[str, Pose]:
     """Poses of a batch of images by name; what cannot be read is added to the rejects."""
-    height, width = estimator.stage.size
+    height, width = estimator.canvas.size
     images, scales = np.empty((len(names), height, width, 3), np.uint8), {}
     for name in names:
         try:

@@ -1,25 +1,29 @@
-"""What a system is made of: players, loss terms, stages, and their wiring by columns.
+"""The parts of a system: stages, their players and loss terms, wired by columns.
 
 A stage is a description: a frozen dataclass whose fields are hyperparameters, without parameters, device or optimizer.
-It pickles to Ray, prints, compares and is logged as it is.
+It is pickled to Ray, printed, compared and logged as it is.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from posegen.batch import Batch, Scalar
+from posegen.batch import Batch, Joints, PoseMaps, Scalar, Visible
 from posegen.data.geometry.pose_maps import Discs, Gaussians
+from posegen.systems.fields import Decay, Positive, Rate, Share, check_fields
 
 Networks = Mapping[str, nn.Module]
 
+GENERATOR = "generator"  # the player whose networks make a stage's outputs, and whom the moving average follows
+
 
 class Term(NamedTuple):
-    """One named part of a loss. The raw value is logged; the player minimises the sum of weight * value."""
+    """A named part of a loss. The raw value is logged; the player minimises the sum of weight * value."""
 
     value: Scalar
     weight: float = 1.0
@@ -27,7 +31,7 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Constant:
-    """A learning rate that stays."""
+    """A constant learning rate."""
 
     def factor(self, step: int) -> float:
         return 1.0
@@ -56,7 +60,7 @@ class LinearDecay:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """A learning rate that is `share` of itself from step `start` on (stacked hourglass)."""
+    """A learning rate multiplied by `share` from step `start` on (stacked hourglass)."""
 
     start: int
     share: float
@@ -69,8 +73,41 @@ Schedule = Constant | Halving | LinearDecay | StepDecay
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """The settings of training that stages have in common. A stage holds one in its field `training`.
+
+    A setting that is None does not exist for the stage: it is not listed and cannot be set.
+
+    pix2pix's code has the linear decay. PG2 and VDG keep the rate constant; there the decay is our choice for short
+    trainings, where it makes the result less noisy.
+    """
+
+    steps: Positive  # each with an update, or several, of every player
+    batch_size: Positive  # pairs of an update, over all workers
+    lr: Rate
+    discriminator_lr: Rate | None = None  # or the critic's
+    constant_lr_share: Share | None = 1.0  # share of the steps with a constant rate; then `late_lr`, or linear to zero
+    late_lr: Rate | None = None  # after the constant part
+    halving_every: Positive | None = None  # steps; then the rate is neither constant nor linear
+    flip: bool = True  # train on left-right mirrored pairs too, half of the time
+    ema_decay: Decay = 0.0  # of the moving average of the generator's weights; 0 is off
+
+    @property
+    def schedule(self) -> Schedule:
+        """The factor of the learning rates at each step."""
+        if self.halving_every is not None:
+            return Halving(self.halving_every)
+        share = 1.0 if self.constant_lr_share is None else self.constant_lr_share
+        if self.late_lr is not None:
+            return StepDecay(start=round(self.steps * share), share=self.late_lr / self.lr)
+        if share == 1:
+            return Constant()
+        return LinearDecay(start=min(round(self.steps * share), self.steps - 1), end=self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Player:
-    """Who learns, with which optimizer, how often. The player called "generator" is the one averaged by EMA."""
+    """A participant of the training: networks with an optimizer. `GENERATOR` is the one averaged by EMA."""
 
     name: str
     nets: tuple[str, ...]
@@ -78,60 +115,139 @@ class Player:
     optimizer: Literal["adam", "rmsprop"] = "adam"
     betas: tuple[float, float] = (0.5, 0.999)  # for rmsprop the second is its smoothing constant
     schedule: Schedule = Constant()
-    repeats: int = 1  # turns in a row, each with a fresh batch (WGAN critics)
+    repeats: int = 1  # updates in a row, each with a fresh batch (WGAN critics)
     clip_weights: float | None = None
     skip_when: Callable[[Mapping[str, float]], bool] | None = None  # on the last step's terms, reduced over workers
 
 
+def adversarial_players(
+    training: Training,
+    *,
+    generators: tuple[str, ...] = ("generator",),
+    discriminators: tuple[str, ...] = ("discriminator",),
+    adversary: str = "discriminator",
+    generator_first: bool = True,
+    optimizer: Literal["adam", "rmsprop"] = "adam",
+    betas: tuple[float, float] = (0.5, 0.999),
+    repeats: int = 1,
+    clip_weights: float | None = None,
+    skip_when: Callable[[Mapping[str, float]], bool] | None = None,
+) -> tuple[Player, ...]:
+    """Return the players of an adversarial game, in the order of their updates.
+
+    Args:
+        training: Learning rates and their schedule.
+        generators: Names of the generator's networks.
+        discriminators: Names of the adversary's networks; () leaves the generator alone.
+        adversary: The adversary's name: a Wasserstein critic is no discriminator.
+        generator_first: The order; WGAN and pix2pix update the adversary first.
+        optimizer: That of both players.
+        betas: Those of both players' optimizers.
+        repeats: Updates of the adversary in a step.
+        clip_weights: Largest absolute weight of the adversary.
+        skip_when: Condition on the last step's terms under which the adversary is not updated.
+    """
+    schedule = training.schedule
+    generator = Player(
+        name=GENERATOR, nets=generators, lr=training.lr, optimizer=optimizer, betas=betas, schedule=schedule
+    )
+    if not discriminators:
+        return (generator,)
+    if training.discriminator_lr is None:
+        raise ValueError(f"the player '{adversary}' has no learning rate: give `training` a `discriminator_lr`")
+    other = Player(
+        name=adversary, nets=discriminators, lr=training.discriminator_lr, optimizer=optimizer, betas=betas,
+        schedule=schedule, repeats=repeats, clip_weights=clip_weights, skip_when=skip_when,
+    )  # fmt: skip
+    return (generator, other) if generator_first else (other, generator)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The size of a system's images, and the way in which poses are drawn at that size."""
+
+    size: tuple[int, int]  # height, width in pixels
+    pose_maps: Discs | Gaussians
+
+    def draw(self, joints: Joints, visible: Visible) -> PoseMaps:
+        """Return the pose maps of joints in pixels."""
+        return self.pose_maps(joints, visible, *self.size)
+
+
 @runtime_checkable
 class Stage(Protocol):
-    """One trained step of a system. Implemented by frozen dataclasses; every field is a hyperparameter."""
+    """A trained step of a system: a frozen dataclass whose fields are hyperparameters, those of `training` included.
+
+    Its methods are functions of the fields and of what they are given; networks are only called, never reached into,
+    since with several workers they are wrapped.
+    """
 
     name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
     writes: ClassVar[tuple[str, ...]]
 
     @property
-    def steps(self) -> int: ...  # turns of the game
-    @property
-    def batch_size(self) -> int: ...  # pairs of one turn, over all workers
-    @property
-    def flip(self) -> bool: ...  # train on left-right mirrored pairs too, half of the time
-    @property
-    def ema_decay(self) -> float: ...  # 0 is off
-    @property
-    def players(self) -> tuple[Player, ...]: ...  # in playing order
-
-    def networks(self) -> dict[str, nn.Module]:
-        """Freshly initialised networks, each of exactly one player."""
+    def training(self) -> Training:
+        """Steps, batches, learning rates."""
         ...
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        """Exactly the columns in `writes`."""
+    @property
+    def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         ...
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        """The player's terms; gradients of other players' networks are not used."""
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return freshly initialised networks, each of exactly one player. Raises ValueError for an unfit size."""
+        ...
+
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return exactly the columns in `writes`."""
+        ...
+
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms.
+
+        Args:
+            canvas: The system's.
+            player: A name of `players`.
+            nets: Networks by name, fixed ones included.
+            batch: The columns in `reads`.
+            outputs: The stage's outputs for the batch. They carry a gradient for the player `GENERATOR` only.
+        """
         ...
 
 
 @runtime_checkable
-class Perceptive(Protocol):
-    """A stage whose losses look at images through a fixed, pretrained network: not trained, in no checkpoint."""
+class ComputesOtherwise(Protocol):
+    """A stage whose losses need something else than its outputs: without costly columns, or on varied images."""
+
+    def training_outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return what `loss` is given as `outputs`."""
+        ...
+
+
+@runtime_checkable
+class UsesPretrained(Protocol):
+    """A stage whose losses compare features of a fixed, pretrained network: not trained, in no checkpoint."""
 
     @property
-    def features(self) -> str: ...  # a setting: the pretrained network's name, or "random-<name>" in its stead
+    def features(self) -> str:
+        """A setting: the pretrained network's name, or "random-<name>" for a random network in its place."""
+        ...
+
     @property
-    def pretrained(self) -> str: ...  # its name in `weights.PRETRAINED`; "" where the stage's settings need none
+    def pretrained(self) -> str:
+        """The network's name in `weights.PRETRAINED`; "" where the stage's settings need none."""
+        ...
 
     def fixed_networks(self, weights: Path) -> dict[str, nn.Module]:
-        """The fixed networks by name, which `loss` finds among the stage's own; `weights` is the folder of files."""
+        """Return the fixed networks, which `loss` finds among the stage's own; `weights` is the folder of files."""
         ...
 
 
 @runtime_checkable
-class Continuing(Protocol):
-    """A stage that goes on training networks of stages before it, as its own: fine-tuning several stages together."""
+class WarmStarts(Protocol):
+    """A stage whose networks start from trained ones of earlier stages: fine-tuning several stages together."""
 
     @property
     def starts_from(self) -> Mapping[str, tuple[str, str]]:
@@ -139,32 +255,50 @@ class Continuing(Protocol):
         ...
 
 
-@runtime_checkable
-class Drawing(Protocol):
-    """A stage that draws poses itself, of joints that it predicts: by the system's drawing."""
+def player_terms(stage: Stage, canvas: Canvas, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+    """Return a player's terms on a batch, as training computes them.
 
-    @property
-    def pose_maps(self) -> Discs | Gaussians: ...
+    The outputs are computed once, without gradients unless the player is the one whose networks make them.
+    """
+    compute = stage.training_outputs if isinstance(stage, ComputesOtherwise) else stage.outputs
+    with torch.set_grad_enabled(player == GENERATOR and torch.is_grad_enabled()):
+        outputs = compute(canvas, nets, batch)
+    return stage.loss(canvas, player, nets, batch, outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A paper's system: stages in order, the drawing of the pose, and the columns that are the result.
+    """A paper's system: stages in order, the canvas that they share, and the columns that are the result.
 
     A result is an image (`image`), predicted joints (`joints`, in pixels of the target), or both; "" is neither.
+    Raises ValueError for settings out of bounds and for a size that the networks cannot be built for.
     """
 
     name: str
     variant: str
     paper: str
-    size: tuple[int, int]  # height, width in pixels
-    pose_maps: Discs | Gaussians
+    canvas: Canvas
     stages: tuple[Stage, ...]
     image: str = ""
     joints: str = ""
 
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            check_fields(stage, stage.name)
+            _shapes(stage, self.canvas)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return self.canvas.size
+
+    @property
+    def pose_maps(self) -> Discs | Gaussians:
+        """The drawing of the pose."""
+        return self.canvas.pose_maps
+
     def stages_before(self, index: int) -> list[int]:
-        """The earlier stages whose outputs a stage reads, directly or through one another, in their order."""
+        """Return the earlier stages whose outputs a stage reads, directly or through one another, in their order."""
         wanted, found = set(self.stages[index].reads), []
         for number in reversed(range(index)):
             stage = self.stages[number]
@@ -174,14 +308,14 @@ class System:
         return found[::-1]
 
     def waits_for(self, index: int) -> frozenset[int]:
-        """The earlier stages that must be trained before a stage: it reads what they write, or goes on with them."""
+        """Return the earlier stages that must be trained before a stage: it reads their outputs or starts from them."""
         stage, names = self.stages[index], [each.name for each in self.stages]
-        origins = [origin for origin, _ in stage.starts_from.values()] if isinstance(stage, Continuing) else []
+        origins = [origin for origin, _ in stage.starts_from.values()] if isinstance(stage, WarmStarts) else []
         return frozenset({*self.stages_before(index), *map(names.index, origins)})
 
     def stand_ins(self) -> list[str]:
-        """Where a random network stands in for a pretrained one, in words for scores and reports."""
-        stages = [stage for stage in self.stages if isinstance(stage, Perceptive) and stage.pretrained]
+        """Describe, for scores and reports, where a random network stands in for a pretrained one."""
+        stages = [stage for stage in self.stages if isinstance(stage, UsesPretrained) and stage.pretrained]
         return [
             f"the losses of stage '{stage.name}' compare features of {stage.features}, a fixed random network: "
             f"{stage.pretrained} is absent"
@@ -190,20 +324,19 @@ class System:
         ]
 
     def continuation_errors(self) -> list[str]:
-        """Where a stage goes on with networks of earlier stages that are not built as its own, in words."""
-        with torch.device("meta"):  # shapes only
-            networks = {stage.name: stage.networks() for stage in self.stages}
+        """Describe where a stage starts from networks of earlier stages that are not built as its own."""
+        shapes = {stage.name: _shapes(stage, self.canvas) for stage in self.stages}
         return [
-            f"stage '{stage.name}' goes on with the {network} of stage '{origin}', but builds its own '{own}' "
+            f"stage '{stage.name}' starts from the {network} of stage '{origin}', but builds its own '{own}' "
             "otherwise: give both the same sizes"
             for stage in self.stages
-            if isinstance(stage, Continuing)
+            if isinstance(stage, WarmStarts)
             for own, (origin, network) in stage.starts_from.items()
-            if _shapes(networks[stage.name][own]) != _shapes(networks[origin][network])
+            if shapes[stage.name][own] != shapes[origin][network]
         ]
 
     def wiring_errors(self, columns: set[str]) -> list[str]:
-        """What is wrong with the columns, in words, given those that the data have. Empty where all is well."""
+        """Describe the errors in the wiring of columns, given those that the data have; empty where there are none."""
         have, errors = set(columns), []
         for stage in self.stages:
             for column in stage.reads:
@@ -222,5 +355,9 @@ class System:
         return errors if results else [*errors, "the system names no result: neither an image nor joints"]
 
 
-def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weights.shape) for name, weights in network.state_dict().items()}
+@lru_cache(maxsize=256)
+def _shapes(stage: Stage, canvas: Canvas) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of the weights of a stage's networks. Raises ValueError where the size does not fit them."""
+    with torch.device("meta"):
+        networks = stage.networks(canvas)
+    return {name: {key: tuple(v.shape) for key, v in net.state_dict().items()} for name, net in networks.items()}

@@ -16,7 +16,7 @@ from posegen.storage.files import read_json, remove_leftovers, remove_whole, wri
 from posegen.training.checkpoints import Progress, checkpoints, latest_checkpoint, restore, snapshot, write_snapshot
 from posegen.training.step import build_trainer
 from tests.conftest import Blocks
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, tug
 
 CPU = torch.device("cpu")
 CHANGES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")  # audited by Python
@@ -71,7 +71,7 @@ def test_a_json_file_is_the_old_or_the_new_one(tmp_path: Path):
 
 
 def test_the_newest_checkpoint_can_be_restored(tmp_path: Path):
-    folder, trainer = tmp_path / "tug", build_trainer(Tug(), seed=0, device=CPU)
+    folder, trainer = tmp_path / "tug", build_trainer(tug(), CANVAS, seed=0, device=CPU)
 
     def write(step: int) -> None:
         taken = snapshot(trainer, Progress(step, "hash", 3, {}), [{"step": float(step)}])
@@ -85,7 +85,7 @@ def test_the_newest_checkpoint_can_be_restored(tmp_path: Path):
     for points in crashes(lambda: write(2), before):  # noqa: B007
         latest = latest_checkpoint(folder)
         assert latest is not None
-        progress, curve = restore(build_trainer(Tug(), seed=9, device=CPU), latest)
+        progress, curve = restore(build_trainer(tug(), CANVAS, seed=9, device=CPU), latest)
         assert progress.step in (1, 2)
         assert curve == [{"step": progress.step}]
         write(2)

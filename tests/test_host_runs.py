@@ -28,7 +28,7 @@ OPTIONS = [
     "--workers", "2", "--pairs", "10", "--checkpoint-every", str(INTERVAL),
     "--set", "data.train_people=6", "data.test_people=2", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
-    "refinement.width=4", "refinement.critic_width=4", f"refinement.steps={STEPS}", "refinement.batch_size=4",
+    "refinement.width=4", "refinement.discriminator_width=4", f"refinement.steps={STEPS}", "refinement.batch_size=4",
 ]  # fmt: skip
 
 

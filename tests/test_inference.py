@@ -16,11 +16,13 @@ from torch import nn
 from posegen.cli import app, run_command
 from posegen.data import reasons
 from posegen.data.formats.annotations import read_annotations
+from posegen.data.geometry.pose_maps import Gaussians
 from posegen.data.loading.dataset import Shards
 from posegen.data.sources.folder import Folder
 from posegen.inference import Estimator, annotate, export, open_estimator, write_annotation
 from posegen.runs.options import Options, plan_for
 from posegen.runs.plan import Plan
+from posegen.stage import Canvas
 from posegen.storage.files import read_json, write_json
 from posegen.storage.store import Store
 from posegen.systems.hourglass import Estimation
@@ -58,7 +60,10 @@ class Brightest(nn.Module):
 
 
 BY_LIGHT = Estimator(
-    Estimation(size=(64, 32), stem_stride=2, depth=2, mirrored_too=False), {"estimator": Brightest()}, CPU
+    Estimation(stem_stride=2, depth=2, mirrored_too=False),
+    Canvas((64, 32), Gaussians()),
+    {"estimator": Brightest()},
+    CPU,
 )
 
 
@@ -148,7 +153,7 @@ def test_an_exported_hourglass_estimates_what_the_run_does(run: Path, exported: 
     images = Shards(block_shards).images("test", range(8))
     by_run, by_file = (open_estimator(path, CPU) for path in (run, exported))
     assert by_run.stage == by_file.stage
-    assert by_file.stage.size == (64, 32)
+    assert by_file.canvas.size == (64, 32)
     for one, other in zip(by_run(images), by_file(images), strict=True):
         assert np.array_equal(one, other)
     joints, confidence = by_run(images)

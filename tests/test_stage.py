@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from posegen.catalog import system
 from posegen.stage import Constant, Halving, LinearDecay, Stage
-from posegen.systems.vdg import Reconstruction, vdg
+from posegen.systems.vdg import LateFusionReconstruction
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Step:
 
 
 def wired(*stages, image="b", joints=""):
-    system = dataclasses.replace(vdg(), image=image, joints=joints)
-    object.__setattr__(system, "stages", stages)
-    return system
+    described = dataclasses.replace(system("vdg"), image=image, joints=joints)
+    object.__setattr__(described, "stages", stages)
+    return described
 
 
 FIRST, SECOND = Step("first", ("image",), ("a",)), Step("second", ("image", "a"), ("b",))
@@ -71,9 +72,9 @@ def test_schedules():
 
 
 def test_a_system_is_a_value():
-    assert pickle.loads(pickle.dumps(vdg())) == vdg()
-    assert vdg() != vdg(variant="l1")
-    assert isinstance(Reconstruction(), Stage)
-    assert Reconstruction.name == "coarse"
+    assert pickle.loads(pickle.dumps(system("vdg"))) == system("vdg")
+    assert system("vdg") != system("vdg", variant="l1")
+    assert isinstance(LateFusionReconstruction(), Stage)
+    assert LateFusionReconstruction.name == "coarse"
     with pytest.raises(AttributeError):
-        Reconstruction().steps = 3
+        LateFusionReconstruction().width = 3

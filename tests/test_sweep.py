@@ -27,7 +27,7 @@ ALL_FREE = "2.0"  # CPUs, and no placement group
 SMALL = [
     "data.train_people=8", "data.test_people=3", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
-    "refinement.width=4", "refinement.critic_width=4", "refinement.batch_size=4",
+    "refinement.width=4", "refinement.discriminator_width=4", "refinement.batch_size=4",
 ]  # fmt: skip
 JOINING = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",

@@ -23,7 +23,7 @@ PLACE = "s3://runs/searched"
 SMALL = [
     "data.train_people=8", "data.test_people=3", "data.images_per_person=8", "shards.images_per_shard=8",
     "coarse.width=4", "coarse.steps=8", "coarse.batch_size=4",
-    "refinement.width=4", "refinement.critic_width=4", "refinement.batch_size=4",
+    "refinement.width=4", "refinement.discriminator_width=4", "refinement.batch_size=4",
 ]  # fmt: skip
 
 

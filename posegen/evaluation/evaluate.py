@@ -25,7 +25,7 @@ from posegen.inference import Trained, load
 from posegen.stage import System
 from posegen.storage.files import StorageFailed, write_json, write_whole
 from posegen.storage.store import Store
-from posegen.systems.settings import check_known
+from posegen.systems.fields import check_known
 from posegen.training.checkpoints import fetch_newest
 
 SHARDS, STAGES, SCORES, PARTS = "shards", "stages", "scores", "parts"  # folders of a run, and of its scores

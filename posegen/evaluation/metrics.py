@@ -24,7 +24,7 @@ from posegen.batch import Images
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.loading.dataset import Shards
 from posegen.stage import System
-from posegen.systems.settings import check_known
+from posegen.systems.fields import check_known
 
 IMAGE_SCORES = ("ssim", "mask_ssim", "psnr", "l1", "mask_l1")  # as tables list them
 JOINT_SCORES = ("pose_error", "pck", "pckh")

@@ -11,11 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from posegen.batch import Batch
-from posegen.catalog import FIXED
 from posegen.data.sources.pairs import ordered_pairs, usable_rows
 from posegen.data.listing import Entry
 from posegen.runs.plan import Plan
-from posegen.stage import Perceptive, Stage, System
+from posegen.stage import Stage, System, UsesPretrained, player_terms
 
 MIB = 2**20
 IMAGE_BYTES = {
@@ -83,14 +82,17 @@ def _pairs_text(plan: Plan, split: str, entries: Sequence[Entry]) -> str:
 def stage_lines(plan: Plan, index: int) -> list[str]:
     """A stage's columns, networks, players, and the memory and disk that it needs."""
     stage = plan.system.stages[index]
-    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in _fake_networks(stage).items()}
+    training = stage.training
+    with FakeTensorMode():
+        made = stage.networks(plan.system.canvas)
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in made.items()}
     total = sum(counts.values())
-    per_worker = -(-stage.batch_size // plan.workers.fewest)
+    per_worker = -(-training.batch_size // plan.workers.fewest)
     activations = _saved_bytes(plan.system, index, plan.weights) * per_worker
     networks = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     checkpoint = total * 12 / MIB  # weights and Adam's two moments, 4 bytes each
     return [
-        f"stage    {stage.name}: {stage.steps:,} steps of {stage.batch_size} pairs on {plan.workers} worker(s)",
+        f"stage    {stage.name}: {training.steps:,} steps of {training.batch_size} pairs on {plan.workers} worker(s)",
         f"  reads  {', '.join(stage.reads)}",
         f"  writes {', '.join(stage.writes)}",
         f"  parameters {networks}",
@@ -100,26 +102,21 @@ def stage_lines(plan: Plan, index: int) -> list[str]:
     ]
 
 
-def _fake_networks(stage: Stage) -> dict[str, nn.Module]:
-    with FakeTensorMode():
-        return stage.networks()
-
-
 def _saved_bytes(system: System, index: int, weights: Path) -> int:
     """Bytes that a loss keeps for its backward, for one pair, of the player who needs most: only shapes are run."""
     stage, pairs = system.stages[index], 2  # batch norm wants more than one
     with FakeTensorMode():
-        networks = stage.networks()
-        if isinstance(stage, Perceptive):
+        networks = stage.networks(system.canvas)
+        if isinstance(stage, UsesPretrained):
             networks |= stage.fixed_networks(weights)
         batch = _fake_batch(system, pairs)
         for earlier in (system.stages[number] for number in system.stages_before(index)):
             with torch.no_grad():
-                batch |= earlier.outputs(earlier.networks(), batch)
-        return max(_saved_by(stage, player.name, networks, batch) for player in stage.players) // pairs
+                batch |= earlier.outputs(system.canvas, earlier.networks(system.canvas), batch)
+        return max(_saved_by(system, stage, player.name, networks, batch) for player in stage.players) // pairs
 
 
-def _saved_by(stage: Stage, player: str, networks: Mapping[str, nn.Module], batch: Batch) -> int:
+def _saved_by(system: System, stage: Stage, player: str, networks: Mapping[str, nn.Module], batch: Batch) -> int:
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -127,7 +124,7 @@ def _saved_by(stage: Stage, player: str, networks: Mapping[str, nn.Module], batc
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        stage.loss(player, networks, batch)
+        player_terms(stage, system.canvas, player, networks, batch)
     return sum(saved.values())
 
 
@@ -147,7 +144,5 @@ def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
 def _settings_lines(plan: Plan) -> list[str]:
     lines = ["settings (change any with --set path=value)"]
     return lines + [
-        f"  {path} = {value}"
-        for path, value in plan.settings.items()
-        if "." in path and path.partition(".")[2] not in FIXED
+        f"  {path} = {value}" for path, value in plan.settings.items() if "." in path and not path.endswith(".size")
     ]

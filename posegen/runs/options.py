@@ -27,11 +27,11 @@ from posegen.data.sources.synchronized_views import SynchronizedViews
 from posegen.data.sources.synthetic.source import SyntheticPeople
 from posegen.data.sources.synthetic.source import SyntheticViews
 from posegen.data.sources.triplet_hdf5 import TripletHdf5
-from posegen.fields import replace_fields
+from posegen.systems.fields import replace_fields
 from posegen.storage.files import read_json
 from posegen.runs.plan import Plan
 from posegen.storage.run_lock import refresh
-from posegen.stage import Perceptive, System
+from posegen.stage import System, UsesPretrained
 from posegen.storage.store import Store
 from posegen.training.checkpoints import Interval
 from posegen.nets.pretrained import PRETRAINED, path_of, weights_folder
@@ -233,7 +233,7 @@ def with_pretrained(described: System, weights: Path, settings: Mapping[str, obj
     Raises ValueError where the settings ask for a pretrained network by name, and its file is absent.
     """
     for stage in described.stages:
-        if not isinstance(stage, Perceptive) or stage.features != stage.pretrained or not stage.pretrained:
+        if not isinstance(stage, UsesPretrained) or stage.features != stage.pretrained or not stage.pretrained:
             continue
         path, wanted = f"{stage.name}.features", PRETRAINED[stage.pretrained]
         if path_of(stage.pretrained, weights) is not None:
@@ -294,10 +294,11 @@ def _check_numbers(options: Chosen) -> None:
 
 def _check_workers(plan: Plan) -> None:
     for stage in plan.system.stages:
-        if stage.batch_size < plan.workers.most:
+        if stage.training.batch_size < plan.workers.most:
             raise ValueError(
                 f"--workers {plan.workers} is more than the batch of stage '{stage.name}' has pairs, "
-                f"{stage.batch_size}. Give fewer, or --set {stage.name}.batch_size=N with {plan.workers.most} or more."
+                f"{stage.training.batch_size}. Give fewer, or --set {stage.name}.batch_size=N with {plan.workers.most} "
+                "or more."
             )
 
 

@@ -12,7 +12,7 @@ from posegen.runs.progress import Display, score_tables, terms_text
 from posegen.storage.files import read_json, remove_leftovers
 from posegen.runs.plan import Plan, Step
 from posegen.storage.run_lock import run_lock
-from posegen.stage import Perceptive
+from posegen.stage import UsesPretrained
 from posegen.storage.store import Store
 from posegen.training.checkpoints import RAY_STATE, fetch_newest, latest_checkpoint
 from posegen.training.events import read_failures
@@ -176,7 +176,9 @@ def read_everywhere(plan: Plan) -> list[Path]:
 
 
 def _pretrained(plan: Plan) -> bool:
-    return any(isinstance(s, Perceptive) and s.pretrained and s.features == s.pretrained for s in plan.system.stages)
+    return any(
+        isinstance(s, UsesPretrained) and s.pretrained and s.features == s.pretrained for s in plan.system.stages
+    )
 
 
 def counts_lines(manifest: dict[str, Any]) -> list[str]:
@@ -272,7 +274,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
             workers=plan.workers,
             use_gpu=use_gpu,
             log_rows=log_rows,
-            show=lambda step, terms: display.advance(stage.name, step, stage.steps, terms_text(terms)),
+            show=lambda step, terms: display.advance(stage.name, step, stage.training.steps, terms_text(terms)),
             warn=display.warn,
             say=display.say,
             side_by_side=side_by_side,
@@ -280,7 +282,7 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
     except BaseException:
         tracking.finish(stage.name, "FAILED")
         raise
-    display.advance(stage.name, stage.steps, stage.steps)
+    display.advance(stage.name, stage.training.steps, stage.training.steps)
     tracking.finish(stage.name)
     fetch_newest(plan.store, task.prefix)
 
@@ -334,7 +336,7 @@ def described(plan: Plan) -> dict[str, Any]:
         {
             "name": s.name,
             "settings": nested[s.name],
-            "parameters": parameter_counts(s.networks()),
+            "parameters": parameter_counts(s.networks(system.canvas)),
             "interruptions": read_failures(plan.stages / s.name),
         }
         for s in system.stages

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posegen.cluster.resources import Workers
+from posegen.catalog import settings
 from posegen.data.loading.dataset import Shards
 from posegen.data.listing import Listing, Source
 from posegen.data.shards.manifest import manifest_alone, read_manifest
@@ -83,7 +84,7 @@ class Plan:
 
     def checkpoint_interval(self, stage: Stage) -> Interval:
         """Steps or minutes between two checkpoints."""
-        tenth = -(-stage.steps // CHECKPOINTS)
+        tenth = -(-stage.training.steps // CHECKPOINTS)
         return self.checkpoint_every or Interval(min(MOST_STEPS_BETWEEN, max(FEWEST_STEPS_BETWEEN, tenth)))
 
     @cached_property
@@ -93,9 +94,7 @@ class Plan:
         flat: dict[str, Any] = {"system": system.name, "variant": system.variant, "dataset": self.dataset}
         flat |= {"seed": self.seed, "pairs": self.score_pairs}
         flat |= _fields("data", self.source) | _fields("shards", self.shard_settings)
-        flat |= {"pose_maps": type(system.pose_maps).__name__} | _fields("pose_maps", system.pose_maps)
-        for stage in system.stages:
-            flat |= _fields(stage.name, stage)
+        flat |= {"pose_maps": type(system.pose_maps).__name__} | settings(system)
         return json.loads(json.dumps(flat, default=str))
 
     @cached_property
@@ -125,7 +124,7 @@ class Plan:
 
     def result(self, index: int) -> str:
         """Fingerprint of a stage's finished networks."""
-        return digest(self.config_hash(index), self.system.stages[index].steps)
+        return digest(self.config_hash(index), self.system.stages[index].training.steps)
 
     @property
     def scores_fingerprint(self) -> str:
@@ -158,15 +157,15 @@ class Plan:
         return Step("shards", self.shards_fingerprint, state)
 
     def _stage_step(self, index: int) -> Step:
-        stage = self.system.stages[index]
+        stage, steps = self.system.stages[index], self.system.stages[index].training.steps
         latest = latest_checkpoint(self.stages / stage.name)
         if latest is None:
-            return Step(stage.name, self.config_hash(index), "missing", f"{stage.steps} steps")
+            return Step(stage.name, self.config_hash(index), "missing", f"{steps} steps")
         progress = read_progress(latest)
-        detail = f"step {progress.step} of {stage.steps}"
-        if progress.config_hash != self.config_hash(index) or progress.step > stage.steps:
+        detail = f"step {progress.step} of {steps}"
+        if progress.config_hash != self.config_hash(index) or progress.step > steps:
             return Step(stage.name, self.config_hash(index), "differs", detail)
-        return Step(stage.name, self.config_hash(index), "done" if progress.step == stage.steps else "started", detail)
+        return Step(stage.name, self.config_hash(index), "done" if progress.step == steps else "started", detail)
 
     def save(self) -> None:
         """Writes plan.json, atomically."""

@@ -36,11 +36,10 @@ several cameras 0.151, where it has 0.170. A flow can only show what the source 
 the front's colours.
 """
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,10 +49,10 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1
-from posegen.stage import Halving, Networks, Player, System, Term
-from posegen.systems.settings import check_fields, check_known, settings_for
+from posegen.stage import Canvas, Networks, Player, System, Term, Training, adversarial_players
+from posegen.systems.fields import Positive, Weight
+from posegen.systems.paper import Paper, Preset
 
-PAPER = "Zhou et al.: View Synthesis by Appearance Flow, ECCV 2016"
 JOINTS = 18
 STEPS, STEP = 19, 20.0  # of the view code; degrees
 VIEW_ENTRIES = STEPS + 1
@@ -64,7 +63,7 @@ Flow = Float[Tensor, "batch 2 height width"]  # x, y in pixels
 
 
 def sampled(images: Float[Tensor, "batch channels height width"], flow: Flow) -> Tensor:
-    """images(x + flow_x, y + flow_y) at each pixel (x, y), bilinearly, 0 outside; in float32 at least.
+    """Return images(x + flow_x, y + flow_y) at each pixel (x, y), bilinearly, 0 outside; in float32 at least.
 
     remap_layer.cpp: a pixel's number is its centre, and of the four nearest pixels those outside count as 0.
     """
@@ -73,17 +72,17 @@ def sampled(images: Float[Tensor, "batch channels height width"], flow: Flow) ->
     with torch.autocast(flow.device.type, enabled=False):
         column, row = (torch.arange(side, device=flow.device, dtype=dtype) for side in (width, height))
         x, y = flow[:, 0].to(dtype) + column, flow[:, 1].to(dtype) + row[:, None]
-        places = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
-        return F.grid_sample(images.to(dtype), places, mode="bilinear", padding_mode="zeros", align_corners=True)
+        points = torch.stack([x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1], dim=-1)
+        return F.grid_sample(images.to(dtype), points, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 def resized(maps: Float[Tensor, "batch channels _ _"], size: tuple[int, int]) -> Tensor:
-    """Bilinearly, corners on corners (resize_layer.cpp); flows keep their values, which are pixels of the result."""
+    """Resize bilinearly, corners on corners (resize_layer.cpp); flows keep their values: pixels of the result."""
     return maps if maps.shape[2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
 def view_code(rotation: Float[Tensor, " batch"], kind: ViewCode) -> Float[Tensor, "batch 20"]:
-    """The rotation in degrees as the object network's 20 numbers, of which the last is 1.
+    """Return the rotation in degrees as the object network's 20 numbers, of which the last is 1.
 
     "steps": one-hot, the nearest multiple of 20 from -180 to 180. "angle": its sine and cosine, then zeros.
     """
@@ -105,7 +104,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def initialise(module: nn.Module) -> None:
-    """He-normal weights (our choice: the training networks' initialisation is not known), biases zero."""
+    """Initialise He-normal weights (our choice: that of the training networks is not known), biases zero."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
@@ -113,13 +112,13 @@ def initialise(module: nn.Module) -> None:
 
 
 def halving_layers(widths: list[int]) -> nn.Sequential:
-    """3x3 convolutions of stride 2 with ReLU; a side of n pixels becomes n / 2, rounded up."""
+    """Return 3x3 convolutions of stride 2 with ReLU; a side of n pixels becomes n / 2, rounded up."""
     layers = [(nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.ReLU()) for inner, outer in pairwise(widths)]
     return nn.Sequential(*(layer for pair in layers for layer in pair))
 
 
 def doubling_layers(widths: list[int], *, whole: bool) -> nn.Sequential:
-    """3x3 deconvolutions of stride 2 with ReLU, then one of stride 1 to two channels.
+    """Return 3x3 deconvolutions of stride 2 with ReLU, then one of stride 1 to two channels.
 
     n pixels become 2n - 1 each time (the code), or 2n where `whole`.
     """
@@ -130,14 +129,14 @@ def doubling_layers(widths: list[int], *, whole: bool) -> nn.Sequential:
 
 
 def starting_at_zero(layers: nn.Sequential) -> nn.Sequential:
-    """The layers with zeros as the weights of the last one."""
+    """Return the layers, with zeros as the weights of the last one."""
     last = layers[-1]
     assert isinstance(last, nn.ConvTranspose2d)
     nn.init.zeros_(last.weight)
     return layers
 
 
-class SceneNetwork(nn.Module):
+class SceneFlowNetwork(nn.Module):
     """models/kitti_single: halvings of image and condition, doublings to the flow and, where `masked`, to a mask.
 
     Widths 32, 64, 128, 256, 512 down and 512, 256, 128, 64, 32 up at width 32 and depth 5.
@@ -155,13 +154,13 @@ class SceneNetwork(nn.Module):
         starting_at_zero(self.flow)
 
     def forward(self, given: Float[Tensor, "batch channels height width"]) -> tuple[Flow, Tensor | None]:
-        """The flow in pixels, and the logits of background and foreground."""
+        """Return the flow in pixels, and the logits of background and foreground."""
         features = self.encoder(given)
         mask = None if self.mask is None else resized(self.mask(features), self.size)
         return resized(self.flow(features), self.size), mask
 
 
-class ObjectNetwork(nn.Module):
+class ObjectFlowNetwork(nn.Module):
     """models/car_single: the source image and the view's code meet in linear layers; decoders of flow and mask.
 
     At width 16 and `latent` 4096: six convolutions of 16 to 512 channels and two linear layers; 128 and 256 units for
@@ -172,9 +171,9 @@ class ObjectNetwork(nn.Module):
     def __init__(self, *, size: tuple[int, int], width: int, latent: int) -> None:
         super().__init__()
         self.size = size
-        places = math.prod(math.ceil(side / 64) for side in size)
+        positions = math.prod(math.ceil(side / 64) for side in size)
         self.encoder = halving_layers([3, *(width * 2**level for level in range(6))])
-        self.source_code = _linear_layers(32 * width * places, latent, latent)
+        self.source_code = _linear_layers(32 * width * positions, latent, latent)
         self.view_code = _linear_layers(VIEW_ENTRIES, 8 * width, 16 * width)
         start = tuple(math.ceil((side - 1) / 2**OBJECT_DOUBLINGS) + 1 for side in size)
         self.flow = self._decoder(latent, 4 * width, latent + 16 * width, start)
@@ -189,7 +188,7 @@ class ObjectNetwork(nn.Module):
         return nn.Sequential(*spread, nn.Unflatten(1, (channels, *start)), *doubling_layers(widths, whole=False))
 
     def forward(self, source: Images, view: Float[Tensor, "batch 20"]) -> tuple[Flow, Tensor]:
-        """The flow in pixels, and the logits of background and foreground."""
+        """Return the flow in pixels, and the logits of background and foreground."""
         code = torch.cat([self.source_code(self.encoder(source).flatten(1)), self.view_code(view)], dim=1)
         return resized(self.flow(code), self.size), resized(self.mask(code), self.size)
 
@@ -200,38 +199,47 @@ def _linear_layers(*widths: int) -> nn.Sequential:
 
 
 def copied(batch: Batch, flow: Flow) -> Images:
-    """The source's colours where the flow finds them, in [-1, 1]; black outside, as the code's images from 0 on."""
+    """Return the source's colours where the flow finds them, in [-1, 1]; black outside, as the code's images from 0."""
     return sampled(batch["source_image"] + 1, flow) - 1
 
 
 def foreground(logits: Float[Tensor, "batch 2 height width"]) -> Float[Tensor, "batch 1 height width"]:
-    """The probability of the person at each pixel: the second of the softmax's two classes."""
+    """Return the probability of the person at each pixel: the second of the softmax's two classes."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)[:, 1:]
 
 
 def masked_outputs(batch: Batch, flow: Flow, logits: Tensor, *, cut_out: bool) -> dict[str, Tensor]:
-    """ "sampled_image" and "foreground"; with `cut_out` the image is black where the foreground is at most 0.5."""
+    """Return "sampled_image" and "foreground"; with `cut_out` black where the foreground is at most 0.5."""
     image, person = copied(batch, flow), foreground(logits)
     if cut_out:
         image = (image + 1) * (person > 0.5) - 1
     return {"sampled_image": image, "foreground": person}
 
 
-def masked_terms(batch: Batch, flow: Flow, logits: Tensor, *, mask_weight: float) -> dict[str, Term]:
-    """ "l1" of the whole image, and "mask", the cross-entropy of background and person."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+def uncut_outputs(batch: Batch, flow: Flow, logits: Tensor) -> dict[str, Tensor]:
+    """Return what the losses compare: the whole image, and the mask's "logits"."""
+    return {"sampled_image": copied(batch, flow), "logits": logits}
+
+
+def masked_terms(batch: Batch, outputs: Batch, mask_weight: float) -> dict[str, Term]:
+    """Return "l1" of the whole image, and "mask", the cross-entropy of background and person, of `uncut_outputs`."""
+    logits = outputs["logits"].to(torch.promote_types(outputs["logits"].dtype, torch.float32))
     mask = F.cross_entropy(logits, batch["target_person_mask"].squeeze(1).long())
-    return {"l1": Term(l1(copied(batch, flow), batch["target_image"])), "mask": Term(mask, mask_weight)}
+    return {"l1": Term(l1(outputs["sampled_image"], batch["target_image"])), "mask": Term(mask, mask_weight)}
 
 
 def poses(batch: Batch) -> Float[Tensor, "batch 39 height width"]:
-    """Source image, source pose, target pose, on the channels."""
+    """Return source image, source pose and target pose, on the channels."""
     return torch.cat([batch["source_image"], batch["source_pose"], batch["target_pose"]], dim=1)
 
 
-def only_player(lr: float, halving_every: int) -> tuple[Player, ...]:
-    """The generator, learning by Adam with its usual betas; there is no critic."""
-    return (Player(name="generator", nets=("generator",), lr=lr, betas=(0.9, 0.999), schedule=Halving(halving_every)),)
+def only_player(training: Training) -> tuple[Player, ...]:
+    """Return the generator, trained by Adam with its usual betas; there is no discriminator."""
+    return adversarial_players(training, discriminators=(), betas=(0.9, 0.999))
+
+
+# The rate is halved every so many steps.
+TRAINING = Training(steps=100_000, batch_size=16, lr=1e-4, constant_lr_share=None, halving_every=50_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,34 +250,31 @@ class PoseFlow:
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "source_pose", "target_pose")
     writes: ClassVar[tuple[str, ...]] = ("sampled_image",)
 
-    size: tuple[int, int] = (224, 224)  # height, width in pixels
-    width: int = 32  # channels of the first level
-    depth: int = 5  # halvings
-    steps: int = 100_000
-    batch_size: int = 16
-    lr: float = 1e-4
-    halving_every: int = 50_000  # steps after which the rate is halved, again and again
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, check_size)
+    width: Positive = 32  # channels of the first level
+    depth: Positive = 5  # halvings
+    training: Training = TRAINING
 
     @property
     def players(self) -> tuple[Player, ...]:
-        return only_player(self.lr, self.halving_every)
+        return only_player(self.training)
 
-    def networks(self) -> dict[str, nn.Module]:
-        channels = 3 + 2 * JOINTS
-        network = SceneNetwork(channels=channels, size=self.size, width=self.width, depth=self.depth, masked=False)
-        return {"generator": network}
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        return scene_networks(canvas, width=self.width, depth=self.depth, masked=False)
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         flow, _ = nets["generator"](poses(batch))
         return {"sampled_image": copied(batch, flow)}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        return {"l1": Term(l1(self.outputs(nets, batch)["sampled_image"], batch["target_image"]))}
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        return {"l1": Term(l1(outputs["sampled_image"], batch["target_image"]))}
+
+
+def scene_networks(canvas: Canvas, *, width: int, depth: int, masked: bool) -> dict[str, nn.Module]:
+    """Return the scene network on source image and both poses. Raises ValueError for a size that is too small."""
+    check_size(canvas.size)
+    channels = 3 + 2 * JOINTS
+    network = SceneFlowNetwork(channels=channels, size=canvas.size, width=width, depth=depth, masked=masked)
+    return {"generator": network}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,35 +285,27 @@ class MaskedPoseFlow:
     reads: ClassVar[tuple[str, ...]] = (*PoseFlow.reads, "target_person_mask")
     writes: ClassVar[tuple[str, ...]] = ("sampled_image", "foreground")
 
-    size: tuple[int, int] = (224, 224)  # height, width in pixels
-    width: int = 32  # channels of the first level
-    depth: int = 5  # halvings
-    mask_weight: float = 0.1
+    width: Positive = 32  # channels of the first level
+    depth: Positive = 5  # halvings
+    mask_weight: Weight = 0.1
     cut_out: bool = False  # the image is the person on black
-    steps: int = 100_000
-    batch_size: int = 16
-    lr: float = 1e-4
-    halving_every: int = 50_000  # steps after which the rate is halved, again and again
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, check_size)
+    training: Training = TRAINING
 
     @property
     def players(self) -> tuple[Player, ...]:
-        return only_player(self.lr, self.halving_every)
+        return only_player(self.training)
 
-    def networks(self) -> dict[str, nn.Module]:
-        channels = 3 + 2 * JOINTS
-        network = SceneNetwork(channels=channels, size=self.size, width=self.width, depth=self.depth, masked=True)
-        return {"generator": network}
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        return scene_networks(canvas, width=self.width, depth=self.depth, masked=True)
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         return masked_outputs(batch, *nets["generator"](poses(batch)), cut_out=self.cut_out)
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        return masked_terms(batch, *nets["generator"](poses(batch)), mask_weight=self.mask_weight)
+    def training_outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return uncut_outputs(batch, *nets["generator"](poses(batch)))
+
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        return masked_terms(batch, outputs, self.mask_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,86 +316,69 @@ class ViewFlow:
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "rotation", "target_person_mask")
     writes: ClassVar[tuple[str, ...]] = ("sampled_image", "foreground")
 
-    size: tuple[int, int] = (224, 224)  # height, width in pixels
-    width: int = 16  # channels of the first level
-    latent: int = 4096  # units of the linear layers
+    width: Positive = 16  # channels of the first level
+    latent: Positive = 4096  # units of the linear layers
     view_code: ViewCode = "steps"
-    mask_weight: float = 0.1
+    mask_weight: Weight = 0.1
     cut_out: bool = False  # the image is the person on black
-    steps: int = 100_000
-    batch_size: int = 16
-    lr: float = 1e-4
-    halving_every: int = 50_000  # steps after which the rate is halved, again and again
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, check_size)
+    training: Training = TRAINING
 
     @property
     def players(self) -> tuple[Player, ...]:
-        return only_player(self.lr, self.halving_every)
+        return only_player(self.training)
 
-    def networks(self) -> dict[str, nn.Module]:
-        return {"generator": ObjectNetwork(size=self.size, width=self.width, latent=self.latent)}
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        check_size(canvas.size)
+        return {"generator": ObjectFlowNetwork(size=canvas.size, width=self.width, latent=self.latent)}
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         return masked_outputs(batch, *self._decoded(nets, batch), cut_out=self.cut_out)
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        return masked_terms(batch, *self._decoded(nets, batch), mask_weight=self.mask_weight)
+    def training_outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return uncut_outputs(batch, *self._decoded(nets, batch))
+
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        return masked_terms(batch, outputs, self.mask_weight)
 
     def _decoded(self, nets: Networks, batch: Batch) -> tuple[Flow, Tensor]:
         return nets["generator"](batch["source_image"], view_code(batch["rotation"], self.view_code))
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
-
-    size: tuple[int, int]
-    pose_radius: float
-    poses: MaskedPoseFlow
-    view: ViewFlow
+def by_poses(system: System) -> System:
+    """Return the variant whose condition is both poses ("full")."""
+    return replace(system, stages=system.stages[:1])
 
 
-SETTINGS = {
-    "market1501": Settings((128, 64), 4.0, MaskedPoseFlow(), ViewFlow()),
-    "deepfashion": Settings((256, 256), 4.0, MaskedPoseFlow(), ViewFlow()),
-    # What two processor cores train in a few minutes.
-    "synthetic": Settings(
-        (64, 32),
-        2.0,
-        MaskedPoseFlow(depth=4, steps=4000, batch_size=8, lr=1e-3, halving_every=1000),
-        ViewFlow(width=8, latent=256, view_code="angle", steps=4000, batch_size=8, lr=1e-3, halving_every=1000),
-    ),
-}
-
-VARIANTS = ("full", "no-mask", "view")
+def by_poses_without_mask(system: System) -> System:
+    """Return the same without the mask's decoder ("no-mask")."""
+    masked = system.stages[0]
+    assert isinstance(masked, MaskedPoseFlow)
+    return replace(system, stages=(PoseFlow(width=masked.width, depth=masked.depth, training=masked.training),))
 
 
-def appearance_flow(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """Appearance flow with the settings of a data set; variants as in the module's docstring.
-
-    "view" needs data of several cameras. Raises ValueError for an unknown data set or variant, and for sides below 8
-    pixels.
-    """
-    check_known("variant of appearance_flow", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    return System(
-        name="appearance_flow",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Discs(radius=settings.pose_radius),
-        stages=(_stage(variant, settings, size),),
-        image="sampled_image",
-    )
+def by_view(system: System) -> System:
+    """Return the variant whose condition is the rotation, which needs data of several cameras ("view")."""
+    return replace(system, stages=system.stages[1:])
 
 
-def _stage(variant: str, settings: Settings, size: tuple[int, int]) -> PoseFlow | MaskedPoseFlow | ViewFlow:
-    if variant == "view":
-        return dataclasses.replace(settings.view, size=size)
-    masked = dataclasses.replace(settings.poses, size=size)
-    if variant == "full":
-        return masked
-    return PoseFlow(**{field.name: getattr(masked, field.name) for field in dataclasses.fields(PoseFlow)})
+SYNTHETIC_TRAINING = replace(TRAINING, steps=4000, batch_size=8, lr=1e-3, halving_every=1000)
+
+# The stages are alternatives, of which each variant has one.
+APPEARANCE_FLOW = Paper(
+    citation="Zhou et al.: View Synthesis by Appearance Flow, ECCV 2016",
+    presets={
+        "market1501": Preset((128, 64), Discs(radius=4.0), (MaskedPoseFlow(), ViewFlow())),
+        "deepfashion": Preset((256, 256), Discs(radius=4.0), (MaskedPoseFlow(), ViewFlow())),
+        # What two processor cores train in a few minutes.
+        "synthetic": Preset(
+            (64, 32),
+            Discs(radius=2.0),
+            (
+                MaskedPoseFlow(depth=4, training=SYNTHETIC_TRAINING),
+                ViewFlow(width=8, latent=256, view_code="angle", training=SYNTHETIC_TRAINING),
+            ),
+        ),
+    },
+    variants={"full": by_poses, "no-mask": by_poses_without_mask, "view": by_view},
+    image="sampled_image",
+)

@@ -3,8 +3,8 @@
 
 One stage. A generator with two encoders, one for the source image with its pose and one for the target pose, whose
 skips carry the source's features to where the target's body parts are: ten affine transforms, computed from the joints
-alone, warp the features of the first four levels. Its critic sees both images with both poses in patches. The content
-loss compares each pixel's features of a VGG19 with their nearest neighbour in the real image. Released code:
+alone, warp the features of the first four levels. Its discriminator scores patches of both images with both poses. The
+content loss compares each pixel's features of a VGG19 with their nearest neighbour in the real image. Released code:
 AliaksandrSiarohin/pose-gan (conditional_gan.py, pose_transform.py, cmd.py) with its submodule gan.
 
 Where paper and code disagree, we follow
@@ -15,8 +15,9 @@ Where paper and code disagree, we follow
   `interpolation="nearest"`. The code's gradient of it was approximate, ours is exact;
 - the nearest-neighbour loss: the code's mean over pixels, where the paper has a sum.
 
-Parameters: generator 82,080,611 for 256x256 and 61,109,085 for 128x64 ("baseline": 48,655,449 and 36,072,533); critic
-2,803,782. The generator's bottleneck is 4 rows high; the critic gives 3x1 patches for 128x64 and 7x7 for 256x256.
+Parameters: generator 82,080,611 for 256x256 and 61,109,085 for 128x64 ("baseline": 48,655,449 and 36,072,533);
+discriminator 2,803,782. The generator's bottleneck is 4 rows high; the discriminator gives 3x1 patches for 128x64 and
+7x7 for 256x256.
 
 Numbers to expect (CVPR; IS and detection score DS need networks that are not here): Market-1501 SSIM 0.290, IS 3.185,
 mask-SSIM 0.805, mask-IS 3.502, DS 0.72; DeepFashion SSIM 0.756, IS 3.439, DS 0.96. SSIM has the data range of the
@@ -24,17 +25,22 @@ generated image, as `ssim_gaussian_range` does here.
 
 Our choices: VGG19 is torchvision's with its own scaling (see `nets.vgg`), so the scale of the content loss is not
 the released one; without the file a fixed random VGG19 stands in, named "random-vgg19" in scores and reports. The
-critic's real and fake images are of the same pairs, where the code draws two batches. "geometry" and "aggregate"
+discriminator's real and fake images are of the same pairs, where the code draws two batches. "geometry" and "aggregate"
 as fields; the settings of "synthetic".
+
+Variants, by the README's commands: "full" has deformable skips and 0.01 times the nearest-neighbour loss on
+block1_conv2; "baseline" plain skips and 100 times L1 on pixels; "dsc" deformable skips, the same; "perc" deformable
+skips and 0.5 times L1 on block2_conv1. The ablations have batch 4 on DeepFashion too.
 """
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -44,12 +50,12 @@ from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import judged_fake, judged_real
 from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
-from posegen.nets.pretrained import path_of, vgg19_features
+from posegen.nets.pretrained import Layer, path_of, vgg19_features
 from posegen.nets.warping import Aggregate, Interpolation, deformable_skip
-from posegen.stage import Networks, Player, System, Term
-from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
+from posegen.stage import Canvas, Networks, Player, System, Term, Training, adversarial_players
+from posegen.systems.fields import Positive, Weight
+from posegen.systems.paper import Paper, Preset, Variant
 
-PAPER = "Siarohin et al.: Deformable GANs for Pose-based Human Image Generation, CVPR 2018"
 JOINTS = 18
 BOTTLENECK = 4  # rows of the smallest feature map
 FEWEST_HALVINGS = 3
@@ -71,12 +77,13 @@ class SampleNorm(nn.Module):
         self.gain, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
+        """Return the normalised features."""
         variance, mean = torch.var_mean(features, dim=(1, 2, 3), correction=0, keepdim=True)
         return (features - mean) * (self.gain / (variance.sqrt() + 1e-3)) + self.offset
 
 
 def initialise_glorot(module: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases, Keras' defaults; for `nn.Module.apply`."""
+    """Initialise Glorot-uniform weights and zero biases, Keras' defaults; for `nn.Module.apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -84,19 +91,19 @@ def initialise_glorot(module: nn.Module) -> None:
 
 
 def halving(channels_in: int, channels_out: int, *, norm: bool) -> nn.Sequential:
-    """LeakyReLU 0.2, a 4x4 convolution of stride 2, normalisation (`block` of conditional_gan.py)."""
+    """Return LeakyReLU 0.2, a 4x4 convolution of stride 2, normalisation (`block` of conditional_gan.py)."""
     layers = [nn.LeakyReLU(0.2), nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False)]
     return nn.Sequential(*layers, *([SampleNorm()] if norm else []))
 
 
 def doubling(channels_in: int, channels_out: int, *, dropout: float) -> nn.Sequential:
-    """ReLU, a 4x4 transposed convolution of stride 2, normalisation, dropout."""
+    """Return ReLU, a 4x4 transposed convolution of stride 2, normalisation, dropout."""
     layers = [nn.ReLU(), nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, bias=False), SampleNorm()]
     return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
 
 
 def halvings(size: tuple[int, int]) -> int:
-    """How often an image of (height, width) is halved, to four rows if its sides allow: 5 for 128x64, 6 for 256x256.
+    """Return how often an image of (height, width) is halved, to 4 rows if possible: 5 for 128x64, 6 for 256x256.
 
     Stopping earlier where a side is odd (4 for 256x176) is our choice. Raises ValueError, naming sizes that fit, where
     a side cannot be halved three times.
@@ -117,12 +124,12 @@ def halvings(size: tuple[int, int]) -> int:
 
 
 def encoder_widths(width: int, count: int) -> list[int]:
-    """Channels of the levels: 64, 128, 256 and 512 from there on, at width 64."""
+    """Return the channels of the levels: 64, 128, 256 and 512 from there on, at width 64."""
     return [width * min(2**level, 8) for level in range(count + 1)]
 
 
-class Encoder(nn.Module):
-    """A 3x3 convolution, then halvings; the last without normalisation. Gives the features of all levels."""
+class SkipEncoder(nn.Module):
+    """A 3x3 convolution, then halvings; the last without normalisation."""
 
     def __init__(self, *, channels: int, widths: list[int]) -> None:
         super().__init__()
@@ -131,6 +138,7 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList([nn.Conv2d(channels, widths[0], 3, padding=1), *blocks])
 
     def forward(self, inputs: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
+        """Return the features of all levels."""
         features = []
         for level in self.levels:
             inputs = level(inputs)
@@ -138,7 +146,7 @@ class Encoder(nn.Module):
         return features
 
 
-class Decoder(nn.Module):
+class SkipDecoder(nn.Module):
     """Doublings from the bottleneck, each but the first on the step before and a skip; a 3x3 convolution and tanh.
 
     Widths 512, 512, 512, ..., 256, 128 at `width` 64. `streams` encoders give each skip and the bottleneck.
@@ -155,7 +163,7 @@ class Decoder(nn.Module):
         self.image = nn.Sequential(nn.ReLU(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
 
     def forward(self, skips: list[Tensor]) -> Images:
-        """The image, from the features of all levels, the bottleneck last."""
+        """Return the image, from the features of all levels, the bottleneck last."""
         features = skips[-1]
         for step, skip in zip(self.steps, skips[-2::-1], strict=True):
             features = torch.cat([step(features), skip], dim=1)
@@ -168,12 +176,12 @@ class PlainGenerator(nn.Module):
     def __init__(self, *, size: tuple[int, int], width: int, dropout: float) -> None:
         super().__init__()
         widths = encoder_widths(width, halvings(size))
-        self.encoder = Encoder(channels=3 + 2 * JOINTS, widths=widths)
-        self.decoder = Decoder(widths=widths, streams=1, dropout=dropout)
+        self.encoder = SkipEncoder(channels=3 + 2 * JOINTS, widths=widths)
+        self.decoder = SkipDecoder(widths=widths, streams=1, dropout=dropout)
         self.apply(initialise_glorot)
 
     def forward(self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"]) -> Images:
-        """The image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
+        """Return the image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
         return self.decoder(self.encoder(torch.cat([appearance, pose], dim=1)))
 
 
@@ -192,9 +200,9 @@ class DeformableGenerator(nn.Module):
     ) -> None:
         super().__init__()
         widths = encoder_widths(width, halvings(size))
-        self.appearance_encoder = Encoder(channels=3 + JOINTS, widths=widths)
-        self.pose_encoder = Encoder(channels=JOINTS, widths=widths)
-        self.decoder = Decoder(widths=widths, streams=2, dropout=dropout)
+        self.appearance_encoder = SkipEncoder(channels=3 + JOINTS, widths=widths)
+        self.pose_encoder = SkipEncoder(channels=JOINTS, widths=widths)
+        self.decoder = SkipDecoder(widths=widths, streams=2, dropout=dropout)
         self.aggregate: Aggregate = aggregate
         self.interpolation: Interpolation = interpolation
         self.paper = geometry == "paper"
@@ -203,7 +211,7 @@ class DeformableGenerator(nn.Module):
     def forward(
         self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"], warps: LimbWarps
     ) -> Images:
-        """The image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
+        """Return the image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
         levels = self.appearance_encoder(appearance)
         count = min(WARPED, len(levels) - 1)  # never the bottleneck
         moved = [self._deformed(features, warps) for features in levels[:count]] + levels[count:]
@@ -223,7 +231,7 @@ class DeformableGenerator(nn.Module):
         )
 
 
-class PatchCritic(nn.Module):
+class PosedPatchDiscriminator(nn.Module):
     """A logit for each patch of source image, source pose, an image and the target pose (disc_type "call").
 
     4x4 convolutions of stride 2, the first without padding: `halvings` 5 gives 3x1 patches for 128x64.
@@ -238,19 +246,33 @@ class PatchCritic(nn.Module):
         self.apply(initialise_glorot)
 
     def forward(self, images: Float[Tensor, "batch 42 height width"]) -> Float[Tensor, "batch patches"]:
+        """Return the logits, above zero for real."""
         return self.layers(images).flatten(1)
+
+
+def patch_grid(size: tuple[int, int], halvings: int) -> tuple[int, int]:
+    """Return rows and columns of the discriminator's patches; 0 where none is left."""
+    rows, columns = ((side - 4) // 2 + 1 for side in size)
+    return rows >> (halvings - 1), columns >> (halvings - 1)
+
+
+def fixed_features(features: str, layer: Layer, weights: Path) -> dict[str, nn.Module]:
+    """Return "features", the layers of VGG19 up to `layer`: random ones unless `features` is "vgg19"."""
+    path = path_of("vgg19", weights) if features == "vgg19" else None
+    assert path is not None or features == "random-vgg19", "the plan has checked that the file exists"
+    return {"features": vgg19_features(layer, path)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """Generator: BCE(D(G), 1) + content_weight content(G, I_b); critic: BCE(D(I_b), 1) + BCE(D(G), 0) (equation 5).
+    """Generator: BCE(D(G), 1) + content_weight content(G, I_b); discriminator: BCE(D(I_b), 1) + BCE(D(G), 0) (eq. 5).
 
-    D sees (I_a, P_a, image, P_b). The content loss of `content_layer` and `window` (equation 7):
+    D scores (I_a, P_a, image, P_b). The content loss of `content_layer` and `window` (equation 7):
     - "pixels", window 1: mean |G - I_b|;
     - a layer g of VGG19, window 1: mean |g(G) - g(I_b)|;
     - a layer and a window of 3 or 5: the nearest-neighbour loss, mean over pixels p of
       min over q in the window around p of sum over channels |g(G)(p) - g(I_b)(q)|.
-    In the code's order: the critic moves first.
+    The discriminator is updated first, as in the code.
     """
 
     name: ClassVar[str] = "generation"
@@ -261,47 +283,27 @@ class Generation:
     )  # fmt: skip
     writes: ClassVar[tuple[str, ...]] = ("generated_image",)
 
-    size: tuple[int, int] = (128, 64)  # height, width in pixels
-    width: int = 64  # channels of the first level
+    width: Positive = 64  # channels of the first level
     skips: Literal["plain", "deformable"] = "deformable"  # warp_skip none and mask
     aggregate: Aggregate = "max"  # over body parts (warp_agg)
     interpolation: Interpolation = "bilinear"
     geometry: Geometry = "code"
-    dropout: float = 0.5  # the only noise; off in evaluation, as in the code
-    critic_width: int = 64
-    critic_halvings: int = 5
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.5  # the only noise; off in evaluation, as in the code
+    discriminator_width: Positive = 64
+    discriminator_halvings: Annotated[int, Ge(2)] = 5
     content_layer: ContentLayer = "block1_conv2"
-    window: int = 3  # pixels, odd; 5 for DeepFashion
-    content_weight: float = 0.01  # lambda
+    window: Positive = 3  # pixels, odd; 5 for DeepFashion
+    content_weight: Weight = 0.01  # lambda
     features: Literal["vgg19", "random-vgg19"] = "vgg19"
-    steps: int = 90_000  # 90 epochs of 1,000
-    batch_size: int = 4
-    lr: float = 2e-4
-    critic_lr: float = 2e-4
-    constant_lr_share: float = 1.0  # of the steps; then linear to zero
-    flip: bool = False  # no augmentation in the paper
-    ema_decay: float = 0.0
+    # 90 epochs of 1,000 steps; no augmentation in the paper.
+    training: Training = Training(steps=90_000, batch_size=4, lr=2e-4, discriminator_lr=2e-4, flip=False)
 
     def __post_init__(self) -> None:
-        check_fields(self, halvings)
         if self.window % 2 == 0 or (self.window > 1 and self.content_layer == "pixels"):
             raise ValueError(
                 f"{self.name}.window is {self.window} with content_layer '{self.content_layer}'; it must be odd, and 1 "
                 "for pixels"
             )
-        if min(self._patches) < 1:
-            raise ValueError(
-                f"{self.name}.critic_halvings is {self.critic_halvings}, too many for images of "
-                f"{self.size[0]}x{self.size[1]}: no patch is left. Give fewer"
-            )
-
-    @property
-    def _patches(self) -> tuple[int, int]:
-        """Rows and columns of the critic's patches."""
-        rows, columns = ((side - 4) // 2 + 1 for side in self.size)
-        for _ in range(self.critic_halvings - 1):
-            rows, columns = rows // 2, columns // 2
-        return rows, columns
 
     @property
     def pretrained(self) -> str:
@@ -309,38 +311,33 @@ class Generation:
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        return (
-            Player(name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule),
-            Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),
-        )
+        return adversarial_players(self.training, generator_first=False)
 
-    def networks(self) -> dict[str, nn.Module]:
-        critic = PatchCritic(width=self.critic_width, halvings=self.critic_halvings)
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        height, width = canvas.size
+        if min(patch_grid(canvas.size, self.discriminator_halvings)) < 1:
+            raise ValueError(
+                f"{self.name}.discriminator_halvings is {self.discriminator_halvings}, too many for images of "
+                f"{height}x{width}: no patch is left. Give fewer"
+            )
+        discriminator = PosedPatchDiscriminator(width=self.discriminator_width, halvings=self.discriminator_halvings)
         if self.skips == "plain":
-            return {
-                "generator": PlainGenerator(size=self.size, width=self.width, dropout=self.dropout),
-                "critic": critic,
-            }
-        generator = DeformableGenerator(
-            size=self.size,
-            width=self.width,
-            dropout=self.dropout,
-            aggregate=self.aggregate,
-            interpolation=self.interpolation,
-            geometry=self.geometry,
-        )
-        return {"generator": generator, "critic": critic}
+            generator = PlainGenerator(size=canvas.size, width=self.width, dropout=self.dropout)
+        else:
+            generator = DeformableGenerator(
+                size=canvas.size,
+                width=self.width,
+                dropout=self.dropout,
+                aggregate=self.aggregate,
+                interpolation=self.interpolation,
+                geometry=self.geometry,
+            )
+        return {"generator": generator, "discriminator": discriminator}
 
     def fixed_networks(self, weights: Path) -> dict[str, nn.Module]:
-        """ "features": the layers of VGG19 up to the content layer; none for pixels."""
-        if self.content_layer == "pixels":
-            return {}
-        path = path_of("vgg19", weights) if self.features == "vgg19" else None
-        assert path is not None or self.features == "random-vgg19", "the plan has seen to it that the file is there"
-        return {"features": vgg19_features(self.content_layer, path)}
+        return {} if self.content_layer == "pixels" else fixed_features(self.features, self.content_layer, weights)
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         appearance = torch.cat([batch["source_image"], batch["source_pose"]], dim=1)
         if self.skips == "plain":
             return {"generated_image": nets["generator"](appearance, batch["target_pose"])}
@@ -349,21 +346,18 @@ class Generation:
             batch["source_visible"],
             batch["target_joints"],
             batch["target_visible"],
-            self.size,
+            canvas.size,
             geometry=self.geometry,
         )
         return {"generated_image": nets["generator"](appearance, batch["target_pose"], warps)}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        if player == "critic":
-            with torch.no_grad():
-                generated = self.outputs(nets, batch)["generated_image"]
-            real = judged_real(_logits(nets, batch, batch["target_image"]))
-            return {"real": Term(real), "fake": Term(judged_fake(_logits(nets, batch, generated)))}
-        generated = self.outputs(nets, batch)["generated_image"]
-        adversarial = judged_real(_logits(nets, batch, generated))
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        generated = outputs["generated_image"]
+        if player == "discriminator":
+            real, fake = _logits(nets, batch, batch["target_image"]), _logits(nets, batch, generated)
+            return {"real": Term(judged_real(real)), "fake": Term(judged_fake(fake))}
         return {
-            "adversarial": Term(adversarial),
+            "adversarial": Term(judged_real(_logits(nets, batch, generated))),
             "content": Term(self._content(nets, batch, generated), self.content_weight),
         }
 
@@ -378,65 +372,67 @@ class Generation:
 
 
 def _logits(nets: Networks, batch: Batch, images: Images) -> Float[Tensor, " batch_times_patches"]:
-    """The critic's logits of images in the place of the target; it normalises each by itself."""
+    """The discriminator's logits of images in the place of the target; each is normalised by itself."""
     condition = (batch["source_image"], batch["source_pose"], images, batch["target_pose"])
-    return nets["critic"](torch.cat(condition, dim=1)).flatten()
+    return nets["discriminator"](torch.cat(condition, dim=1)).flatten()
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
+def ablation(
+    skips: Literal["plain", "deformable"], content_layer: ContentLayer = "pixels"
+) -> Callable[[System], System]:
+    """Return the variant with an L1 content loss: 100 times that of pixels, or 50 times "full"'s weight of features."""
 
-    size: tuple[int, int]
-    pose_sigma: float
-    generation: Generation
-    perceptual_weight: float = 0.5  # lambda of "perc"
+    def ablated(system: System) -> System:
+        (stage,) = system.stages
+        assert isinstance(stage, Generation)
+        weight = 100.0 if content_layer == "pixels" else 50 * stage.content_weight
+        batch_size = max(4, stage.training.batch_size)
+        stage = replace(
+            stage,
+            skips=skips,
+            content_layer=content_layer,
+            window=1,
+            content_weight=weight,
+            training=replace(stage.training, batch_size=batch_size),
+        )
+        return replace(system, stages=(stage,))
+
+    return ablated
 
 
-SETTINGS = {
-    "market1501": Settings((128, 64), 6.0, Generation()),
-    "deepfashion": Settings((256, 256), 6.0, Generation(size=(256, 256), window=5, batch_size=2)),
-    # Our choice: what two processor cores train in a few minutes.
-    "synthetic": Settings(
-        (64, 32),
-        3.0,
-        Generation(
-            size=(64, 32), width=16, critic_width=16, critic_halvings=4, steps=1500, batch_size=8, lr=1e-3,
-            critic_lr=2e-4, constant_lr_share=0.5, dropout=0.0, content_weight=1.0,
+DEFGAN = Paper(
+    citation="Siarohin et al.: Deformable GANs for Pose-based Human Image Generation, CVPR 2018",
+    presets={
+        "market1501": Preset((128, 64), Gaussians(sigma=6.0), (Generation(),)),
+        "deepfashion": Preset(
+            (256, 256),
+            Gaussians(sigma=6.0),
+            (
+                Generation(
+                    window=5,
+                    training=Training(steps=90_000, batch_size=2, lr=2e-4, discriminator_lr=2e-4, flip=False),
+                ),
+            ),
         ),
-        perceptual_weight=50.0,
-    ),
-}  # fmt: skip
-
-VARIANTS = ("full", "baseline", "dsc", "perc")
-
-
-def defgan(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """Deformable GAN with the settings of a data set, or one of the paper's ablations by the README's commands.
-
-    "baseline": plain skips, 100 L1 on pixels; "dsc": deformable skips, the same; "perc": deformable skips, 0.5 L1 on
-    block2_conv1; "full": deformable skips, 0.01 nearest-neighbour loss on block1_conv2. The ablations have batch 4 on
-    DeepFashion too. Raises ValueError for an unknown data set or variant, and for a size that does not fit.
-    """
-    check_known("variant of defgan", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    stage = dataclasses.replace(settings.generation, size=size)
-    return System(
-        name="defgan",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Gaussians(sigma=settings.pose_sigma),
-        stages=(_ablated(stage, variant, settings.perceptual_weight),),
-        image="generated_image",
-    )
-
-
-def _ablated(stage: Generation, variant: str, perceptual_weight: float) -> Generation:
-    if variant == "full":
-        return stage
-    pixels = dataclasses.replace(
-        stage, content_layer="pixels", window=1, content_weight=100.0, batch_size=max(4, stage.batch_size)
-    )
-    if variant == "perc":
-        return dataclasses.replace(pixels, content_layer="block2_conv1", content_weight=perceptual_weight)
-    return dataclasses.replace(pixels, skips="plain" if variant == "baseline" else "deformable")
+        # Our choice: what two processor cores train in a few minutes.
+        "synthetic": Preset(
+            (64, 32),
+            Gaussians(sigma=3.0),
+            (
+                Generation(
+                    width=16, discriminator_width=16, discriminator_halvings=4, dropout=0.0, content_weight=1.0,
+                    training=Training(
+                        steps=1500, batch_size=8, lr=1e-3, discriminator_lr=2e-4, constant_lr_share=0.5, flip=False
+                    ),
+                ),
+            ),
+        ),
+    },
+    variants={
+        "full": Variant(),
+        "baseline": ablation("plain"),
+        "dsc": ablation("deformable"),
+        "perc": ablation("deformable", "block2_conv1"),
+    },
+    image="generated_image",
+)  # fmt: skip

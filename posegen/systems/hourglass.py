@@ -37,12 +37,12 @@ paper, MPII's test set: PCKh@0.5 of 90.9 %; of the code, on the validation set: 
 2. They say nothing about the boxes of our data sets; docs/systems.md has what was measured on these.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval, MultipleOf
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,10 +50,9 @@ from torch.nn import functional
 from posegen.batch import Batch, Images, Joints, PoseMaps, Visible
 from posegen.data.geometry.joints import JOINTS, MIRROR
 from posegen.data.geometry.pose_maps import Gaussians
-from posegen.stage import Networks, Player, StepDecay, System, Term
-from posegen.systems.settings import check_fields, check_known, settings_for
-
-PAPER = "Newell et al.: Stacked Hourglass Networks for Human Pose Estimation, ECCV 2016"
+from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.systems.fields import Decay, Positive, Rate
+from posegen.systems.paper import Paper, Preset, Variant
 
 Features = Float[Tensor, "batch channels rows columns"]
 HeatMaps = Float[Tensor, "batch 18 rows columns"]
@@ -144,14 +143,14 @@ class StackedHourglass(nn.Module):
         return torch.stack(maps, dim=1)
 
 
-def decoded(maps: HeatMaps, stride: int) -> tuple[Joints, Confidence]:
-    """Joints in pixels of the image, and the maps' peaks, brought to [0, 1]: how sure each joint is.
+def decode(maps: HeatMaps, stride: int) -> tuple[Joints, Confidence]:
+    """Return joints in pixels of the image, and the maps' peaks clamped to [0, 1] as their confidence.
 
-    A cell's centre is its place plus 1/2, times `stride`; so is a pixel's with stride 1: x = (cell + 1/2) stride - 1/2.
+    A cell's centre is its index plus 1/2, times `stride`; so is a pixel's with stride 1: x = (cell + 1/2) stride - 1/2.
     """
     columns = maps.shape[3]
-    peaks, places = maps.flatten(2).max(dim=2)
-    cells = torch.stack([places % columns, places // columns], dim=2)
+    peaks, indices = maps.flatten(2).max(dim=2)
+    cells = torch.stack([indices % columns, indices // columns], dim=2)
     slopes = torch.stack(
         [
             functional.pad(maps[..., 2:] - maps[..., :-2], (1, 1)),
@@ -159,14 +158,14 @@ def decoded(maps: HeatMaps, stride: int) -> tuple[Joints, Confidence]:
         ],
         dim=4,
     )
-    shifts = slopes.flatten(2, 3).gather(2, places[..., None, None].expand(-1, -1, 1, 2))[:, :, 0].sign()
+    shifts = slopes.flatten(2, 3).gather(2, indices[..., None, None].expand(-1, -1, 1, 2))[:, :, 0].sign()
     return (cells + 0.25 * shifts + 0.5) * stride - 0.5, peaks.clamp(0, 1)
 
 
-def turned(images: Images, joints: Joints, angle: Tensor, scale: Tensor) -> tuple[Images, Joints]:
-    """Images and joints turned about the image's middle by an angle in radians, clockwise, and enlarged.
+def rotate(images: Images, joints: Joints, angle: Tensor, scale: Tensor) -> tuple[Images, Joints]:
+    """Rotate images and joints about the image's middle, clockwise by an angle in radians, and enlarge them.
 
-    One angle and scale an image; where nothing is, the image becomes 0, which is grey.
+    One angle and scale per image. Pixels from outside become 0, which is grey.
     """
     height, width = images.shape[-2:]
     sides = images.new_tensor([width, height])
@@ -186,84 +185,10 @@ def turned(images: Images, joints: Joints, angle: Tensor, scale: Tensor) -> tupl
 
 
 def heat_map_loss(given: StackedMaps, wanted: PoseMaps, visible: Visible) -> Float[Tensor, " stacks"]:
-    """Mean squared error of each hourglass's maps over the joints that are known."""
+    """Return the mean squared error of each hourglass's maps over the known joints."""
     errors = (given - wanted[:, None]).square().mean(dim=(3, 4))
     known = visible[:, None].to(errors.dtype)
     return (errors * known).sum(dim=(0, 2)) / known.sum().clamp(min=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimation:
-    """Every hourglass n: stack_n = mean over known joints and cells of (H_n - H)^2; their mean is minimised.
-
-    H: Gaussians of peak 1 at the joints, in cells. The result is the last one's maps, the mean with those of the
-    mirrored image where `mirrored_too` (test.py). The player is called "generator", for that is the one that an
-    average (`ema_decay`) follows.
-    """
-
-    name: ClassVar[str] = "estimation"
-    reads: ClassVar[tuple[str, ...]] = ("target_image", "target_joints", "target_visible")
-    writes: ClassVar[tuple[str, ...]] = ("estimated_joints", "estimated_confidence")
-
-    size: tuple[int, int] = (256, 256)  # height, width in pixels
-    stacks: int = 8  # hourglasses
-    width: int = 256  # channels
-    depth: int = 4  # halvings in an hourglass
-    stem_stride: Literal[2, 4] = 4  # pixels a cell of the heat maps, along each side
-    sigma: float = 1.0  # of the Gaussians, in cells
-    rotation: float = 30.0  # degrees at most, to either side
-    scaling: float = 0.25  # between 1 - scaling and 1 + scaling
-    mirrored_too: bool = True
-    steps: int = 200_000
-    batch_size: int = 16
-    lr: float = 1e-3
-    late_lr: float = 2e-4
-    constant_lr_share: float = 0.5  # of the steps at `lr`; then `late_lr`
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, lambda size: check_size(size, self.stem_stride, self.depth))
-        if self.width % 4:
-            raise ValueError(
-                f"estimation.width is {self.width}; it must be a multiple of 4, since the stem has a quarter"
-            )
-
-    @property
-    def players(self) -> tuple[Player, ...]:
-        schedule = StepDecay(start=round(self.steps * self.constant_lr_share), share=self.late_lr / self.lr)
-        return (Player(name="generator", nets=("estimator",), lr=self.lr, betas=(0.9, 0.999), schedule=schedule),)
-
-    def networks(self) -> dict[str, nn.Module]:
-        described = {"stacks": self.stacks, "width": self.width, "depth": self.depth, "stem_stride": self.stem_stride}
-        return {"estimator": StackedHourglass(joints=len(JOINTS), **described)}
-
-    def heat_maps(self, joints: Joints, visible: Visible) -> PoseMaps:
-        """What the maps of an image should be."""
-        rows, columns = (side // self.stem_stride for side in self.size)
-        return Gaussians(sigma=self.sigma)((joints + 0.5) / self.stem_stride - 0.5, visible, rows, columns)
-
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        images = batch["target_image"]
-        maps = nets["estimator"](images)[:, -1].to(images.dtype)
-        if self.mirrored_too:
-            mirrored = nets["estimator"](images.flip(3))[:, -1].to(images.dtype)
-            maps = (maps + mirrored.flip(3)[:, MIRROR]) / 2
-        joints, confidence = decoded(maps, self.stem_stride)
-        return {"estimated_joints": joints, "estimated_confidence": confidence}
-
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        images, joints = self.varied(batch["target_image"], batch["target_joints"])
-        wanted = self.heat_maps(joints, batch["target_visible"])
-        losses = heat_map_loss(nets["estimator"](images), wanted, batch["target_visible"])
-        return {f"stack_{n}": Term(each, 1 / self.stacks) for n, each in enumerate(losses, 1)}
-
-    def varied(self, images: Images, joints: Joints) -> tuple[Images, Joints]:
-        """Images with their joints turned and scaled at random, as the settings say; themselves where both are 0."""
-        if not (self.rotation or self.scaling):
-            return images, joints
-        angle, scale = (2 * torch.rand(2, len(images), device=images.device, dtype=images.dtype) - 1).unbind()
-        return turned(images, joints, angle * math.radians(self.rotation), 1 + scale * self.scaling)
 
 
 def check_size(size: tuple[int, int], stem_stride: int, depth: int) -> None:
@@ -277,43 +202,88 @@ def check_size(size: tuple[int, int], stem_stride: int, depth: int) -> None:
         )
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
+@dataclass(frozen=True, kw_only=True)
+class Estimation:
+    """Every hourglass n: stack_n = mean over known joints and cells of (H_n - H)^2; their mean is minimised.
 
-    size: tuple[int, int]
-    estimation: Estimation
-
-
-SETTINGS = {
-    "market1501": Settings((128, 64), Estimation(size=(128, 64), stem_stride=2)),
-    "deepfashion": Settings((256, 256), Estimation()),
-    # Our choice: what two processor cores train in a few minutes.
-    "synthetic": Settings(
-        (64, 32),
-        Estimation(
-            size=(64, 32), stacks=2, width=64, depth=3, stem_stride=2, rotation=0.0, scaling=0.0, steps=3000,
-            batch_size=8, constant_lr_share=0.7,
-        ),
-    ),
-}  # fmt: skip
-
-VARIANTS = ("full",)
-
-
-def hourglass(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """The stacked hourglass with the settings of a data set.
-
-    Raises ValueError for an unknown data set or variant, and for a size that does not fit.
+    H: Gaussians of peak 1 at the joints, in cells. The result is the last one's maps, averaged with those of the
+    mirrored image if `mirrored_too` (test.py).
     """
-    check_known("variant of hourglass", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    return System(
-        name="hourglass",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Gaussians(),
-        stages=(dataclasses.replace(settings.estimation, size=size),),
-        image="",
-        joints="estimated_joints",
-    )
+
+    name: ClassVar[str] = "estimation"
+    reads: ClassVar[tuple[str, ...]] = ("target_image", "target_joints", "target_visible")
+    writes: ClassVar[tuple[str, ...]] = ("estimated_joints", "estimated_confidence")
+
+    stacks: Positive = 8  # hourglasses
+    width: Annotated[int, MultipleOf(4)] = 256  # channels; the stem has a quarter
+    depth: Positive = 4  # halvings in an hourglass
+    stem_stride: Literal[2, 4] = 4  # pixels a cell of the heat maps, along each side
+    sigma: Rate = 1.0  # of the Gaussians, in cells
+    rotation: Annotated[float, Interval(ge=0, le=180)] = 30.0  # degrees at most, to either side
+    scaling: Decay = 0.25  # between 1 - scaling and 1 + scaling
+    mirrored_too: bool = True
+    training: Training = Training(steps=200_000, batch_size=16, lr=1e-3, late_lr=2e-4, constant_lr_share=0.5)
+
+    @property
+    def players(self) -> tuple[Player, ...]:
+        return adversarial_players(self.training, generators=("estimator",), discriminators=(), betas=(0.9, 0.999))
+
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        check_size(canvas.size, self.stem_stride, self.depth)
+        sizes = {"stacks": self.stacks, "width": self.width, "depth": self.depth, "stem_stride": self.stem_stride}
+        return {"estimator": StackedHourglass(joints=len(JOINTS), **sizes)}
+
+    def heat_maps(self, joints: Joints, visible: Visible, size: tuple[int, int]) -> PoseMaps:
+        """Return the true heat maps of joints in images of `size`, (height, width) in pixels."""
+        rows, columns = (side // self.stem_stride for side in size)
+        return Gaussians(sigma=self.sigma)((joints + 0.5) / self.stem_stride - 0.5, visible, rows, columns)
+
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        images = batch["target_image"]
+        maps = nets["estimator"](images)[:, -1].to(images.dtype)
+        if self.mirrored_too:
+            mirrored = nets["estimator"](images.flip(3))[:, -1].to(images.dtype)
+            maps = (maps + mirrored.flip(3)[:, MIRROR]) / 2
+        joints, confidence = decode(maps, self.stem_stride)
+        return {"estimated_joints": joints, "estimated_confidence": confidence}
+
+    def training_outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the maps of all hourglasses for randomly varied images, and the joints in these."""
+        images, joints = self.vary(batch["target_image"], batch["target_joints"])
+        return {"maps": nets["estimator"](images), "joints": joints}
+
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        true = self.heat_maps(outputs["joints"], batch["target_visible"], canvas.size)
+        losses = heat_map_loss(outputs["maps"], true, batch["target_visible"])
+        return {f"stack_{n}": Term(each, 1 / self.stacks) for n, each in enumerate(losses, 1)}
+
+    def vary(self, images: Images, joints: Joints) -> tuple[Images, Joints]:
+        """Rotate and scale images with their joints at random, within the settings; unchanged if both are 0."""
+        if not (self.rotation or self.scaling):
+            return images, joints
+        angle, scale = (2 * torch.rand(2, len(images), device=images.device, dtype=images.dtype) - 1).unbind()
+        return rotate(images, joints, angle * math.radians(self.rotation), 1 + scale * self.scaling)
+
+
+HOURGLASS = Paper(
+    citation="Newell et al.: Stacked Hourglass Networks for Human Pose Estimation, ECCV 2016",
+    presets={
+        "market1501": Preset((128, 64), Gaussians(), (Estimation(stem_stride=2),)),
+        "deepfashion": Preset((256, 256), Gaussians(), (Estimation(),)),
+        # Our choice: trained on two processor cores in a few minutes.
+        "synthetic": Preset(
+            (64, 32),
+            Gaussians(),
+            (
+                Estimation(
+                    stacks=2, width=64, depth=3, stem_stride=2, rotation=0.0, scaling=0.0,
+                    training=Training(
+                        steps=3000, batch_size=8, lr=1e-3, late_lr=2e-4, constant_lr_share=0.7
+                    ),
+                ),
+            ),
+        ),
+    },
+    variants={"full": Variant()},
+    joints="estimated_joints",
+)  # fmt: skip

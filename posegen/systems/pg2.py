@@ -1,11 +1,11 @@
 """PG2: Ma, Jia, Sun, Schiele, Tuytelaars, Van Gool: Pose Guided Person Image Generation, NIPS 2017 (arXiv 1705.09368).
 
 Stage I ("coarse") draws the person of the source image in the target pose, by a U-Net on the source image and the
-18 pose maps; stage II ("refinement") adds a difference map, trained against a critic. Released code:
+18 pose maps; stage II ("refinement") adds a difference map, trained against a discriminator. Released code:
 charliememory/Pose-Guided-Person-Image-Generation (models.py, models256.py, trainer.py, trainer256.py, wgan_gp.py).
 
 Where paper and code disagree, we follow
-- critic input: the released code (stacks of single images); `critic="pair"` is the paper's;
+- discriminator input: the released code (stacks of single images); `discriminator="pair"` is the paper's;
 - lambda of stage II: the code's 10 (Market-1501) and 50 (DeepFashion), the paper has it in a supplement we did not
   see;
 - pose mask in stage II: the code, which weights the same pixels as in stage I;
@@ -14,7 +14,7 @@ Where paper and code disagree, we follow
 - learning rate: 2e-5 throughout, as in both (the code's halving is not connected to its optimisers);
 - skips of stage II: the code, where the Market-1501 model has none at full resolution.
 
-Parameters at width 128: stage I 70.8 M, stage II 6.06 M, critic 4.32 M for 128x64; 122.1 M, 12.7 M, 10.9 M for
+Parameters at width 128: stage I 70.8 M, stage II 6.06 M, discriminator 4.32 M for 128x64; 122.1 M, 12.7 M, 10.9 M for
 256x256.
 
 Numbers to expect of the full system: SSIM 0.253, IS 3.460, mask-SSIM 0.792, mask-IS 3.435 on Market-1501 and SSIM
@@ -27,9 +27,8 @@ Our choices: the layer sizes of the embeddings in "g1-ce-l1" and "g1-hme-l1", an
 of "synthetic".
 """
 
-import dataclasses
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -37,7 +36,9 @@ from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, Joints, PoseMaps, Visible
 from posegen.data.geometry.pose_maps import Discs
+from posegen.losses.adversarial import CHANNELS, DiscriminatorInput, discriminator_terms, generator_terms, scores
 from posegen.losses.reconstruction import l1, masked_l1
+from posegen.nets.discriminators import DcganDiscriminator
 from posegen.nets.unet import (
     PlainDecoder,
     PlainEncoder,
@@ -47,11 +48,10 @@ from posegen.nets.unet import (
     initialise_xavier,
     level_count,
 )
-from posegen.stage import Networks, Player, System, Term
-from posegen.systems.critic_game import CriticInput, critic_terms, generator_terms, new_critic
-from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
+from posegen.stage import Canvas, Networks, Player, System, Term, Training, adversarial_players
+from posegen.systems.fields import Positive, Weight
+from posegen.systems.paper import Paper, Preset, Variant
 
-PAPER = "Ma et al.: Pose Guided Person Image Generation, NIPS 2017"
 JOINTS = 18
 
 Embedding = Literal["maps", "coordinates", "heatmaps"]
@@ -119,9 +119,9 @@ def coordinates(joints: Joints, visible: Visible, size: tuple[int, int]) -> Floa
 
 @dataclass(frozen=True, kw_only=True)
 class PoseIntegration:
-    """Stage I. Without a critic: mean |G1 - I_B| + mask_weight mean(|G1 - I_B| M_B), the pose mask loss.
+    """Stage I. Without a discriminator: mean |G1 - I_B| + mask_weight mean(|G1 - I_B| M_B), the pose mask loss.
 
-    With a critic ("g1+d", one stage only): BCE(D(G1), 1) + l1_weight times that. `mask_weight` 0 is plain L1.
+    With one ("g1+d", one stage only): BCE(D(G1), 1) + l1_weight times that. `mask_weight` 0 is plain L1.
     """
 
     name: ClassVar[str] = "coarse"
@@ -131,119 +131,94 @@ class PoseIntegration:
     )  # fmt: skip
     writes: ClassVar[tuple[str, ...]] = ("coarse_image",)
 
-    size: tuple[int, int] = (128, 64)  # height, width in pixels
-    width: int = 128  # channels of the first level
-    latent: int = 64  # units of the bottleneck
+    width: Positive = 128  # channels of the first level
+    latent: Positive = 64  # units of the bottleneck
     embedding: Embedding = "maps"
-    mask_weight: float = 1.0
-    critic: Literal["none", "stack", "pair"] = "none"
-    l1_weight: float = 1.0  # lambda; beside a critic
-    critic_width: int = 64
-    critic_lr: float = 2e-5
-    steps: int = 22_000
-    batch_size: int = 16
-    lr: float = 2e-5
-    constant_lr_share: float = 1.0  # of the steps; then linear to zero
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+    mask_weight: Weight = 1.0
+    discriminator: Literal["none", "stack", "pair"] = "none"
+    l1_weight: Weight = 1.0  # lambda; beside a discriminator
+    discriminator_width: Positive = 64
+    training: Training = Training(steps=22_000, batch_size=16, lr=2e-5, discriminator_lr=2e-5)
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        generator = Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule)
-        if self.critic == "none":
-            return (generator,)
-        return (generator, Player(name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule))
+        discriminators = () if self.discriminator == "none" else ("discriminator",)
+        return adversarial_players(self.training, discriminators=discriminators)
 
-    def networks(self) -> dict[str, nn.Module]:
-        generator = PoseIntegrator(size=self.size, width=self.width, latent=self.latent, embedding=self.embedding)
-        if self.critic == "none":
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        generator = PoseIntegrator(size=canvas.size, width=self.width, latent=self.latent, embedding=self.embedding)
+        if self.discriminator == "none":
             return {"generator": generator}
-        return {"generator": generator, "critic": new_critic(self.critic, self.size, self.critic_width)}
+        channels = CHANNELS[self.discriminator]
+        discriminator = DcganDiscriminator(size=canvas.size, channels=channels, width=self.discriminator_width)
+        return {"generator": generator, "discriminator": discriminator}
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         if self.embedding == "coordinates":
-            pose = coordinates(batch["target_joints"], batch["target_visible"], self.size)
+            pose = coordinates(batch["target_joints"], batch["target_visible"], canvas.size)
         else:
             pose = batch["target_pose"]
         return {"coarse_image": nets["generator"](batch["source_image"], pose)}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        if player == "critic":
-            with torch.no_grad():
-                generated = self.outputs(nets, batch)["coarse_image"]
-            assert self.critic != "none"
-            return critic_terms(self.critic, nets["critic"], batch, generated)
-        generated = self.outputs(nets, batch)["coarse_image"]
-        terms = reconstruction_terms(batch, generated, self.l1_weight, self.mask_weight)
-        if self.critic == "none":
-            return terms
-        return generator_terms(self.critic, nets["critic"], batch, generated) | terms
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        generated, terms = outputs["coarse_image"], {}
+        if self.discriminator != "none":
+            logits = scores(self.discriminator, nets["discriminator"], batch, generated)
+            if player == "discriminator":
+                return discriminator_terms(logits)
+            terms = generator_terms(logits)
+        return terms | reconstruction_terms(batch, generated, self.l1_weight, self.mask_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
+class DifferenceRefinement:
     """Stage II: BCE(D(G2), 1) + l1_weight (mean |I - I_B| + mask_weight mean(|I - I_B| M_B)), I = stage I + difference.
 
-    The critic's loss and the choice of its input are in `critic_game`.
+    The discriminator's loss and the choice of its input are in `losses.adversarial`.
     """
 
     name: ClassVar[str] = "refinement"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "target_pose_mask", "coarse_image")
     writes: ClassVar[tuple[str, ...]] = ("refined_image",)
 
-    size: tuple[int, int] = (128, 64)  # height, width in pixels
-    width: int = 128  # channels of the first level
+    width: Positive = 128  # channels of the first level
     full_resolution_skip: bool = False
-    critic: CriticInput = "stack-with-coarse"
-    critic_width: int = 64
-    l1_weight: float = 10.0  # lambda
-    mask_weight: float = 1.0
-    steps: int = 14_000
-    batch_size: int = 16
-    lr: float = 2e-5
-    critic_lr: float = 2e-5
-    constant_lr_share: float = 1.0  # of the steps; then linear to zero
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+    discriminator: DiscriminatorInput = "stack-with-coarse"
+    discriminator_width: Positive = 64
+    l1_weight: Weight = 10.0  # lambda
+    mask_weight: Weight = 1.0
+    training: Training = Training(steps=14_000, batch_size=16, lr=2e-5, discriminator_lr=2e-5)
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        return (
-            Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),
-            Player(name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule),
-        )
+        return adversarial_players(self.training)
 
-    def networks(self) -> dict[str, nn.Module]:
-        skip = self.full_resolution_skip
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        size, channels = canvas.size, CHANNELS[self.discriminator]
         return {
-            "generator": DifferenceMap(size=self.size, width=self.width, full_resolution_skip=skip),
-            "critic": new_critic(self.critic, self.size, self.critic_width),
+            "generator": DifferenceMap(size=size, width=self.width, full_resolution_skip=self.full_resolution_skip),
+            "discriminator": DcganDiscriminator(size=size, channels=channels, width=self.discriminator_width),
         }
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        coarse = batch["coarse_image"]
-        return {"refined_image": coarse + nets["generator"](coarse, batch["source_image"])}
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return refined(nets, batch)
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        if player == "critic":
-            with torch.no_grad():
-                generated = self.outputs(nets, batch)["refined_image"]
-            return critic_terms(self.critic, nets["critic"], batch, generated)
-        generated = self.outputs(nets, batch)["refined_image"]
-        terms = reconstruction_terms(batch, generated, self.l1_weight, self.mask_weight)
-        return generator_terms(self.critic, nets["critic"], batch, generated) | terms
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        generated = outputs["refined_image"]
+        logits = scores(self.discriminator, nets["discriminator"], batch, generated)
+        if player == "discriminator":
+            return discriminator_terms(logits)
+        return generator_terms(logits) | reconstruction_terms(batch, generated, self.l1_weight, self.mask_weight)
+
+
+def refined(nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    """Return stage II's outputs: stage I's image and the difference map added."""
+    coarse = batch["coarse_image"]
+    return {"refined_image": coarse + nets["generator"](coarse, batch["source_image"])}
 
 
 def reconstruction_terms(batch: Batch, generated: Images, weight: float, mask_weight: float) -> dict[str, Term]:
-    """ "l1" and "mask_l1", weighted to weight (mean |G - I_B| + mask_weight mean(|G - I_B| M_B))."""
+    """Return "l1" and "mask_l1", weighted to weight (mean |G - I_B| + mask_weight mean(|G - I_B| M_B))."""
     target = batch["target_image"]
     return {
         "l1": Term(l1(generated, target), weight),
@@ -251,66 +226,74 @@ def reconstruction_terms(batch: Batch, generated: Images, weight: float, mask_we
     }
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
+# Our choice: what two processor cores train in a few minutes.
+SYNTHETIC_COARSE = PoseIntegration(
+    width=16,
+    training=Training(steps=4200, batch_size=8, lr=1e-3, discriminator_lr=2e-5, constant_lr_share=0.3),
+)
 
-    size: tuple[int, int]
-    pose_radius: float
-    coarse: PoseIntegration
-    refinement: Refinement
-
-
-SETTINGS = {
-    "market1501": Settings((128, 64), 4.0, PoseIntegration(), Refinement()),
-    "deepfashion": Settings(
+PRESETS = {
+    "market1501": Preset((128, 64), Discs(radius=4.0), (PoseIntegration(), DifferenceRefinement())),
+    "deepfashion": Preset(
         (256, 256),
-        4.0,
-        PoseIntegration(steps=30_000, batch_size=8),
-        Refinement(steps=20_000, batch_size=8, l1_weight=50.0, full_resolution_skip=True, critic="stack"),
+        Discs(radius=4.0),
+        (
+            PoseIntegration(training=Training(steps=30_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5)),
+            DifferenceRefinement(
+                l1_weight=50.0, full_resolution_skip=True, discriminator="stack",
+                training=Training(steps=20_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5),
+            ),
+        ),
     ),
     # Our choice: what two processor cores train in a few minutes.
-    "synthetic": Settings(
+    "synthetic": Preset(
         (64, 32),
-        2.0,
-        PoseIntegration(width=16, steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3),
-        Refinement(
-            width=16, steps=240, batch_size=16, lr=5e-4, critic_lr=2e-4, critic_width=32, critic="stack",
-            l1_weight=100.0, full_resolution_skip=True, constant_lr_share=0.5,
+        Discs(radius=2.0),
+        (
+            SYNTHETIC_COARSE,
+            DifferenceRefinement(
+                width=16, discriminator_width=32, discriminator="stack", l1_weight=100.0, full_resolution_skip=True,
+                training=Training(
+                    steps=240, batch_size=16, lr=5e-4, discriminator_lr=2e-4, constant_lr_share=0.5
+                ),
+            ),
         ),
     ),
 }  # fmt: skip
 
-VARIANTS = ("full", "g1-l1", "g1-mask", "g1-ce-l1", "g1-hme-l1", "g1+d")
+
+def stage_one(**settings: object) -> Variant:
+    """Return the variant that is stage I alone, with those settings of it."""
+    changed = {f"coarse.{name}": value for name, value in settings.items()}
+    return Variant(stages=("coarse",), settings=changed, image="coarse_image")
 
 
-def pg2(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """PG2 with the settings of a data set, or one of the paper's ablations (its names, in lower case).
-
-    Raises ValueError for an unknown data set or variant, and for a size that the networks cannot halve.
-    """
-    check_known("variant of pg2", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    coarse = _coarse(variant, dataclasses.replace(settings.coarse, size=size), settings.refinement)
-    refinement = dataclasses.replace(settings.refinement, size=size)
-    full = variant == "full"
-    return System(
-        name="pg2",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Discs(radius=settings.pose_radius),
-        stages=(coarse, refinement) if full else (coarse,),
-        image="refined_image" if full else "coarse_image",
+def with_discriminator(system: System) -> System:
+    """Return stage I with stage II's discriminator, lambda and rate, for as many steps as both have ("g1+d")."""
+    coarse, refinement = system.stages
+    assert isinstance(coarse, PoseIntegration) and isinstance(refinement, DifferenceRefinement)  # noqa: PT018
+    mine, other = coarse.training, refinement.training
+    coarse = replace(
+        coarse,
+        discriminator="stack",
+        l1_weight=refinement.l1_weight,
+        discriminator_width=refinement.discriminator_width,
+        training=replace(mine, steps=mine.steps + other.steps, discriminator_lr=other.discriminator_lr),
     )
+    return replace(system, stages=(coarse,), image="coarse_image")
 
 
-def _coarse(variant: str, stage: PoseIntegration, refinement: Refinement) -> PoseIntegration:
-    if variant == "g1+d":
-        steps, weight = stage.steps + refinement.steps, refinement.l1_weight
-        rate, width = refinement.critic_lr, refinement.critic_width
-        return dataclasses.replace(
-            stage, critic="stack", l1_weight=weight, steps=steps, critic_lr=rate, critic_width=width
-        )
-    embedding: dict[str, Embedding] = {"g1-ce-l1": "coordinates", "g1-hme-l1": "heatmaps"}
-    mask_weight = 0.0 if variant.endswith("-l1") else stage.mask_weight
-    return dataclasses.replace(stage, embedding=embedding.get(variant, "maps"), mask_weight=mask_weight)
+# The paper's ablations have its names, in lower case.
+PG2 = Paper(
+    citation="Ma et al.: Pose Guided Person Image Generation, NIPS 2017",
+    presets=PRESETS,
+    variants={
+        "full": Variant(),
+        "g1-l1": stage_one(mask_weight=0.0),
+        "g1-mask": stage_one(),
+        "g1-ce-l1": stage_one(embedding="coordinates", mask_weight=0.0),
+        "g1-hme-l1": stage_one(embedding="heatmaps", mask_weight=0.0),
+        "g1+d": with_discriminator,
+    },
+    image="refined_image",
+)

@@ -1,8 +1,8 @@
 """pix2pix: Isola, Zhu, Zhou, Efros: Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017
 (arXiv 1611.07004).
 
-One stage ("translation"): a U-Net draws the person of the source image in the target pose, against a critic that
-judges patches of 70x70 pixels together with the condition. Its only noise is dropout. Released code:
+One stage ("translation"): a U-Net draws the person of the source image in the target pose, against a discriminator that
+scores patches of 70x70 pixels together with the condition. Its only noise is dropout. Released code:
 junyanz/pytorch-CycleGAN-and-pix2pix (models/networks.py, models/pix2pix_model.py), and before it phillipi/pix2pix
 (models.lua, train.lua), the paper's own.
 
@@ -15,19 +15,19 @@ Where paper, first and second code disagree, we follow the second code
 Our choices, for the paper has no people and translates pixel by pixel
 - the condition: source image and both poses' maps, 39 channels. The maps are PG2's discs of -1 and +1;
 - instance normalisation. The codes have batch normalisation, which it is at their batch of one, in training as at test
-  (the paper says so). At larger batches an image then does not depend on those made with it, the critic may score the
-  real and the generated images in one pass, and no statistics are left behind by the critic's moves. It has a price:
+  (the paper says so). At larger batches an image then does not depend on those made with it, the discriminator may
+  score the real and the generated images in one pass, and its updates leave no statistics behind. It has a price:
   after 800 steps of 8 pairs of the embedded data (one seed), the L1 of test pairs was 0.104, against 0.093 with batch
   normalisation in the U-Net and its running statistics in evaluation;
-- no dropout when images are made (evaluation mode), so that an image is a function of its condition. The paper keeps
-  dropout, and finds that it varies the images little;
+- no dropout in evaluation, so that an image is a function of its condition. The paper keeps dropout, and finds that it
+  varies the images little;
 - as many halvings as the sides allow, at most the code's 8: 6 for 128x64, which leaves one block with dropout, and 5
   for 64x32, which leaves none: there the generator has no noise at all;
 - batch and steps: PG2's, of both its stages together (the paper: a batch of 1, for some tasks up to 10). Pairs are
   mirrored, source and target alike, but not enlarged and cropped as the paper's;
-- the generator's move draws a fresh batch, as every move here; the codes go on with the critic's;
-- the settings of "synthetic". Its higher rate of the generator suits the L1 term; without it ("cgan") the critic could
-  no longer follow, so that there both keep the critic's rate.
+- the generator's update draws a fresh batch, as every update here; the codes reuse the discriminator's;
+- the settings of "synthetic". Its higher rate of the generator suits the L1 term; without it ("cgan") the discriminator
+  could no longer follow, so that there both have the discriminator's rate.
 
 Variants: "full", and "cgan" without the L1 term, a conditional GAN alone: the paper's row of that name, and the
 baseline "cGANs [16]" of Si et al. (Multistage adversarial losses, CVPR 2018). By the alphabetical order of that paper's
@@ -35,15 +35,15 @@ references [16] stands between Ma and Newell, so it is not Isola but Mirza and O
 for it is not known, this one is our stand-in.
 
 Parameters at width 64, with this condition: generator 29,280,899 for 128x64 and 54,450,819 for 256x256 (54,413,955 with
-the code's 3 channels), critic 2,805,569 (2,768,705 with 6). No numbers are published for people.
+the code's 3 channels), discriminator 2,805,569 (2,768,705 with 6). No numbers are published for people.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -51,10 +51,10 @@ from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import judged_fake, judged_real
 from posegen.losses.reconstruction import l1
-from posegen.stage import Networks, Player, System, Term
-from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
+from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.systems.fields import Positive, Weight
+from posegen.systems.paper import Paper, Preset, Variant
 
-PAPER = "Isola et al.: Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017"
 CONDITION = 3 + 18 + 18  # channels: the source image, its pose maps and the target's
 FEWEST_HALVINGS, MOST_HALVINGS = 4, 8
 
@@ -62,7 +62,7 @@ Condition = Float[Tensor, "batch channels height width"]
 
 
 def halvings(size: tuple[int, int]) -> int:
-    """How often both sides of a (height, width) in pixels can be halved, at most 8: 6 for 128x64, 8 for 256x256.
+    """Return how often both sides of a (height, width) in pixels can be halved, at most 8: 6 for 128x64, 8 for 256x256.
 
     Raises ValueError where it is less than 4 times, or a side is below 32 pixels, naming the nearest sizes that fit.
     """
@@ -79,12 +79,12 @@ def halvings(size: tuple[int, int]) -> int:
 
 
 def normalisation(channels: int) -> nn.Module:
-    """Instance normalisation with scale and offset, as a group a channel: the same, and it keeps channels last."""
+    """Return instance normalisation with scale and offset, as a group a channel, which keeps channels last."""
     return nn.GroupNorm(channels, channels)
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights N(0, 0.02), normalisations' scales N(1, 0.02), biases zero (networks.py); for `nn.Module.apply`."""
+    """Initialise weights N(0, 0.02), scales N(1, 0.02) and biases zero (networks.py); for `nn.Module.apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.GroupNorm):
         nn.init.normal_(module.weight, 1.0 if isinstance(module, nn.GroupNorm) else 0.0, 0.02)
         if module.bias is not None:
@@ -124,7 +124,7 @@ class UNet(nn.Module):
         self.apply(initialise)
 
     def forward(self, condition: Condition) -> Images:
-        """The image, in [-1, 1]; both sides of the condition must be multiples of 2^depth."""
+        """Return the image, in [-1, 1]; both sides of the condition must be multiples of 2^depth."""
         features, skips = condition, []
         for down in self.down:
             features = down(features)
@@ -134,7 +134,7 @@ class UNet(nn.Module):
         return self.image(features)
 
 
-class PatchCritic(nn.Module):
+class PatchDiscriminator(nn.Module):
     """networks.py's NLayerDiscriminator: a logit for each patch of the condition with an image.
 
     4x4 convolutions: `depth` of stride 2 and two of stride 1, so that a side of n pixels gives n / 2^depth - 2 logits,
@@ -153,121 +153,96 @@ class PatchCritic(nn.Module):
         self.apply(initialise)
 
     def forward(self, pairs: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 rows columns"]:
-        """The logits, above zero where a patch is judged real, of conditions with their images on the channels."""
+        """Return the logits, above zero for real, of conditions with their images on the channels."""
         return self.layers(pairs)
 
 
 def condition(batch: Batch) -> Condition:
-    """Source image, source pose, target pose, on the channels."""
+    """Return source image, source pose and target pose, on the channels."""
     return torch.cat([batch["source_image"], batch["source_pose"], batch["target_pose"]], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """Generator: BCE(D(A, G), 1) + l1_weight mean |G - B|; critic: 0.5 BCE(D(A, B), 1) + 0.5 BCE(D(A, G), 0).
+    """Generator: BCE(D(A, G), 1) + l1_weight mean |G - B|; discriminator: 0.5 BCE(D(A, B), 1) + 0.5 BCE(D(A, G), 0).
 
-    A is the condition, B the target, G the generated image; a BCE is the mean over all patches. The critic moves
-    first (pix2pix_model.py).
+    A is the condition, B the target, G the generated image; a BCE is the mean over all patches. The discriminator is
+    updated first (pix2pix_model.py).
     """
 
     name: ClassVar[str] = "translation"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "source_pose", "target_pose")
     writes: ClassVar[tuple[str, ...]] = ("translated_image",)
 
-    size: tuple[int, int] = (128, 64)  # height, width in pixels
-    width: int = 64  # channels of the first level
-    dropout: float = 0.5  # probability
-    critic_width: int = 64
-    critic_depth: int = 3  # 3 see patches of 70x70 pixels
-    l1_weight: float = 100.0  # lambda
-    steps: int = 36_000
-    batch_size: int = 16
-    lr: float = 2e-4
-    critic_lr: float = 2e-4
-    constant_lr_share: float = 0.5  # of the steps; then linear to zero
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, halvings)
-        if min(self.size) < 3 * 2**self.critic_depth:
-            most = int(math.log2(min(self.size) / 3))
-            raise ValueError(
-                f"translation.critic_depth is {self.critic_depth}, which leaves no patch of an image of "
-                f"{self.size[0]}x{self.size[1]}; it must be at most {most}"
-            )
+    width: Positive = 64  # channels of the first level
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.5  # probability
+    discriminator_width: Positive = 64
+    discriminator_depth: Positive = 3  # 3 see patches of 70x70 pixels
+    l1_weight: Weight = 100.0  # lambda
+    training: Training = Training(steps=36_000, batch_size=16, lr=2e-4, discriminator_lr=2e-4, constant_lr_share=0.5)
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        return (
-            Player(name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule),
-            Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),
-        )
+        return adversarial_players(self.training, generator_first=False)
 
-    def networks(self) -> dict[str, nn.Module]:
-        depth = halvings(self.size)
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        depth, patches = halvings(canvas.size), self.discriminator_depth
+        if min(canvas.size) < 3 * 2**patches:
+            raise ValueError(
+                f"translation.discriminator_depth is {patches}, which leaves no patch of an image of "
+                f"{canvas.size[0]}x{canvas.size[1]}; it must be at most {int(math.log2(min(canvas.size) / 3))}"
+            )
         return {
             "generator": UNet(channels=CONDITION, width=self.width, depth=depth, dropout=self.dropout),
-            "critic": PatchCritic(channels=CONDITION + 3, width=self.critic_width, depth=self.critic_depth),
+            "discriminator": PatchDiscriminator(channels=CONDITION + 3, width=self.discriminator_width, depth=patches),
         }
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         return {"translated_image": nets["generator"](condition(batch))}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        given, target = condition(batch), batch["target_image"]
-        if player == "critic":
-            with torch.no_grad():
-                generated = self.outputs(nets, batch)["translated_image"]
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        given, target, generated = condition(batch), batch["target_image"], outputs["translated_image"]
+        if player == "discriminator":
             pairs = [torch.cat([given, image], dim=1) for image in (target, generated)]
-            real, fake = nets["critic"](torch.cat(pairs)).flatten().chunk(2)
+            real, fake = nets["discriminator"](torch.cat(pairs)).flatten().chunk(2)
             return {"real": Term(judged_real(real), 0.5), "fake": Term(judged_fake(fake), 0.5)}
-        generated = self.outputs(nets, batch)["translated_image"]
-        logits = nets["critic"](torch.cat([given, generated], dim=1)).flatten()
+        logits = nets["discriminator"](torch.cat([given, generated], dim=1)).flatten()
         return {"adversarial": Term(judged_real(logits)), "l1": Term(l1(generated, target), self.l1_weight)}
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
-
-    size: tuple[int, int]
-    pose_radius: float
-    translation: Translation
-
-
-SETTINGS = {
-    "market1501": Settings((128, 64), 4.0, Translation()),
-    "deepfashion": Settings((256, 256), 4.0, Translation(size=(256, 256), steps=50_000, batch_size=8)),
-    # Our choice: what two processor cores train in a few minutes.
-    "synthetic": Settings(
-        (64, 32),
-        2.0,
-        Translation(
-            size=(64, 32), width=16, critic_width=16, critic_depth=2, steps=3600, batch_size=8, lr=1e-3,
+PIX2PIX = Paper(
+    citation="Isola et al.: Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017",
+    presets={
+        "market1501": Preset((128, 64), Discs(radius=4.0), (Translation(),)),
+        "deepfashion": Preset(
+            (256, 256),
+            Discs(radius=4.0),
+            (
+                Translation(
+                    training=Training(
+                        steps=50_000, batch_size=8, lr=2e-4, discriminator_lr=2e-4, constant_lr_share=0.5
+                    )
+                ),
+            ),
         ),
-    ),
-}  # fmt: skip
-
-VARIANTS = ("full", "cgan")
-
-
-def pix2pix(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """pix2pix with the settings of a data set; variants as in the module's docstring.
-
-    Raises ValueError for an unknown data set or variant, and for a size that the U-Net cannot halve.
-    """
-    check_known("variant of pix2pix", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    stage = dataclasses.replace(settings.translation, size=size)
-    if variant == "cgan":
-        stage = dataclasses.replace(stage, l1_weight=0.0, lr=stage.critic_lr)
-    return System(
-        name="pix2pix",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Discs(radius=settings.pose_radius),
-        stages=(stage,),
-        image="translated_image",
-    )
+        # Our choice: what two processor cores train in a few minutes.
+        "synthetic": Preset(
+            (64, 32),
+            Discs(radius=2.0),
+            (
+                Translation(
+                    width=16, discriminator_width=16, discriminator_depth=2,
+                    training=Training(
+                        steps=3600, batch_size=8, lr=1e-3, discriminator_lr=2e-4, constant_lr_share=0.5
+                    ),
+                ),
+            ),
+        ),
+    },
+    variants={
+        "full": Variant(),
+        # Both players at the discriminator's rate.
+        "cgan": Variant(settings={"translation.l1_weight": 0.0, "translation.lr": 2e-4}),
+    },
+    image="translated_image",
+)  # fmt: skip

@@ -24,7 +24,7 @@ Not repeated, for they are the code's slips:
   critic learns from the targets alone;
 - the generator is rewarded for the critic's score of the source image too;
 - the scores are split into three in a way that is right for a batch of one only;
-- the critic's ten moves are all on the same batch. WGAN draws a fresh one for each, and so do we.
+- the critic's ten updates are all on the same batch. WGAN draws a fresh one for each, and so do we.
 
 Variants, by the poster's table: "g1" is stage I alone, "g1+g2+d" PG2's pair critic with BCE, "triplet" the classifying
 critic with BCE, "wgan-triplet" the same as a Wasserstein critic. "full" is "wgan-triplet".
@@ -36,34 +36,39 @@ wgan-triplet 3.02 / 0.73; PG2's own 3.091 / 0.76, the targets 3.25 / 1. SSIM the
 of the code takes 400 test images, so these compare within the table only.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Scalar
 from posegen.data.geometry.pose_maps import Discs
-from posegen.losses.adversarial import Logits
-from posegen.nets.critics import DcganCritic
-from posegen.stage import Networks, Player, System, Term
-from posegen.systems.critic_game import critic_terms, generator_terms, scores
-from posegen.systems.pg2 import DifferenceMap, PoseIntegration, reconstruction_terms
-from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
-
-PAPER = "Gupta et al.: Neural Techniques for Pose Guided Image Generation, Stanford CS231n 2018"
+from posegen.losses.adversarial import CHANNELS, Logits, discriminator_terms, generator_terms, scores
+from posegen.nets.discriminators import DcganDiscriminator
+from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.systems.fields import Positive, Rate, Weight
+from posegen.systems.paper import Paper, Preset, Variant
+from posegen.systems.pg2 import (
+    SYNTHETIC_COARSE,
+    DifferenceMap,
+    PoseIntegration,
+    reconstruction_terms,
+    refined,
+    stage_one,
+)
 
 
 def mean_score(logits: Logits) -> Scalar:
-    """mean D, in float32 at least: any real number, and only differences of it mean something."""
+    """Return mean D, in float32 at least: any real number, of which only differences have a meaning."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).mean()
 
 
 def wasserstein_critic_terms(logits: Mapping[str, Logits]) -> dict[str, Term]:
-    """The terms "real", -mean D of the targets, and of each kind of negatives mean D: the critic minimises their sum.
+    """Return the terms "real", -mean D of the targets, and mean D of each kind of negatives.
 
+    The critic minimises their sum,
     -0.5 (mean D(I_B) - mean D({G2, I_A})) on a stack, where the mean is over both kinds, so each weighs 0.25. WGAN's
     algorithm 1 has no factor; the 0.5 is the released code's, and RMSProp, which divides by the gradient's size, does
     not see it.
@@ -74,139 +79,125 @@ def wasserstein_critic_terms(logits: Mapping[str, Logits]) -> dict[str, Term]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
+class WassersteinRefinement:
     """Stage II: L_adv + l1_weight (mean |I - I_B| + mask_weight mean(|I - I_B| M_B)), I = stage I's + the difference.
 
     `game` "wgan": L_adv = -mean D(I), the critic's loss is `wasserstein_critic_terms`; both learn by RMSProp, and each
-    of the critic's `critic_turns` moves ends with all its weights clipped to +-`clip_weights`. "bce": L_adv =
-    BCE(D(I), 1), the critic's loss is that of `critic_game`; both learn by Adam, nothing is clipped. `critic` is the
-    critic's input there: "stack" (single images) or "pair". The critic moves first, as in WGAN's algorithm 1.
+    of the critic's `critic_updates` ends with all its weights clipped to +-`clip_weights`. "bce": L_adv =
+    BCE(D(I), 1), the critic's loss is PG2's (`losses.adversarial`); both learn by Adam, nothing is clipped. `critic` is
+    the critic's input there: "stack" (single images) or "pair". The critic is updated first, as in WGAN's algorithm 1.
     """
 
     name: ClassVar[str] = "refinement"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "target_pose_mask", "coarse_image")
     writes: ClassVar[tuple[str, ...]] = ("refined_image",)
 
-    size: tuple[int, int] = (256, 256)  # height, width in pixels
-    width: int = 128  # channels of the first level
+    width: Positive = 128  # channels of the first level
     full_resolution_skip: bool = True
     game: Literal["wgan", "bce"] = "wgan"
     critic: Literal["stack", "pair"] = "stack"
-    critic_width: int = 64
+    critic_width: Positive = 64
     critic_normalised: bool = True  # batch normalisation, whose factors are clipped too
-    critic_turns: int = 10  # N, the critic's moves for each of the generator's
-    clip_weights: float = 0.01  # c of WGAN; not in "bce"
-    l1_weight: float = 50.0  # lambda
-    mask_weight: float = 1.0
-    steps: int = 25_000
-    batch_size: int = 4
-    lr: float = 5e-5
-    critic_lr: float = 5e-5
-    constant_lr_share: float = 1.0  # of the steps; then linear to zero
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+    critic_updates: Positive = 10  # N, for each update of the generator
+    clip_weights: Rate = 0.01  # c of WGAN; not in "bce"
+    l1_weight: Weight = 50.0  # lambda
+    mask_weight: Weight = 1.0
+    training: Training = Training(steps=25_000, batch_size=4, lr=5e-5, discriminator_lr=5e-5)
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        critic = Player(
-            name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule, repeats=self.critic_turns
+        wasserstein = self.game == "wgan"
+        return adversarial_players(
+            self.training,
+            discriminators=("critic",),
+            adversary="critic",
+            generator_first=False,
+            optimizer="rmsprop" if wasserstein else "adam",
+            betas=(0.0, 0.99) if wasserstein else (0.5, 0.999),
+            repeats=self.critic_updates,
+            clip_weights=self.clip_weights if wasserstein else None,
         )
-        generator = Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule)
-        if self.game == "bce":
-            return (critic, generator)
-        critic = dataclasses.replace(critic, clip_weights=self.clip_weights)
-        return tuple(dataclasses.replace(each, optimizer="rmsprop", betas=(0.0, 0.99)) for each in (critic, generator))
 
-    def networks(self) -> dict[str, nn.Module]:
-        channels, skip = 6 if self.critic == "pair" else 3, self.full_resolution_skip
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
         return {
-            "generator": DifferenceMap(size=self.size, width=self.width, full_resolution_skip=skip),
-            "critic": DcganCritic(
-                size=self.size, channels=channels, width=self.critic_width, normalised=self.critic_normalised
+            "generator": DifferenceMap(
+                size=canvas.size, width=self.width, full_resolution_skip=self.full_resolution_skip
+            ),
+            "critic": DcganDiscriminator(
+                size=canvas.size,
+                channels=CHANNELS[self.critic],
+                width=self.critic_width,
+                normalised=self.critic_normalised,
             ),
         }
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        coarse = batch["coarse_image"]
-        return {"refined_image": coarse + nets["generator"](coarse, batch["source_image"])}
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        return refined(nets, batch)
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        generated = outputs["refined_image"]
+        logits = scores(self.critic, nets["critic"], batch, generated)
         if player == "critic":
-            with torch.no_grad():
-                generated = self.outputs(nets, batch)["refined_image"]
-            if self.game == "bce":
-                return critic_terms(self.critic, nets["critic"], batch, generated)
-            return wasserstein_critic_terms(scores(self.critic, nets["critic"], batch, generated))
-        generated = self.outputs(nets, batch)["refined_image"]
+            return discriminator_terms(logits) if self.game == "bce" else wasserstein_critic_terms(logits)
         if self.game == "bce":
-            adversarial = generator_terms(self.critic, nets["critic"], batch, generated)
+            adversarial = generator_terms(logits)
         else:
-            score = mean_score(scores(self.critic, nets["critic"], batch, generated)["fake"])
-            adversarial = {"adversarial": Term(-score)}
+            adversarial = {"adversarial": Term(-mean_score(logits["fake"]))}
         return adversarial | reconstruction_terms(batch, generated, self.l1_weight, self.mask_weight)
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
-
-    size: tuple[int, int]
-    pose_radius: float
-    coarse: PoseIntegration
-    refinement: Refinement
+def classifying(critic: Literal["stack", "pair"]) -> Variant:
+    """Return the variant whose critic classifies, with BCE."""
+    settings = {"game": "bce", "critic": critic, "critic_updates": 1, "critic_normalised": True}
+    return Variant(settings={f"refinement.{name}": value for name, value in settings.items()})
 
 
-SETTINGS = {
-    "deepfashion": Settings((256, 256), 8.0, PoseIntegration(steps=40_000, batch_size=4, lr=5e-5), Refinement()),
-    # Not published. Our choice: what goes with the images (steps, batch, lambda, skips, discs) is PG2's for them.
-    "market1501": Settings(
-        (128, 64),
-        4.0,
-        PoseIntegration(lr=5e-5),
-        Refinement(steps=14_000, batch_size=16, l1_weight=10.0, full_resolution_skip=False),
-    ),
-    # Our choice: what two processor cores train in a few minutes. The Wasserstein critic has no normalisation there:
-    # with it the adversarial gradient stayed at least 7 times smaller than that of the other terms: no image changed.
-    "synthetic": Settings(
-        (64, 32),
-        2.0,
-        PoseIntegration(width=16, steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3),
-        Refinement(
-            width=16, steps=120, batch_size=16, lr=2e-4, critic_lr=2e-4, critic_width=32, critic_turns=5,
-            critic_normalised=False, l1_weight=400.0, constant_lr_share=0.5,
+TRIPLET = Paper(
+    citation="Gupta et al.: Neural Techniques for Pose Guided Image Generation, Stanford CS231n 2018",
+    presets={
+        "deepfashion": Preset(
+            (256, 256),
+            Discs(radius=8.0),
+            (
+                PoseIntegration(training=Training(steps=40_000, batch_size=4, lr=5e-5, discriminator_lr=2e-5)),
+                WassersteinRefinement(),
+            ),
         ),
-    ),
-}  # fmt: skip
-
-VARIANTS = ("full", "g1", "g1+g2+d", "triplet", "wgan-triplet")
-
-
-def triplet(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """The system with the settings of a data set; variants as in the module's docstring.
-
-    Raises ValueError for an unknown data set or variant, and for a size that the networks cannot halve.
-    """
-    check_known("variant of triplet", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    coarse = dataclasses.replace(settings.coarse, size=size)
-    refinement = _refinement(variant, dataclasses.replace(settings.refinement, size=size))
-    alone = variant == "g1"
-    return System(
-        name="triplet",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Discs(radius=settings.pose_radius),
-        stages=(coarse,) if alone else (coarse, refinement),
-        image="coarse_image" if alone else "refined_image",
-    )
-
-
-def _refinement(variant: str, stage: Refinement) -> Refinement:
-    if variant in ("full", "wgan-triplet"):
-        return stage
-    critic = "pair" if variant == "g1+g2+d" else "stack"
-    return dataclasses.replace(stage, game="bce", critic=critic, critic_turns=1, critic_normalised=True)
+        # Not published. Our choice: what goes with the images (steps, batch, lambda, skips, discs) is PG2's for them.
+        "market1501": Preset(
+            (128, 64),
+            Discs(radius=4.0),
+            (
+                PoseIntegration(training=Training(steps=22_000, batch_size=16, lr=5e-5, discriminator_lr=2e-5)),
+                WassersteinRefinement(
+                    l1_weight=10.0, full_resolution_skip=False,
+                    training=Training(steps=14_000, batch_size=16, lr=5e-5, discriminator_lr=5e-5),
+                ),
+            ),
+        ),
+        # Our choice: what two processor cores train in a few minutes. The Wasserstein critic has no normalisation
+        # there: with it the adversarial gradient stayed at least 7 times smaller than that of the other terms: no image
+        # changed.
+        "synthetic": Preset(
+            (64, 32),
+            Discs(radius=2.0),
+            (
+                SYNTHETIC_COARSE,
+                WassersteinRefinement(
+                    width=16, critic_width=32, critic_updates=5, critic_normalised=False, l1_weight=400.0,
+                    training=Training(
+                        steps=120, batch_size=16, lr=2e-4, discriminator_lr=2e-4, constant_lr_share=0.5
+                    ),
+                ),
+            ),
+        ),
+    },
+    variants={
+        "full": Variant(),
+        "g1": stage_one(),
+        "g1+g2+d": classifying("pair"),
+        "triplet": classifying("stack"),
+        "wgan-triplet": Variant(),
+    },
+    image="refined_image",
+)  # fmt: skip

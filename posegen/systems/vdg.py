@@ -14,7 +14,7 @@ the layers, alpha, lambda, the optimiser and the schedule were not found. OUR CH
 - the result is stage I's image + the difference map, as in PG2; both losses are taken on it. The slides write L1 on
   G^ref's output and SSIM on the final prediction, so `direct=True` reads G^ref's output as the image itself. The
   last layer of a difference map starts at zero, so that stage II starts from stage I's result;
-- the critic and its game: PG2's released code (`critic_game`);
+- the discriminator and its game: PG2's released code (`losses.adversarial`);
 - alpha = 0.84, the share of (multi-scale) SSIM beside L1 in Zhao et al., Loss functions for image restoration, 2017;
 - lambda, optimiser, steps, batch: PG2's, for each data set (and alpha 0.5 on "synthetic", whose short stage II must not
   trade L1 away);
@@ -23,7 +23,8 @@ the layers, alpha, lambda, the optimiser and the schedule were not found. OUR CH
 Variants: "l1" (L_img is plain L1), "mask-l1" (only the masked L1), "full", and "w". The slides give no meaning for
 VDG_w; ours, a guess, is a mask of twice the weight, 1 + 2 M.
 
-Parameters at width 128: stage I 93.2 M, stage II 10.8 M, critic 4.32 M for 128x64; 158.7 M, 23.3 M, 10.9 M for 256x256.
+Parameters at width 128: stage I 93.2 M, stage II 10.8 M, discriminator 4.32 M for 128x64; 158.7 M, 23.3 M, 10.9 M
+for 256x256.
 
 Numbers to expect (the authors' table): SSIM / IS / mask-SSIM / mask-IS on Market-1501, SSIM / IS on DeepFashion:
     l1       .224 / 3.733 / .767 / 3.503    .700 / 3.428
@@ -35,10 +36,9 @@ Their rows for PG2 (.252 / 4.015 / .771 / 3.555, .641 / 3.187) and Deformable GA
 within this table only.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,9 @@ from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, PoseMaps
 from posegen.data.geometry.pose_maps import Discs
+from posegen.losses.adversarial import CHANNELS, DiscriminatorInput, discriminator_terms, generator_terms, scores
 from posegen.losses.reconstruction import l1, masked_l1, masked_ssim_loss
+from posegen.nets.discriminators import DcganDiscriminator
 from posegen.nets.unet import (
     PlainDecoder,
     PlainEncoder,
@@ -56,11 +58,10 @@ from posegen.nets.unet import (
     initialise_xavier,
     level_count,
 )
-from posegen.stage import Networks, Player, System, Term
-from posegen.systems.critic_game import CriticInput, critic_terms, generator_terms, new_critic
-from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
+from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.systems.fields import Positive, Share, Weight
+from posegen.systems.paper import Paper, Preset, Variant
 
-PAPER = "Lakhal et al.: Pose guided human image synthesis by view disentanglement, ECCV Workshops 2018"
 JOINTS = 18
 
 
@@ -77,7 +78,7 @@ class LateFusion(nn.Module):
 
 
 class LateFusionGenerator(nn.Module):
-    """G^rec: the source image and the target's pose maps through an encoder each, fused, to an image."""
+    """G^rec: the source image and the target's pose maps through an encoder each, fused, to a image."""
 
     def __init__(self, *, size: tuple[int, int], width: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class LateFusionGenerator(nn.Module):
 
 
 class LateFusionRefiner(nn.Module):
-    """G^ref: the source image and stage I's through an encoder each, fused, to a difference map or an image."""
+    """G^ref: the source image and stage I's through an encoder each, fused, to a difference map or a image."""
 
     def __init__(self, *, size: tuple[int, int], width: int, starts_at_zero: bool) -> None:
         super().__init__()
@@ -113,96 +114,71 @@ class LateFusionRefiner(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction:
+class LateFusionReconstruction:
     """Stage I: L_Grec = mean |I^R - I_b|, plain L1 (slides)."""
 
     name: ClassVar[str] = "coarse"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "target_pose")
     writes: ClassVar[tuple[str, ...]] = ("coarse_image",)
 
-    size: tuple[int, int] = (128, 64)  # height, width in pixels
-    width: int = 128  # channels of the first level
-    steps: int = 22_000
-    batch_size: int = 16
-    lr: float = 2e-5
-    constant_lr_share: float = 1.0  # of the steps; then linear to zero
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+    width: Positive = 128  # channels of the first level
+    training: Training = Training(steps=22_000, batch_size=16, lr=2e-5)
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        return (Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),)
+        return adversarial_players(self.training, discriminators=())
 
-    def networks(self) -> dict[str, nn.Module]:
-        return {"generator": LateFusionGenerator(size=self.size, width=self.width)}
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        return {"generator": LateFusionGenerator(size=canvas.size, width=self.width)}
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         return {"coarse_image": nets["generator"](batch["source_image"], batch["target_pose"])}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        return {"l1": Term(l1(self.outputs(nets, batch)["coarse_image"], batch["target_image"]))}
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        return {"l1": Term(l1(outputs["coarse_image"], batch["target_image"]))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
+class LateFusionRefinement:
     """Stage II: L_Gref = L_adv + lambda L_img, L_img = alpha L_SSIM^mask + (1 - alpha) L_1^mask (slides).
 
     L_1^mask = mean(|I - I_b| (1 + w M_b)), logged as its parts "l1" and "mask_l1"; w = `mask_weight`, 1 on the slides.
-    L_SSIM^mask is `masked_ssim_loss`. The critic's loss and the choice of its input are in `critic_game`.
+    L_SSIM^mask is `masked_ssim_loss`. The discriminator's loss and the choice of its input are in `losses.adversarial`.
     """
 
     name: ClassVar[str] = "refinement"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "target_pose_mask", "coarse_image")
     writes: ClassVar[tuple[str, ...]] = ("refined_image",)
 
-    size: tuple[int, int] = (128, 64)  # height, width in pixels
-    width: int = 128  # channels of the first level
+    width: Positive = 128  # channels of the first level
     direct: bool = False  # the network's output is the image, not a difference from stage I's
-    critic: CriticInput = "stack"
-    critic_width: int = 64
-    image_weight: float = 10.0  # lambda
-    alpha: float = 0.84
-    mask_weight: float = 1.0  # w
-    steps: int = 14_000
-    batch_size: int = 16
-    lr: float = 2e-5
-    critic_lr: float = 2e-5
-    constant_lr_share: float = 1.0  # of the steps; then linear to zero
-    flip: bool = True
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
+    discriminator: DiscriminatorInput = "stack"
+    discriminator_width: Positive = 64
+    image_weight: Weight = 10.0  # lambda
+    alpha: Share = 0.84
+    mask_weight: Weight = 1.0  # w
+    training: Training = Training(steps=14_000, batch_size=16, lr=2e-5, discriminator_lr=2e-5)
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        return (
-            Player(name="generator", nets=("generator",), lr=self.lr, schedule=schedule),
-            Player(name="critic", nets=("critic",), lr=self.critic_lr, schedule=schedule),
-        )
+        return adversarial_players(self.training)
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        size, channels = canvas.size, CHANNELS[self.discriminator]
         return {
-            "generator": LateFusionRefiner(size=self.size, width=self.width, starts_at_zero=not self.direct),
-            "critic": new_critic(self.critic, self.size, self.critic_width),
+            "generator": LateFusionRefiner(size=size, width=self.width, starts_at_zero=not self.direct),
+            "discriminator": DcganDiscriminator(size=size, channels=channels, width=self.discriminator_width),
         }
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         output = nets["generator"](batch["source_image"], batch["coarse_image"])
         return {"refined_image": output if self.direct else batch["coarse_image"] + output}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        if player == "critic":
-            with torch.no_grad():
-                generated = self.outputs(nets, batch)["refined_image"]
-            return critic_terms(self.critic, nets["critic"], batch, generated)
-        generated = self.outputs(nets, batch)["refined_image"]
-        return generator_terms(self.critic, nets["critic"], batch, generated) | self._image_terms(batch, generated)
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        logits = scores(self.discriminator, nets["discriminator"], batch, outputs["refined_image"])
+        if player == "discriminator":
+            return discriminator_terms(logits)
+        return generator_terms(logits) | self._image_terms(batch, outputs["refined_image"])
 
     def _image_terms(self, batch: Batch, generated: Images) -> dict[str, Term]:
         target, mask = batch["target_image"], batch["target_pose_mask"]
@@ -217,62 +193,43 @@ class Refinement:
         return terms
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
-
-    size: tuple[int, int]
-    pose_radius: float
-    coarse: Reconstruction
-    refinement: Refinement
-
-
-SETTINGS = {
-    "market1501": Settings((128, 64), 4.0, Reconstruction(), Refinement()),
-    "deepfashion": Settings(
-        (256, 256),
-        4.0,
-        Reconstruction(steps=30_000, batch_size=8),
-        Refinement(steps=20_000, batch_size=8, image_weight=50.0),
-    ),
-    # Our choice: what two processor cores train in a few minutes.
-    "synthetic": Settings(
-        (64, 32),
-        2.0,
-        Reconstruction(width=16, steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3),
-        Refinement(
-            width=16, steps=240, batch_size=16, lr=5e-4, critic_lr=2e-4, critic_width=32, image_weight=200.0, alpha=0.5,
-            constant_lr_share=0.5,
+VDG = Paper(
+    citation="Lakhal et al.: Pose guided human image synthesis by view disentanglement, ECCV Workshops 2018",
+    presets={
+        "market1501": Preset((128, 64), Discs(radius=4.0), (LateFusionReconstruction(), LateFusionRefinement())),
+        "deepfashion": Preset(
+            (256, 256),
+            Discs(radius=4.0),
+            (
+                LateFusionReconstruction(training=Training(steps=30_000, batch_size=8, lr=2e-5)),
+                LateFusionRefinement(
+                    image_weight=50.0,
+                    training=Training(steps=20_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5),
+                ),
+            ),
         ),
-    ),
-}  # fmt: skip
-
-VARIANTS = ("full", "l1", "mask-l1", "w")
-
-
-def vdg(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """VDG with the settings of a data set; variants as in the module's docstring.
-
-    Raises ValueError for an unknown data set or variant, and for a size that the networks cannot halve.
-    """
-    check_known("variant of vdg", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    return System(
-        name="vdg",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Discs(radius=settings.pose_radius),
-        stages=(
-            dataclasses.replace(settings.coarse, size=size),
-            _refinement(variant, dataclasses.replace(settings.refinement, size=size)),
+        # Our choice: what two processor cores train in a few minutes.
+        "synthetic": Preset(
+            (64, 32),
+            Discs(radius=2.0),
+            (
+                LateFusionReconstruction(
+                    width=16, training=Training(steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3)
+                ),
+                LateFusionRefinement(
+                    width=16, discriminator_width=32, image_weight=200.0, alpha=0.5,
+                    training=Training(
+                        steps=240, batch_size=16, lr=5e-4, discriminator_lr=2e-4, constant_lr_share=0.5
+                    ),
+                ),
+            ),
         ),
-        image="refined_image",
-    )
-
-
-def _refinement(variant: str, stage: Refinement) -> Refinement:
-    if variant == "l1":
-        return dataclasses.replace(stage, alpha=0.0, mask_weight=0.0)
-    if variant == "mask-l1":
-        return dataclasses.replace(stage, alpha=0.0)
-    return dataclasses.replace(stage, mask_weight=2.0) if variant == "w" else stage
+    },
+    variants={
+        "full": Variant(),
+        "l1": Variant(settings={"refinement.alpha": 0.0, "refinement.mask_weight": 0.0}),
+        "mask-l1": Variant(settings={"refinement.alpha": 0.0}),
+        "w": Variant(settings={"refinement.mask_weight": 2.0}),
+    },
+    image="refined_image",
+)  # fmt: skip

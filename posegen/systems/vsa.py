@@ -1,8 +1,8 @@
 """VSA: Villegas, Yang, Zou, Sohn, Lin, Lee: Learning to Generate Long-term Future via Hierarchical Prediction, ICML
 2017 (arXiv 1704.05831): its image generator, the visual-structure analogy network.
 
-One stage ("analogy"): pose A is to image A as pose B is to the image wanted. In feature space what the target pose
-has more than the source pose is added to the source image, h = f_img(I_A) + f_pose(P_B) - f_pose(P_A), and decoded.
+One stage ("analogy"): pose A is to image A as pose B is to the image wanted. In feature space what the target pose has
+more than the source pose is added to the source image, h = f_img(I_A) + f_pose(P_B) - f_pose(P_A), and decoded.
 Released code: rubenvillegas/icml2017hierchvid (imggen_src/model_analogy.py, ops.py, train_h36m.py, utils.py), followed
 but for what is listed below.
 
@@ -12,12 +12,12 @@ alphabetical list of their references 25 stands between Newell (18) and Zheng (3
 transformer has its formula. So we take this network for that baseline.
 
 From the code
-- three passes of the critic a move (real, generated, mismatched), each normalised by its own batch;
-- turns: with errors e_real = BCE(D(B, P_B), 1) and e_fake = 0.5 BCE(D(G, P_B), 0) + 0.5 BCE(D(A, P_B), 0), the critic
-  stops where one of them is below 0.3, the generator where one is above 0.7, and each stays so until both are stopped;
-  then both go on. The code measures the errors after a step, on its batch. Here each player measures them in its own
-  move, on the move's batch: who rests keeps its last ones, which is why it stays stopped until the other would stop
-  too. The generator's "real", "fake" and "mismatch" are for that, of weight 0.
+- three passes of the discriminator an update (real, generated, mismatched), each normalised by its own batch;
+- skipped updates: with errors e_real = BCE(D(B, P_B), 1) and e_fake = 0.5 BCE(D(G, P_B), 0) + 0.5 BCE(D(A, P_B), 0),
+  the discriminator stops where one of them is below 0.3, the generator where one is above 0.7, and each stays so until
+  both are stopped; then both resume. The code measures the errors after a step, on its batch. Here each player measures
+  them in its own update, on the update's batch: a stopped one keeps its last errors, which is why it stays stopped
+  until the other would stop too. The generator's "real", "fake" and "mismatch" are for that, of weight 0.
 
 Our choices
 - L_feat: the code compares features of an AlexNet (conv5) and of a stacked hourglass, weights of which are not at hand.
@@ -25,48 +25,49 @@ Our choices
   "random-vgg19" in scores and reports. The variant "no-features" has no L_feat;
 - pose maps of 18 joints (the code: 32 of Human3.6M, a filled skeleton for Penn Action). Its sigma of 8 pixels is that
   of the crop before it is brought to 128x128; crops of about 500 pixels give 2 pixels, and so on with the height;
-- batch normalisation with the batch's own statistics in evaluation too, where the critic is never asked;
-- other sizes than 128x128: the same layers; `margin` 0, which lets nobody rest; no mirrored pairs (the code has none);
+- batch normalisation with the batch's own statistics in evaluation too, where the discriminator is not used;
+- other sizes than 128x128: the same layers; `margin` 0, which skips no update; no mirrored pairs (the code has none);
 - data: the code draws two frames of one video, up to 1,000 apart; here pairs are the data set's. The published steps,
   batch and rate for all data sets but "synthetic", whose settings are ours.
 
-Parameters with 18 joints: generator 5,214,851 at every size (5,222,915 with the code's 32), critic 4,369,921 for
-128x128, 4,353,537 for 128x64, 4,468,225 for 256x256. No numbers are published for single images, and none by Si et
-al. that we have seen. On the embedded people, with a random VGG19 and one seed: mask-L1 0.137 ("no-features" 0.136),
-where the best baseline has 0.171.
+Parameters with 18 joints: generator 5,214,851 at every size (5,222,915 with the code's 32), discriminator 4,369,921 for
+128x128, 4,353,537 for 128x64, 4,468,225 for 256x256. No numbers are published for single images, and none by Si et al.
+that we have seen. On the embedded people, with a random VGG19 and one seed: mask-L1 0.137 ("no-features" 0.136), where
+the best baseline has 0.171.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, PoseMaps, Scalar
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import Logits, judged_fake, judged_real
-from posegen.nets.pretrained import Layer, path_of, vgg19_features
+from posegen.nets.pretrained import Layer
 from posegen.nets.unet import convolution, halving_convolution
-from posegen.stage import Networks, Player, System, Term
-from posegen.systems.settings import check_fields, check_known, learning_rate_schedule, settings_for
+from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.systems.defgan import fixed_features
+from posegen.systems.fields import Positive, Weight
+from posegen.systems.paper import Paper, Preset, Variant
 
-PAPER = "Villegas et al.: Learning to Generate Long-term Future via Hierarchical Prediction, ICML 2017"
 JOINTS = 18
-CRITIC_HALVINGS = 4
+DISCRIMINATOR_HALVINGS = 4
 NORMALISATION_EPS = 1e-3  # of tf.contrib's batch_norm
 
 
 def check_size(size: tuple[int, int]) -> None:
     """Raise ValueError, with the nearest size that fits, where a (height, width) in pixels cannot be halved four times.
 
-    The generator halves three times, the critic four times, down to two rows at least.
+    The generator halves three times, the discriminator four times, down to two rows at least.
     """
-    step = 2**CRITIC_HALVINGS
+    step = 2**DISCRIMINATOR_HALVINGS
     near = [max(least, round(side / step) * step) for side, least in zip(size, (2 * step, step), strict=True)]
     if near != list(size):
         raise ValueError(
@@ -76,7 +77,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def initialise(module: nn.Module) -> None:
-    """Xavier-uniform convolutions, N(0, 0.02) for the linear layer, biases zero (ops.py); for `nn.Module.apply`."""
+    """Initialise convolutions Xavier-uniform, the linear layer N(0, 0.02), biases zero (ops.py); for `apply`."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
     elif isinstance(module, nn.Linear):
@@ -86,7 +87,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def encoder(channels: int, width: int) -> nn.Sequential:
-    """VGG16 up to its third pooling: 3x3 convolutions of 64, 64, 128, 128, 256, 256, 256 channels with ReLU."""
+    """Return VGG16 up to its third pooling: 3x3 convolutions of 64, 64, 128, 128, 256, 256, 256 channels, ReLU."""
     layers: list[nn.Module] = []
     for outer, count in ((width, 2), (2 * width, 2), (4 * width, 3)):
         for _ in range(count):
@@ -97,12 +98,12 @@ def encoder(channels: int, width: int) -> nn.Sequential:
 
 
 def unpooling_convolution(channels: int) -> nn.ConvTranspose2d:
-    """Zero-filling 2x2 unpooling, the value at the top left, and a 3x3 deconvolution: one transposed convolution."""
+    """Return zero-filling 2x2 unpooling, the value at the top left, and a 3x3 deconvolution as one convolution."""
     return nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1)
 
 
 def decoder(width: int) -> nn.Sequential:
-    """The encoder's mirror: 3x3 deconvolutions of 256, 256, 128 | 128, 64 | 64, 3 channels with ReLU, at last tanh.
+    """Return the encoder's mirror: 3x3 deconvolutions of 256, 256, 128 | 128, 64 | 64, 3 channels with ReLU, then tanh.
 
     Each group begins with an unpooling. A deconvolution of stride 1 is a convolution with its kernel turned round.
     """
@@ -132,12 +133,12 @@ class AnalogyGenerator(nn.Module):
         source_pose: Float[Tensor, "batch joints height width"],
         target_pose: Float[Tensor, "batch joints height width"],
     ) -> Images:
-        """The image, in [-1, 1]."""
+        """Return the image, in [-1, 1]."""
         before, after = self.pose_encoder(torch.cat([source_pose, target_pose])).chunk(2)
         return self.decoder(self.image_encoder(source) + (after - before))
 
 
-class PoseCritic(nn.Module):
+class PoseDiscriminator(nn.Module):
     """One logit for an image with a pose: four 5x5 convolutions of stride 2, batch normalisation on all but the first.
 
     LeakyReLU 0.2, widths 64, 128, 256, 512, one linear unit. The normalisation uses the batch's own statistics.
@@ -145,30 +146,30 @@ class PoseCritic(nn.Module):
 
     def __init__(self, *, size: tuple[int, int], width: int) -> None:
         super().__init__()
-        widths = [3 + JOINTS, *(width * 2**k for k in range(CRITIC_HALVINGS))]
+        widths = [3 + JOINTS, *(width * 2**k for k in range(DISCRIMINATOR_HALVINGS))]
         layers: list[nn.Module] = []
-        for k in range(CRITIC_HALVINGS):
+        for k in range(DISCRIMINATOR_HALVINGS):
             layers.append(halving_convolution(widths[k], widths[k + 1], kernel=5))
             if k > 0:
                 layers.append(nn.BatchNorm2d(widths[k + 1], eps=NORMALISATION_EPS, track_running_stats=False))
             layers.append(nn.LeakyReLU(0.2))
         self.features = nn.Sequential(*layers)
-        rows, columns = (side // 2**CRITIC_HALVINGS for side in size)
+        rows, columns = (side // 2**DISCRIMINATOR_HALVINGS for side in size)
         self.logit = nn.Linear(widths[-1] * rows * columns, 1)
         self.apply(initialise)
 
     def forward(self, images: Images, pose: PoseMaps) -> Logits:
-        """Above zero is judged a real image of that pose."""
+        """Return the logits, above zero for a real image of that pose."""
         return self.logit(self.features(torch.cat([images, pose], dim=1)).flatten(1)).squeeze(1)
 
 
-def critic_would_stop(terms: Mapping[str, float], player: str, margin: float) -> bool:
-    """Whether an error that a player measured in its last move is below the margin: the critic is too far ahead."""
+def discriminator_would_stop(terms: Mapping[str, float], player: str, margin: float) -> bool:
+    """Return whether an error of a player's last update is below the margin: the discriminator is too far ahead."""
     return min(_errors(terms, player)) < margin
 
 
 def generator_would_stop(terms: Mapping[str, float], player: str, margin: float) -> bool:
-    """Whether an error that a player measured in its last move is above 1 - margin: the critic is too far behind."""
+    """Return whether an error of a player's last update is above 1 - margin: the discriminator is too far behind."""
     return max(_errors(terms, player)) > 1 - margin
 
 
@@ -178,17 +179,18 @@ def _errors(terms: Mapping[str, float], player: str) -> tuple[float, float]:
 
 
 def rests(terms: Mapping[str, float], *, player: str, margin: float) -> bool:
-    """Whether a player sits out the step after those terms: where it alone would stop.
+    """Return whether a player is not updated in the step after those terms: where it alone would stop.
 
-    Each is asked about the errors that it measured itself. One that rests measures none, so it would stop until it has
-    moved again, and it moves as soon as the other would stop too: train_h36m.py's `updateD` and `updateG`.
+    Each is decided by the errors that it measured itself. One that is stopped measures none, so it would stop until it
+    has been updated again, which happens as soon as the other would stop too: train_h36m.py's `updateD` and `updateG`.
     """
-    critic, generator = critic_would_stop(terms, "critic", margin), generator_would_stop(terms, "generator", margin)
-    return critic != generator and (critic if player == "critic" else generator)
+    discriminator = discriminator_would_stop(terms, "discriminator", margin)
+    generator = generator_would_stop(terms, "generator", margin)
+    return discriminator != generator and (discriminator if player == "discriminator" else generator)
 
 
 def half_mean_square(made: Float[Tensor, "*shape"], wanted: Float[Tensor, "*shape"]) -> Scalar:
-    """0.5 mean (made - wanted)^2, in float32 at least."""
+    """Return 0.5 mean (made - wanted)^2, in float32 at least."""
     return 0.5 * (made.to(torch.promote_types(made.dtype, torch.float32)) - wanted).square().mean()
 
 
@@ -196,33 +198,23 @@ def half_mean_square(made: Float[Tensor, "*shape"], wanted: Float[Tensor, "*shap
 class Analogy:
     """Generator: 0.5 mean (G - I_B)^2 + alpha 0.5 mean (g(G) - g(I_B))^2 + gamma BCE(D(G, P_B), 1).
 
-    Critic: BCE(D(I_B, P_B), 1) + 0.5 BCE(D(G, P_B), 0) + 0.5 BCE(D(I_A, P_B), 0): the source image with the target
-    pose, a mismatch, is to be told too. g are VGG19's features. The generator moves first; who rests when is said by
-    `rests`.
+    Discriminator: BCE(D(I_B, P_B), 1) + 0.5 BCE(D(G, P_B), 0) + 0.5 BCE(D(I_A, P_B), 0): the source image with the
+    target pose, a mismatch, is a negative too. g are VGG19's features. The generator is updated first; `rests` says
+    which updates are skipped.
     """
 
     name: ClassVar[str] = "analogy"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image", "source_pose", "target_pose")
     writes: ClassVar[tuple[str, ...]] = ("analogy_image",)
 
-    size: tuple[int, int] = (128, 128)  # height, width in pixels
-    width: int = 64  # channels of the first level
-    critic_width: int = 64
+    width: Positive = 64  # channels of the first level
+    discriminator_width: Positive = 64
     content_layer: Layer = "block2_conv1"
-    feature_weight: float = 1.0  # alpha and beta
+    feature_weight: Weight = 1.0  # alpha and beta
     features: Literal["vgg19", "random-vgg19"] = "vgg19"
-    adversarial_weight: float = 1.0  # gamma
-    margin: float = 0.3  # a player stops beyond it; 0: nobody does
-    steps: int = 100_000
-    batch_size: int = 8
-    lr: float = 1e-4
-    critic_lr: float = 1e-4
-    constant_lr_share: float = 1.0  # of the steps; then linear to zero
-    flip: bool = False
-    ema_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self, check_size)
+    adversarial_weight: Weight = 1.0  # gamma
+    margin: Annotated[float, Interval(ge=0, lt=0.5)] = 0.3  # a player stops beyond it; 0: none does
+    training: Training = Training(steps=100_000, batch_size=8, lr=1e-4, discriminator_lr=1e-4, flip=False)
 
     @property
     def pretrained(self) -> str:
@@ -230,52 +222,35 @@ class Analogy:
 
     @property
     def players(self) -> tuple[Player, ...]:
-        schedule = learning_rate_schedule(self.steps, self.constant_lr_share)
-        rates = {"generator": self.lr, "critic": self.critic_lr}
-        return tuple(
-            Player(
-                name=name,
-                nets=(name,),
-                lr=rate,
-                schedule=schedule,
-                skip_when=partial(rests, player=name, margin=self.margin) if self.margin > 0 else None,
-            )
-            for name, rate in rates.items()
-        )
+        players = adversarial_players(self.training)
+        if self.margin == 0:
+            return players
+        return tuple(replace(each, skip_when=partial(rests, player=each.name, margin=self.margin)) for each in players)
 
-    def networks(self) -> dict[str, nn.Module]:
-        return {
-            "generator": AnalogyGenerator(width=self.width),
-            "critic": PoseCritic(size=self.size, width=self.critic_width),
-        }
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        check_size(canvas.size)
+        discriminator = PoseDiscriminator(size=canvas.size, width=self.discriminator_width)
+        return {"generator": AnalogyGenerator(width=self.width), "discriminator": discriminator}
 
     def fixed_networks(self, weights: Path) -> dict[str, nn.Module]:
-        """ "features": the layers of VGG19 up to the content layer; none without L_feat."""
-        if not self.pretrained:
-            return {}
-        path = path_of("vgg19", weights) if self.features == "vgg19" else None
-        assert path is not None or self.features == "random-vgg19", "the plan has seen to it that the file is there"
-        return {"features": vgg19_features(self.content_layer, path)}
+        return fixed_features(self.features, self.content_layer, weights) if self.pretrained else {}
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         poses = (batch["source_pose"], batch["target_pose"])
         return {"analogy_image": nets["generator"](batch["source_image"], *poses)}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        if player == "critic":
-            with torch.no_grad():
-                generated = self.outputs(nets, batch)["analogy_image"]
-            fake = nets["critic"](generated, batch["target_pose"])
-            return _critic_terms(nets["critic"], batch, fake)
-        generated = self.outputs(nets, batch)["analogy_image"]
-        logits = nets["critic"](generated, batch["target_pose"])
-        with torch.no_grad():
-            watched = _critic_terms(nets["critic"], batch, logits)
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        generated = outputs["analogy_image"]
+        logits = nets["discriminator"](generated, batch["target_pose"])
+        with torch.set_grad_enabled(player == "discriminator" and torch.is_grad_enabled()):
+            scored = _discriminator_terms(nets["discriminator"], batch, logits)
+        if player == "discriminator":
+            return scored
         return {
             "image": Term(half_mean_square(generated, batch["target_image"])),
             "adversarial": Term(judged_real(logits), self.adversarial_weight),
             **self._feature_terms(nets, batch, generated),
-            **{name: Term(term.value, 0.0) for name, term in watched.items()},
+            **{name: Term(term.value, 0.0) for name, term in scored.items()},
         }
 
     def _feature_terms(self, nets: Networks, batch: Batch, generated: Images) -> dict[str, Term]:
@@ -286,9 +261,9 @@ class Analogy:
         return {"features": Term(half_mean_square(nets["features"](generated), wanted), self.feature_weight)}
 
 
-def _critic_terms(critic: nn.Module, batch: Batch, fake: Logits) -> dict[str, Term]:
-    """The critic's terms, given its logits of the generated images."""
-    real, mismatch = (critic(batch[name], batch["target_pose"]) for name in ("target_image", "source_image"))
+def _discriminator_terms(discriminator: nn.Module, batch: Batch, fake: Logits) -> dict[str, Term]:
+    """The discriminator's terms, given its logits of the generated images."""
+    real, mismatch = (discriminator(batch[name], batch["target_pose"]) for name in ("target_image", "source_image"))
     return {
         "real": Term(judged_real(real)),
         "fake": Term(judged_fake(fake), 0.5),
@@ -296,47 +271,25 @@ def _critic_terms(critic: nn.Module, batch: Batch, fake: Logits) -> dict[str, Te
     }
 
 
-class Settings(NamedTuple):
-    """What differs between data sets."""
-
-    size: tuple[int, int]
-    pose_sigma: float
-    analogy: Analogy
-
-
-SETTINGS = {
-    "market1501": Settings((128, 64), 2.0, Analogy()),
-    "deepfashion": Settings((256, 256), 4.0, Analogy()),
-    # Our choice: what two processor cores train in a few minutes.
-    "synthetic": Settings(
-        (64, 32),
-        1.5,
-        Analogy(
-            width=16, critic_width=16, feature_weight=0.1, adversarial_weight=0.001, steps=2400, lr=1e-3,
-            critic_lr=1e-4, constant_lr_share=0.3, flip=True,
+VSA = Paper(
+    citation="Villegas et al.: Learning to Generate Long-term Future via Hierarchical Prediction, ICML 2017",
+    presets={
+        "market1501": Preset((128, 64), Gaussians(sigma=2.0), (Analogy(),)),
+        "deepfashion": Preset((256, 256), Gaussians(sigma=4.0), (Analogy(),)),
+        # Our choice: what two processor cores train in a few minutes.
+        "synthetic": Preset(
+            (64, 32),
+            Gaussians(sigma=1.5),
+            (
+                Analogy(
+                    width=16, discriminator_width=16, feature_weight=0.1, adversarial_weight=0.001,
+                    training=Training(
+                        steps=2400, batch_size=8, lr=1e-3, discriminator_lr=1e-4, constant_lr_share=0.3
+                    ),
+                ),
+            ),
         ),
-    ),
-}  # fmt: skip
-
-VARIANTS = ("full", "no-features")
-
-
-def vsa(dataset: str = "market1501", variant: str = "full", size: tuple[int, int] | None = None) -> System:
-    """The analogy network with the settings of a data set; variants as in the module's docstring.
-
-    Raises ValueError for an unknown data set or variant, and for a size that cannot be halved four times.
-    """
-    check_known("variant of vsa", variant, VARIANTS)
-    settings, size = settings_for(dataset, size, SETTINGS)
-    stage = dataclasses.replace(settings.analogy, size=size)
-    if variant == "no-features":
-        stage = dataclasses.replace(stage, feature_weight=0.0)
-    return System(
-        name="vsa",
-        variant=variant,
-        paper=PAPER,
-        size=size,
-        pose_maps=Gaussians(sigma=settings.pose_sigma),
-        stages=(stage,),
-        image="analogy_image",
-    )
+    },
+    variants={"full": Variant(), "no-features": Variant(settings={"analogy.feature_weight": 0.0})},
+    image="analogy_image",
+)  # fmt: skip

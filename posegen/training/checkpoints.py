@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from posegen.stage import Stage
+from posegen.stage import Canvas, Stage
 from posegen.storage.files import patiently, remove_whole, temporary_beside, to_disk
 from posegen.storage.store import Store
 from posegen.training.step import Trainer, to_device
@@ -231,16 +231,16 @@ def restore(trainer: Trainer, checkpoint: Path) -> tuple[Progress, Curve]:
     return progress, read_curve(checkpoint)
 
 
-def trained_networks(stage: Stage, folder: Path, device: torch.device) -> dict[str, nn.Module]:
+def trained_networks(stage: Stage, canvas: Canvas, folder: Path, device: torch.device) -> dict[str, nn.Module]:
     """Load the networks of a fully trained stage, frozen. Raises ValueError if it is not trained to its last step."""
     checkpoint = latest_checkpoint(folder)
     step = read_progress(checkpoint).step if checkpoint else 0
-    if checkpoint is None or step < stage.steps:
+    if checkpoint is None or step < stage.training.steps:
         raise ValueError(
-            f"stage '{stage.name}' is not trained: {folder} is at step {step} of {stage.steps}. "
+            f"stage '{stage.name}' is not trained: {folder} is at step {step} of {stage.training.steps}. "
             "Run the same command with `posegen train` to resume."
         )
-    networks = stage.networks()
+    networks = stage.networks(canvas)
     load_networks(checkpoint, networks)
     return {name: to_device(network.eval().requires_grad_(False), device) for name, network in networks.items()}
 

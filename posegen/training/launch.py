@@ -124,7 +124,7 @@ class EventLoop:
     def _on_failed(self, event: events.AttemptFailed) -> None:
         self._hosts = {}  # some of the workers that had joined are lost
         self._keep(event.record)
-        at = f"at step {event.failure.step} of {self.task.stage.steps}"
+        at = f"at step {event.failure.step} of {self.task.stage.training.steps}"
         self.warn(
             f"{self.task.stage.name} was interrupted {at} ({event.failure.what}); resuming from the last checkpoint. "
             f"Interruption {len(event.record['failures'])} of this stage"

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from posegen.batch import Batch
 from posegen.data.loading.dataset import share_of, training_batches
 from posegen.data.loading.to_device import to_columns
-from posegen.stage import Continuing, Networks, Stage, System
+from posegen.stage import Canvas, Networks, Stage, System, WarmStarts
 from posegen.storage.files import StorageFailed, remove_leftovers
 from posegen.training import checkpoints
 from posegen.training.checkpoints import AsyncCheckpointer, Curve, Progress, trained_networks
@@ -49,24 +49,25 @@ def train_stage(task: Task, context: Context) -> None:
 def _train(task: Task, context: Context, checkpointer: AsyncCheckpointer) -> None:
     trainer = build_trainer(
         task.stage,
+        task.system.canvas,
         seed=task.seed,
         device=context.device,
         rank=context.rank,
-        share=even_shares(task.stage.batch_size, context.rank, context.world_size),
+        share=even_shares(task.stage.training.batch_size, context.rank, context.world_size),
         wrap=_distribute if context.world_size > 1 else lambda network: network,
         weights=task.weights,
     )
     earlier = earlier_networks(task, context.device)
     start, curve = resume(trainer, task, context)
     context.on_start(start)
-    if start == 0 and isinstance(task.stage, Continuing):
+    if start == 0 and isinstance(task.stage, WarmStarts):
         _warm_start(task.stage.starts_from, trainer, earlier)
     log, clock = LossLog(task, context, curve, trainer.share), CheckpointClock(task, context)
     per_step = trainer.batches_per_step
-    batches = stage_batches(task, context, earlier, range(start * per_step, task.stage.steps * per_step))
+    batches = stage_batches(task, context, earlier, range(start * per_step, task.stage.training.steps * per_step))
     if not _should_continue(start, task, context, curve):
         return
-    for step in range(start + 1, task.stage.steps + 1):
+    for step in range(start + 1, task.stage.training.steps + 1):
         context.on_step(step)
         log.add(step, trainer.step(step - 1, lambda: next(batches)))
         if any(player.skip_when for player in task.stage.players):
@@ -101,7 +102,7 @@ class CheckpointClock:
         """Return whether to save after a step; the same on all ranks. Time and machines are checked with each row."""
         task = self._task
         every = task.checkpoint_every.steps
-        due = step == task.stage.steps or bool(every and step % every == 0) or task.validates_at(step)
+        due = step == task.stage.training.steps or bool(every and step % every == 0) or task.validates_at(step)
         if not due and step % task.log_every == 0:
             due = self._due_by_time()
         if due:
@@ -189,19 +190,22 @@ def resume(trainer: Trainer, task: Task, context: Context) -> tuple[int, Curve]:
     newest = checkpoints.fetch_checkpoint(task.store, task.prefix, name)
     progress, curve = checkpoints.restore(trainer, newest)
     assert progress.config_hash == task.config_hash, f"{newest} has another config hash"
-    assert progress.step <= task.stage.steps, f"{newest} is beyond the last step"
+    assert progress.step <= task.stage.training.steps, f"{newest} is beyond the last step"
     return progress.step, curve
 
 
 def earlier_networks(task: Task, device: torch.device) -> dict[str, Networks]:
     """Load the trained networks of the earlier stages that this one needs, frozen, by stage."""
     stage = task.stage
-    continued = {name for name, _ in stage.starts_from.values()} if isinstance(stage, Continuing) else set()
+    continued = {name for name, _ in stage.starts_from.values()} if isinstance(stage, WarmStarts) else set()
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     earlier = [s for s in task.system.stages[: task.index] if s in before or s.name in continued]
     for stage in earlier:
         checkpoints.fetch_newest(task.store, str(task.folders[stage.name]))
-    return {s.name: trained_networks(s, task.store.folder / task.folders[s.name], device) for s in earlier}
+    return {
+        s.name: trained_networks(s, task.system.canvas, task.store.folder / task.folders[s.name], device)
+        for s in earlier
+    }
 
 
 def _warm_start(origins: Mapping[str, tuple[str, str]], trainer: Trainer, earlier: Mapping[str, Networks]) -> None:
@@ -217,27 +221,30 @@ def stage_batches(task: Task, context: Context, earlier: Mapping[str, Networks],
     """Yield this rank's batches of columns on the device, with the outputs of the earlier stages added."""
     before = [task.system.stages[index] for index in task.system.stages_before(task.index)]
     frozen = [(stage, earlier[stage.name]) for stage in before]
+    canvas = task.system.canvas
     for raw in training_batches(
         task.open_shards(),
         columns=needed_columns(task.system, task.index),
-        batch_size=task.stage.batch_size,
+        batch_size=task.stage.training.batch_size,
         seed=task.seed,
         draws=draws,
         rank=context.rank,
         world_size=context.world_size,
-        flip=task.stage.flip,
+        flip=task.stage.training.flip,
         window=task.window,
         pin_memory=context.device.type == "cuda",
     ):
-        columns = to_columns(raw, context.device, task.system.pose_maps)
-        yield _with_outputs(columns, frozen, context.device)
+        columns = to_columns(raw, context.device, canvas.pose_maps)
+        yield _with_outputs(columns, canvas, frozen, context.device)
 
 
 @torch.no_grad()
-def _with_outputs(columns: dict[str, Tensor], frozen: Sequence[tuple[Stage, Networks]], device: torch.device) -> Batch:
+def _with_outputs(
+    columns: dict[str, Tensor], canvas: Canvas, frozen: Sequence[tuple[Stage, Networks]], device: torch.device
+) -> Batch:
     for stage, networks in frozen:
         with autocast(device):
-            columns |= stage.outputs(networks, columns)
+            columns |= stage.outputs(canvas, networks, columns)
     return columns
 
 

@@ -1,8 +1,8 @@
 """A training step of a stage: updates of its players. Pure torch: no Ray, no files, no logging.
 
-Players are updated in the stage's order. Each update draws a fresh batch, evaluates the player's own loss and changes
-the player's own networks alone. Everything random in step n on rank r is a function of (seed, stage, n, r), so that a
-resumed run continues exactly as an uninterrupted one.
+Players are updated in the stage's order. Each update draws a fresh batch, computes the stage's outputs and the player's
+loss of them, and changes the player's own networks alone. Everything random in step n on rank r is a function of (seed,
+stage, n, r), so that a resumed run continues exactly as an uninterrupted one.
 """
 
 import copy
@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch
-from posegen.stage import Perceptive, Player, Stage
+from posegen.stage import GENERATOR, Canvas, Player, Stage, UsesPretrained, player_terms
 
 NextBatch = Callable[[], Batch]
 Wrap = Callable[[nn.Module], nn.Module]
-
-AVERAGED = "generator"  # the player whose networks the exponential moving average follows
 
 
 def random_seed(*parts: object) -> int:
@@ -33,6 +31,7 @@ class Trainer:
     """A stage's networks, their optimizers and averages."""
 
     stage: Stage
+    canvas: Canvas
     seed: int
     device: torch.device
     networks: dict[str, nn.Module]  # as called: wrapped for several workers; fixed ones too
@@ -64,7 +63,7 @@ class Trainer:
         optimizer = self.optimizers[player.name]
         self._set_learning(player, step)
         with autocast(self.device):
-            losses = self.stage.loss(player.name, self.networks, batch)
+            losses = player_terms(self.stage, self.canvas, player.name, self.networks, batch)
         total = torch.stack([term.weight * term.value.float() for term in losses.values()]).sum()
         optimizer.zero_grad(set_to_none=True)
         (total * self.share if self.share != 1 else total).backward()  # averaged over workers: over all pairs alike
@@ -87,9 +86,9 @@ class Trainer:
             for name in player.nets:
                 for parameter in self.bare[name].parameters():
                     parameter.clamp_(-player.clip_weights, player.clip_weights)
-        if player.name == AVERAGED:
+        if player.name == GENERATOR:
             for name, average in self.averages.items():
-                _follow(average, self.bare[name], self.stage.ema_decay)
+                _follow(average, self.bare[name], self.stage.training.ema_decay)
 
 
 def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
@@ -109,6 +108,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 def build_trainer(
     stage: Stage,
+    canvas: Canvas,
     *,
     seed: int,
     device: torch.device,
@@ -122,11 +122,14 @@ def build_trainer(
     `weights` is the folder of pretrained networks, for a stage whose losses need one.
     """
     torch.manual_seed(random_seed(seed, stage.name, "networks"))
-    bare = {name: to_device(network.train(), device) for name, network in stage.networks().items()}
+    bare = {name: to_device(network.train(), device) for name, network in stage.networks(canvas).items()}
     assert sorted(bare) == sorted(n for p in stage.players for n in p.nets), "each network belongs to one player"
-    averaged = [name for p in stage.players if p.name == AVERAGED for name in p.nets] if stage.ema_decay else []
+    averaged = (
+        [name for p in stage.players if p.name == GENERATOR for name in p.nets] if stage.training.ema_decay else []
+    )
     return Trainer(
         stage=stage,
+        canvas=canvas,
         seed=seed,
         device=device,
         rank=rank,
@@ -139,8 +142,8 @@ def build_trainer(
 
 
 def _fixed(stage: Stage, weights: Path, device: torch.device) -> dict[str, nn.Module]:
-    """The stage's pretrained networks: not trained, wrapped, averaged or saved."""
-    if not isinstance(stage, Perceptive):
+    """The stage's pretrained networks, which nobody trains: neither wrapped nor averaged nor saved."""
+    if not isinstance(stage, UsesPretrained):
         return {}
     fixed = stage.fixed_networks(weights).items()
     return {name: to_device(network.eval().requires_grad_(False), device) for name, network in fixed}

@@ -76,7 +76,7 @@ class Task:
     @property
     def log_every(self) -> int:
         """Steps that one row of the curve averages: at most 200 rows a stage, at most 50 steps a row."""
-        return max(1, min(50, math.ceil(self.stage.steps / 200)))
+        return max(1, min(50, math.ceil(self.stage.training.steps / 200)))
 
 
 @runtime_checkable

@@ -62,7 +62,7 @@ def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
     space = load_space(how.space, plan.system.name)
     check_space(space, plan.system)
     searched = plan.system.stages[first_searched_stage(space, plan.system) :]
-    budgets = {f"{s.name}.steps": how.budget or max(MIN_BUDGET, s.steps // 2) for s in searched}
+    budgets = {f"{s.name}.steps": how.budget or max(MIN_BUDGET, s.training.steps // 2) for s in searched}
     search = how.search or "optuna"
     return SweepPlan(
         base=replace(plan, system=override(plan.system, budgets)),

@@ -78,17 +78,17 @@ class SweepPlan:
     @property
     def budget(self) -> int:
         """Steps of the last stage, in which trials are validated and stopped."""
-        return self.base.system.stages[-1].steps
+        return self.base.system.stages[-1].training.steps
 
     @property
     def steps_per_trial(self) -> int:
         """Steps of a full trial, over all stages that it trains."""
-        return sum(stage.steps for stage in self.base.system.stages[self.first :])
+        return sum(stage.training.steps for stage in self.base.system.stages[self.first :])
 
     @property
     def steps_shared(self) -> int:
         """Steps of the shared stages."""
-        return sum(stage.steps for stage in self.base.system.stages[: self.first])
+        return sum(stage.training.steps for stage in self.base.system.stages[: self.first])
 
     @property
     def steps_saved(self) -> int:

@@ -54,7 +54,9 @@ def run_sweep(plan: SweepPlan, *, update: bool = False, command: Sequence[str] =
 
 def describe_sweep(plan: SweepPlan) -> list[str]:
     """Return lines that say what will be searched, what is shared, and the steps that this saves."""
-    shared = ", ".join(f"{stage.name} ({stage.steps:,} steps)" for stage in plan.base.system.stages[: plan.first])
+    shared = ", ".join(
+        f"{stage.name} ({stage.training.steps:,} steps)" for stage in plan.base.system.stages[: plan.first]
+    )
     ended, waiting = plan.search_trials()
     images = sum(entry.split == "validation" for entry in plan.base.listing.entries)
     lines = [

@@ -75,7 +75,7 @@ class TrainingThread:
         if kind == "failed":
             raise content
         if kind == "validated":
-            return {**content, "done": content["step"] >= self._tasks[-1].stage.steps}
+            return {**content, "done": content["step"] >= self._tasks[-1].stage.training.steps}
         return {"done": True} | ({"diverged": content} if kind == "diverged" else {})
 
     def stop(self) -> None:
@@ -143,4 +143,4 @@ class TrialTrainable(tune.Trainable):
 def is_trained(task: Task) -> bool:
     """Return whether an earlier attempt trained a stage to its last step."""
     progress = newest_progress(task.store, task.prefix)
-    return progress is not None and progress.step == task.stage.steps
+    return progress is not None and progress.step == task.stage.training.steps

@@ -28,7 +28,7 @@ PAIRS = 24  # of the blocks' two test people
 
 @pytest.fixture(scope="module")
 def system() -> System:
-    settings = {"coarse.width": 4, "refinement.width": 4, "refinement.critic_width": 4}
+    settings = {"coarse.width": 4, "refinement.width": 4, "refinement.discriminator_width": 4}
     return catalog.override(catalog.system("vdg", "synthetic"), settings)
 
 
@@ -38,12 +38,12 @@ def stages(system, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "stages"
     torch.manual_seed(0)
     for stage in system.stages:
-        checkpoint = folder / stage.name / f"checkpoint_{stage.steps:08d}"
+        checkpoint = folder / stage.name / f"checkpoint_{stage.training.steps:08d}"
         checkpoint.mkdir(parents=True)
-        networks = stage.networks().items()
+        networks = stage.networks(system.canvas).items()
         tensors = {f"{name}.{key}": t.contiguous() for name, net in networks for key, t in net.state_dict().items()}
         save_file(tensors, checkpoint / "networks.safetensors")
-        progress = Progress(step=stage.steps, config_hash="", seed=0, last_terms={})
+        progress = Progress(step=stage.training.steps, config_hash="", seed=0, last_terms={})
         (checkpoint / "stage.json").write_text(json.dumps(asdict(progress)))
     return folder
 

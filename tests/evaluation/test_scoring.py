@@ -97,10 +97,12 @@ def test_a_image_that_is_no_number_has_no_score(raw):
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    settings = {"coarse.width": 4, "refinement.width": 4, "refinement.critic_width": 4}
+    settings = {"coarse.width": 4, "refinement.width": 4, "refinement.discriminator_width": 4}
     system = catalog.override(catalog.system("vdg", "synthetic"), settings)
     torch.manual_seed(0)
-    networks = {stage.name: {name: net.eval() for name, net in stage.networks().items()} for stage in system.stages}
+    networks = {
+        stage.name: {name: net.eval() for name, net in stage.networks(system.canvas).items()} for stage in system.stages
+    }
     return Trained(system, networks, torch.device("cpu"))
 
 
@@ -119,7 +121,7 @@ def test_chunk_keeps_order_and_names(trained, block_shards):
 def test_broken_network_is_counted_and_not_hidden(trained, block_shards):
     shards = Shards(block_shards)
     stage = trained.system.stages[0]
-    networks = {**trained.networks, "coarse": stage.networks()}
+    networks = {**trained.networks, "coarse": stage.networks(trained.system.canvas)}
     for parameter in networks["coarse"]["generator"].parameters():
         parameter.data.fill_(torch.nan)
     table = score_chunk(
@@ -150,7 +152,7 @@ def test_the_splits_have_scores_of_their_own(trained, block_shards):
 
 
 def test_scores_of_a_result_that_is_no_number_are_not_a_number(trained, block_shards):
-    networks = {**trained.networks, "coarse": trained.system.stages[0].networks()}
+    networks = {**trained.networks, "coarse": trained.system.stages[0].networks(trained.system.canvas)}
     for parameter in networks["coarse"]["generator"].parameters():
         parameter.data.fill_(torch.nan)
     broken = Trained(trained.system, networks, trained.device)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from posegen.losses.adversarial import judged_fake, judged_real, score_together
-from posegen.nets.critics import DcganCritic
+from posegen.nets.discriminators import DcganDiscriminator
 
 
 def test_an_undecided_critic_costs_log_two():
@@ -43,7 +43,7 @@ def test_a_matrix_of_logits_is_refused():
         judged_real(torch.zeros(4, 1))
 
 
-class CountingCritic(nn.Module):
+class CountingDiscriminator(nn.Module):
     def __init__(self):
         super().__init__()
         self.calls = 0
@@ -54,16 +54,16 @@ class CountingCritic(nn.Module):
 
 
 def test_groups_are_scored_in_one_forward_and_keep_their_names():
-    critic = CountingCritic()
-    scored = score_together(critic, {"real": torch.ones(2, 3, 4, 4), "fake": torch.zeros(2, 3, 4, 4)})
-    assert critic.calls == 1
+    discriminator = CountingDiscriminator()
+    scored = score_together(discriminator, {"real": torch.ones(2, 3, 4, 4), "fake": torch.zeros(2, 3, 4, 4)})
+    assert discriminator.calls == 1
     assert {name: logits.tolist() for name, logits in scored.items()} == {"real": [1.0, 1.0], "fake": [0.0, 0.0]}
 
 
 def test_batch_statistics_are_those_of_the_whole_stack():
     torch.manual_seed(0)
-    critic = DcganCritic(size=(32, 16), width=4).double()
+    discriminator = DcganDiscriminator(size=(32, 16), width=4).double()
     real, fake = torch.rand(4, 3, 32, 16).double(), 0.2 * torch.rand(4, 3, 32, 16).double()
-    together = score_together(critic, {"real": real, "fake": fake})
-    torch.testing.assert_close(torch.cat(list(together.values())), critic(torch.cat([real, fake])))
-    assert (together["real"] - critic(real)).abs().min() > 1e-3
+    together = score_together(discriminator, {"real": real, "fake": fake})
+    torch.testing.assert_close(torch.cat(list(together.values())), discriminator(torch.cat([real, fake])))
+    assert (together["real"] - discriminator(real)).abs().min() > 1e-3

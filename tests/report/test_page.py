@@ -29,10 +29,12 @@ HOSTILE = "<script>alert('&')</script>"
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    settings = {"coarse.width": 4, "refinement.width": 4, "refinement.critic_width": 4}
+    settings = {"coarse.width": 4, "refinement.width": 4, "refinement.discriminator_width": 4}
     system = catalog.override(catalog.system("vdg", "synthetic"), settings)
     torch.manual_seed(0)
-    networks = {stage.name: {name: net.eval() for name, net in stage.networks().items()} for stage in system.stages}
+    networks = {
+        stage.name: {name: net.eval() for name, net in stage.networks(system.canvas).items()} for stage in system.stages
+    }
     return Trained(system, networks, torch.device("cpu"))
 
 

@@ -16,7 +16,13 @@ from posegen.training.step import build_trainer
 
 from tests.training.test_step import CPU
 
-SMALL = ["coarse.width=4", "refinement.width=4", "refinement.critic_width=4", "coarse.steps=4", "refinement.steps=4"]
+SMALL = [
+    "coarse.width=4",
+    "refinement.width=4",
+    "refinement.discriminator_width=4",
+    "coarse.steps=4",
+    "refinement.steps=4",
+]
 
 
 def plan(folder: Path, *given: str, **fields) -> Plan:
@@ -32,9 +38,9 @@ def finish(made: Plan, *names: str) -> None:
     made.save()
     for index, stage in enumerate(made.system.stages):
         if stage.name in names:
-            game = build_trainer(stage, seed=0, device=CPU)
+            trainer = build_trainer(stage, made.system.canvas, seed=0, device=CPU)
             write_snapshot(
-                made.stages / stage.name, snapshot(game, Progress(stage.steps, made.config_hash(index), 0, {}), [])
+                made.stages / stage.name, snapshot(trainer, Progress(stage.training.steps, made.config_hash(index), 0, {}), [])
             )
     if "scores" in names:
         write_json(made.scores / "metrics.json", {"fingerprint": made.scores_fingerprint})

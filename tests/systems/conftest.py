@@ -5,8 +5,7 @@ import torch
 
 from posegen.data.geometry.pose_maps import Discs
 from posegen.training.step import build_trainer
-
-SIZE = (32, 16)
+from tests.systems.small import CANVAS, SIZE
 
 
 def waves(shape, phase):
@@ -39,15 +38,15 @@ def batch():
 def golden(batch):
     """Plays two steps from weights that depend on no random generator, and gives the last step's terms."""
 
-    def play(stage):
-        game = build_trainer(stage, seed=0, device=torch.device("cpu"))
-        for network in game.networks.values():
+    def run_steps(stage, canvas=CANVAS):
+        trainer = build_trainer(stage, canvas, seed=0, device=torch.device("cpu"))
+        for network in trainer.networks.values():
             network.double()
-        for network in game.bare.values():
+        for network in trainer.bare.values():
             for phase, parameter in enumerate(network.parameters()):
                 fan_in = max(1, parameter[0].numel())
                 parameter.data = waves(parameter.shape, phase) / math.sqrt(fan_in)
-        game.step(0, lambda: batch)
-        return {name: value.item() for name, value in game.step(1, lambda: batch).items()}
+        trainer.step(0, lambda: batch)
+        return {name: value.item() for name, value in trainer.step(1, lambda: batch).items()}
 
-    return play
+    return run_steps

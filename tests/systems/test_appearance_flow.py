@@ -1,4 +1,3 @@
-import dataclasses
 import math
 from itertools import pairwise
 
@@ -7,25 +6,27 @@ import torch
 import torch.nn.functional as F
 
 from posegen.batch import COLUMNS
-from posegen.catalog import override, system
+from posegen.catalog import override, system, variants
+from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1
+from posegen.stage import Canvas
 from posegen.systems.appearance_flow import (
-    SETTINGS,
-    VARIANTS,
-    ObjectNetwork,
+    APPEARANCE_FLOW,
+    ObjectFlowNetwork,
     PoseFlow,
-    SceneNetwork,
+    SceneFlowNetwork,
     ViewFlow,
-    appearance_flow,
     foreground,
     resized,
     sampled,
     view_code,
 )
 from posegen.training.step import build_trainer
-from tests.systems.conftest import SIZE, waves
+from tests.systems.conftest import waves
+from tests.systems.small import CANVAS, SIZE, count, counts, double, outputs_of, terms_of, total, with_settings
 
 CPU = torch.device("cpu")
+VARIANTS = variants("appearance_flow")
 
 
 @pytest.fixture
@@ -35,14 +36,9 @@ def batch(batch):
 
 
 def small_stage(variant="full", **fields):
-    (stage,) = appearance_flow("market1501", variant, SIZE).stages
+    (stage,) = system("appearance_flow", "market1501", variant, SIZE).stages
     small = {"view": {"width": 4, "latent": 64}}.get(variant, {"width": 2, "depth": 2})
-    return dataclasses.replace(stage, **small, **fields)
-
-
-def double(stage):
-    torch.manual_seed(0)
-    return {name: network.double() for name, network in stage.networks().items()}
+    return with_settings(stage, **small, **fields)
 
 
 def moving(networks):
@@ -50,14 +46,6 @@ def moving(networks):
     last = networks["generator"].flow[-1]
     last.weight.data = waves(last.weight.shape, 1.0) * 0.5
     return networks
-
-
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def total(terms):
-    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
 
 
 def bits(network):
@@ -163,14 +151,14 @@ def test_the_object_networks_parameters_by_its_layers():
     flow = linear(4096 + 256, 4096, 64 * 8 * 8) + convolutions(64, 256, 128, 64, 32, 16, 2)
     mask = linear(4096 + 256, 1024, 16 * 8 * 8) + convolutions(16, 256, 128, 64, 32, 16, 2)
     with torch.device("meta"):
-        network = ViewFlow().networks()["generator"]
+        network = ViewFlow().networks(Canvas((224, 224), Discs(radius=4.0)))["generator"]
     assert count(network) == encoder + view + flow + mask == 93_035_844
 
 
 def test_the_object_networks_sizes():
     """224 pixels become 7, then 4; the decoders' 8 become 225."""
     with torch.device("meta"):
-        network = ObjectNetwork(size=(224, 224), width=16, latent=4096)
+        network = ObjectFlowNetwork(size=(224, 224), width=16, latent=4096)
         assert network.encoder(torch.empty(1, 3, 224, 224)).shape == (1, 512, 4, 4)
         assert network.flow(torch.empty(1, 4352)).shape == (1, 2, 225, 225)
         assert [maps.shape for maps in network(torch.empty(1, 3, 224, 224), torch.empty(1, 20))] == [
@@ -182,13 +170,13 @@ def test_the_scene_networks_parameters_by_its_layers():
     """models/kitti_single/deploy.prototxt has 9 channels: the image and a motion of 6 numbers."""
     encoder, decoder = convolutions(9, 32, 64, 128, 256, 512), convolutions(512, 512, 256, 128, 64, 32, 2)
     with torch.device("meta"):
-        published = SceneNetwork(channels=9, size=(224, 224), width=32, depth=5, masked=False)
-        full, without = (
-            appearance_flow("market1501", variant).stages[0].networks()["generator"] for variant in ("full", "no-mask")
-        )
+        published = SceneFlowNetwork(channels=9, size=(224, 224), width=32, depth=5, masked=False)
+    full, without = (
+        counts(system("appearance_flow", "market1501", variant))[0]["generator"] for variant in ("full", "no-mask")
+    )
     assert count(published) == encoder + decoder
-    assert count(without) == encoder + 9 * (39 - 9) * 32 + decoder == 5_506_530
-    assert count(full) == 5_506_530 + decoder == 9_434_116
+    assert without == encoder + 9 * (39 - 9) * 32 + decoder == 5_506_530
+    assert full == 5_506_530 + decoder == 9_434_116
 
 
 @pytest.mark.parametrize(
@@ -200,24 +188,24 @@ def test_the_scene_networks_parameters_by_its_layers():
     ],
 )
 def test_parameter_counts(dataset, variant, expected):
-    with torch.device("meta"):
-        assert count(appearance_flow(dataset, variant).stages[0].networks()["generator"]) == expected
+    assert counts(system("appearance_flow", dataset, variant)) == [{"generator": expected}]
 
 
 @pytest.mark.parametrize("size", [(64, 32), (128, 64), (256, 256), (100, 50), (9, 8)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_size_fits(size, variant):
-    stage = dataclasses.replace(small_stage(variant), size=size)
+    stage = small_stage(variant)
     images = {name: torch.rand(1, 3, *size) * 2 - 1 for name in ("source_image", "target_image")}
     poses = {name: torch.zeros(1, 18, *size) for name in ("source_pose", "target_pose")}
-    outputs = stage.outputs(stage.networks(), images | poses | {"rotation": torch.tensor([180.0])})
+    networks = stage.networks(Canvas(size, Discs(radius=2.0)))
+    outputs = outputs_of(stage, networks, images | poses | {"rotation": torch.tensor([180.0])})
     assert all(output.shape[2:] == size for output in outputs.values())
 
 
 @pytest.mark.parametrize("size", [(7, 64), (64, 1)])
 def test_sizes_that_are_too_small_are_told(size):
     with pytest.raises(ValueError, match="both sides must be at least 8 pixels"):
-        appearance_flow("folder", size=size)
+        system("appearance_flow", "folder", size=size)
 
 
 @pytest.mark.parametrize(
@@ -239,15 +227,15 @@ def test_unknown_names_are_refused(name):
         system(*name)
 
 
-@pytest.mark.parametrize("dataset", [*sorted(SETTINGS), "synthetic-views"])
+@pytest.mark.parametrize("dataset", [*sorted(APPEARANCE_FLOW.presets), "synthetic-views"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_stage_is_wired(dataset, variant):
-    assert appearance_flow(dataset, variant).wiring_errors(set(COLUMNS)) == []
+    assert system("appearance_flow", dataset, variant).wiring_errors(set(COLUMNS)) == []
 
 
 def test_what_is_read():
     """Only "view" needs several cameras; only "no-mask" does without people's masks."""
-    reads = {variant: appearance_flow("synthetic", variant).stages[0].reads for variant in VARIANTS}
+    reads = {variant: system("appearance_flow", "synthetic", variant).stages[0].reads for variant in VARIANTS}
     assert [variant for variant in VARIANTS if "rotation" in reads[variant]] == ["view"]
     assert [variant for variant in VARIANTS if "target_person_mask" not in reads[variant]] == ["no-mask"]
     assert not {"source_pose", "target_pose"} & set(reads["view"])
@@ -256,7 +244,7 @@ def test_what_is_read():
 def test_the_settings():
     for dataset in ("market1501", "deepfashion"):
         for variant in VARIANTS:
-            (stage,) = appearance_flow(dataset, variant).stages
+            (stage,) = system("appearance_flow", dataset, variant).stages
             (player,) = stage.players
             assert (player.name, player.optimizer, player.lr, player.betas) == ("generator", "adam", 1e-4, (0.9, 0.999))
             assert [player.schedule.factor(step) for step in (0, 49_999, 50_000, 100_000)] == [1, 1, 0.5, 0.25]
@@ -266,7 +254,7 @@ def test_the_settings():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_first_image_is_the_source(variant, batch):
     stage = small_stage(variant)
-    image = stage.outputs(double(stage), batch)["sampled_image"]
+    image = outputs_of(stage, double(stage), batch)["sampled_image"]
     torch.testing.assert_close(image, batch["source_image"], atol=1e-12, rtol=0)
 
 
@@ -274,11 +262,11 @@ def test_the_first_image_is_the_source(variant, batch):
 def test_every_variant_trains(variant, batch):
     stage = small_stage(variant)
     networks = moving(double(stage))
-    outputs = stage.outputs(networks, batch)
+    outputs = outputs_of(stage, networks, batch)
     assert set(outputs) == set(stage.writes)
     assert outputs["sampled_image"].shape == (2, 3, *SIZE)
     assert outputs["sampled_image"].abs().max() <= 1 + 1e-9
-    total(stage.loss("generator", networks, batch)).backward()
+    total(terms_of(stage, "generator", networks, batch)).backward()
     dead = [name for name, p in networks["generator"].named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
@@ -287,9 +275,9 @@ def test_every_variant_trains(variant, batch):
 def test_the_flow_depends_on_its_condition(variant, batch):
     stage = small_stage(variant)
     networks = moving(double(stage))
-    image = stage.outputs(networks, batch)["sampled_image"]
+    image = outputs_of(stage, networks, batch)["sampled_image"]
     for column in set(stage.reads) - {"target_image", "target_person_mask"}:
-        changed = stage.outputs(networks, {**batch, column: -batch[column]})["sampled_image"]
+        changed = outputs_of(stage, networks, {**batch, column: -batch[column]})["sampled_image"]
         assert not torch.allclose(changed, image), column
 
 
@@ -298,7 +286,7 @@ def test_a_known_flow_moves_the_image(batch):
     stage = small_stage("no-mask")
     networks = double(stage)
     networks["generator"].flow[-1].bias.data = torch.tensor([3.0, -1.0]).double()
-    image = stage.outputs(networks, batch)["sampled_image"]
+    image = outputs_of(stage, networks, batch)["sampled_image"]
     expected = torch.full_like(image, -1.0)
     expected[:, :, 1:, :-3] = batch["source_image"][:, :, :-1, 3:]
     torch.testing.assert_close(image, expected, atol=1e-9, rtol=0)
@@ -308,8 +296,8 @@ def test_a_known_flow_moves_the_image(batch):
 def test_the_loss(variant, batch):
     stage = small_stage(variant)
     networks = moving(double(stage))
-    terms = stage.loss("generator", networks, batch)
-    outputs = stage.outputs(networks, batch)
+    terms = terms_of(stage, "generator", networks, batch)
+    outputs = outputs_of(stage, networks, batch)
     expected = l1(outputs["sampled_image"], batch["target_image"])
     if variant != "no-mask":
         expected = expected + 0.1 * F.binary_cross_entropy(outputs["foreground"], batch["target_person_mask"])
@@ -324,7 +312,7 @@ def test_the_foreground_is_the_second_class():
 def test_cutting_out_leaves_the_person_on_black(batch):
     stage = small_stage()
     networks = moving(double(stage))
-    whole, cut = (dataclasses.replace(stage, cut_out=cut_out).outputs(networks, batch) for cut_out in (False, True))
+    whole, cut = (outputs_of(with_settings(stage, cut_out=c), networks, batch) for c in (False, True))
     person = (whole["foreground"] > 0.5).expand(-1, 3, -1, -1)
     assert person.any()
     assert not person.all()
@@ -333,19 +321,19 @@ def test_cutting_out_leaves_the_person_on_black(batch):
 
 
 def test_without_the_mask_the_rest_is_the_same():
-    full, without = (appearance_flow("market1501", variant).stages[0] for variant in ("full", "no-mask"))
+    full, without = (system("appearance_flow", "market1501", variant).stages[0] for variant in ("full", "no-mask"))
     assert isinstance(without, PoseFlow)
     assert vars(without).items() <= vars(full).items()
 
 
 def test_a_step_changes_the_network_and_keeps_the_batch(batch):
-    """There is one player: no critic whose move could touch the generator."""
-    game = build_trainer(small_stage(), seed=0, device=CPU)
+    """There is one player: no discriminator whose move could touch the generator."""
+    trainer = build_trainer(small_stage(), CANVAS, seed=0, device=CPU)
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
-    kept, before = {name: value.clone() for name, value in data.items()}, bits(game.bare["generator"])
-    terms = game.step(0, lambda: data)
+    kept, before = {name: value.clone() for name, value in data.items()}, bits(trainer.bare["generator"])
+    terms = trainer.step(0, lambda: data)
     assert set(terms) == {f"generator/{name}" for name in ("l1", "mask", "total", "gradient")}
-    assert not all(map(torch.equal, bits(game.bare["generator"]), before))
+    assert not all(map(torch.equal, bits(trainer.bare["generator"]), before))
     assert all(torch.equal(data[name], kept[name]) for name in kept)
 
 
@@ -355,9 +343,9 @@ def test_losses_under_autocast_are_float32(variant, batch):
     networks = moving({name: network.float() for name, network in double(stage).items()})
     networks = {name: network.float() for name, network in networks.items()}
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
-    exact = stage.loss("generator", networks, data)
+    exact = terms_of(stage, "generator", networks, data)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = stage.loss("generator", networks, data)
+        terms = terms_of(stage, "generator", networks, data)
     total(terms).backward()
     for name, term in terms.items():
         assert term.value.dtype == torch.float32

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from posegen.batch import COLUMNS
+from posegen.catalog import system, variants
 from posegen.data.geometry.limb_warps import limb_warps
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
-from posegen.stage import Perceptive
-from posegen.systems.defgan import SETTINGS, VARIANTS, Generation, SampleNorm, defgan, halvings
+from posegen.stage import UsesPretrained
+from posegen.systems.defgan import DEFGAN, Generation, SampleNorm, halvings, patch_grid
 from posegen.training.step import build_trainer
+from tests.systems.small import CANVAS, SIZE, counts, double, outputs_of, terms_of, total, with_settings
 
-SIZE = (32, 16)
 CPU = torch.device("cpu")
 # A person of 32x16 pixels who stands, and one who strides with an arm raised; the second's left ear is hidden.
 STANDING = (
@@ -41,20 +42,10 @@ def batch(batch):
 
 
 def small_stage(variant="full", **fields) -> Generation:
-    (stage,) = defgan("market1501", variant, (128, 64)).stages
+    (stage,) = system("defgan", "market1501", variant).stages
     assert isinstance(stage, Generation)
-    small = {"size": SIZE, "width": 2, "critic_width": 2, "critic_halvings": 3, "features": "random-vgg19"}
-    return dataclasses.replace(stage, **{**small, **fields})
-
-
-def double(stage):
-    torch.manual_seed(0)
-    networks = stage.networks() | stage.fixed_networks(Path())
-    return {name: network.double() for name, network in networks.items()}
-
-
-def total(terms):
-    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    small = {"width": 2, "discriminator_width": 2, "discriminator_halvings": 3, "features": "random-vgg19"}
+    return with_settings(stage, **{**small, **fields})
 
 
 @pytest.mark.parametrize(
@@ -69,42 +60,41 @@ def total(terms):
     ],
 )
 def test_parameter_counts(dataset, variant, generator):
-    (stage,) = defgan(dataset, variant).stages
-    with torch.device("meta"):
-        networks = stage.networks()
-    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
-    assert counts == {"generator": generator, "critic": 2_803_782}
+    assert counts(system("defgan", dataset, variant)) == [{"generator": generator, "discriminator": 2_803_782}]
 
 
 @pytest.mark.parametrize(("dataset", "patches"), [("market1501", 3 * 1), ("deepfashion", 7 * 7)])
-def test_the_critics_patches(dataset, patches):
-    (stage,) = defgan(dataset).stages
-    assert math.prod(stage._patches) == patches
+def test_the_discriminators_patches(dataset, patches):
+    described = system("defgan", dataset)
+    (stage,) = described.stages
+    assert math.prod(patch_grid(described.size, stage.discriminator_halvings)) == patches
     with torch.device("meta"):
-        assert stage.networks()["critic"](torch.empty(2, 42, *stage.size)).shape == (2, patches)
+        discriminator = stage.networks(described.canvas)["discriminator"]
+        assert discriminator(torch.empty(2, 42, *described.size)).shape == (2, patches)
 
 
 def test_published_settings():
-    full, large = defgan("market1501").stages[0], defgan("deepfashion").stages[0]
-    assert (full.steps, full.batch_size, full.window, full.content_weight) == (90_000, 4, 3, 0.01)
-    assert (large.steps, large.batch_size, large.window, large.content_weight) == (90_000, 2, 5, 0.01)
+    full, large = (system("defgan", dataset).stages[0] for dataset in ("market1501", "deepfashion"))
+    assert (full.training.steps, full.training.batch_size, full.window, full.content_weight) == (90_000, 4, 3, 0.01)
+    assert (large.training.steps, large.training.batch_size, large.window, large.content_weight) == (90_000, 2, 5, 0.01)
     assert full.content_layer == large.content_layer == "block1_conv2"
     for dataset in ("market1501", "deepfashion"):
-        baseline, dsc, perc = (defgan(dataset, variant).stages[0] for variant in ("baseline", "dsc", "perc"))
+        baseline, dsc, perc = (system("defgan", dataset, variant).stages[0] for variant in ("baseline", "dsc", "perc"))
         assert (baseline.skips, dsc.skips, perc.skips) == ("plain", "deformable", "deformable")
-        assert [(s.content_layer, s.window, s.content_weight, s.batch_size) for s in (baseline, dsc, perc)] == [
-            ("pixels", 1, 100.0, 4), ("pixels", 1, 100.0, 4), ("block2_conv1", 1, 0.5, 4),
+        assert [s.training.batch_size for s in (baseline, dsc, perc)] == [4, 4, 4]
+        assert [(s.content_layer, s.window, s.content_weight) for s in (baseline, dsc, perc)] == [
+            ("pixels", 1, 100.0), ("pixels", 1, 100.0), ("block2_conv1", 1, 0.5),
         ]  # fmt: skip
     for player in full.players:
         assert (player.optimizer, player.lr, player.betas, player.repeats) == ("adam", 2e-4, (0.5, 0.999), 1)
-    assert [player.name for player in full.players] == ["critic", "generator"]
-    assert defgan("market1501").pose_maps.sigma == defgan("deepfashion").pose_maps.sigma == 6.0
+    assert [player.name for player in full.players] == ["discriminator", "generator"]
+    assert [system("defgan", dataset).pose_maps.sigma for dataset in ("market1501", "deepfashion")] == [6.0, 6.0]
 
 
-@pytest.mark.parametrize("dataset", sorted(SETTINGS))
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dataset", sorted(DEFGAN.presets))
+@pytest.mark.parametrize("variant", variants("defgan"))
 def test_the_stage_is_wired(dataset, variant):
-    assert defgan(dataset, variant).wiring_errors(set(COLUMNS)) == []
+    assert system("defgan", dataset, variant).wiring_errors(set(COLUMNS)) == []
 
 
 @pytest.mark.parametrize(
@@ -115,10 +105,11 @@ def test_halvings(size, expected):
 
 
 def test_the_crop_of_deepfashion_fits():
-    stage = defgan("deepfashion", "full", (256, 176)).stages[0]
+    described = system("defgan", "deepfashion", "full", (256, 176))
+    patches = math.prod(patch_grid((256, 176), 5))
     with torch.device("meta"):
-        networks = stage.networks()
-        assert networks["critic"](torch.empty(1, 42, 256, 176)).shape == (1, math.prod(stage._patches))
+        networks = described.stages[0].networks(described.canvas)
+        assert networks["discriminator"](torch.empty(1, 42, 256, 176)).shape == (1, patches)
         levels = networks["generator"].pose_encoder(torch.empty(1, 18, 256, 176))
     assert tuple(levels[-1].shape) == (1, 512, 16, 11)
 
@@ -136,14 +127,14 @@ def test_sizes_that_do_not_fit_are_told_with_one_that_does(size):
     [
         ({"window": 4}, "must be odd"),
         ({"content_layer": "pixels"}, "1 for pixels"),
-        ({"critic_halvings": 5}, "no patch is left"),
+        ({"discriminator_halvings": 5}, "no patch is left"),
         ({"dropout": 1.5}, "generation.dropout is 1.5"),
         ({"content_weight": -1.0}, "generation.content_weight is -1"),
     ],
 )
 def test_settings_that_do_not_fit_are_told(fields, words):
     with pytest.raises(ValueError, match=words):
-        small_stage(**fields)
+        small_stage(**fields).networks(CANVAS)
 
 
 def test_the_norm_is_over_the_whole_sample():
@@ -155,15 +146,15 @@ def test_the_norm_is_over_the_whole_sample():
     torch.testing.assert_close(norm(features), 2 * expected + 0.5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants("defgan"))
 def test_every_variant_trains(variant, batch):
     stage = small_stage(variant)
     networks = double(stage)
-    outputs = stage.outputs(networks, batch)
+    outputs = outputs_of(stage, networks, batch)
     assert {name: tuple(column.shape) for name, column in outputs.items()} == {"generated_image": (2, 3, *SIZE)}
     assert outputs["generated_image"].abs().max() <= 1
     for player in stage.players:
-        total(stage.loss(player.name, networks, batch)).backward()
+        total(terms_of(stage, player.name, networks, batch)).backward()
         for name in player.nets:
             assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in networks[name].parameters()), name
 
@@ -172,9 +163,9 @@ def test_every_variant_trains(variant, batch):
 def test_every_way_of_deforming_trains_and_differs(fields, batch):
     usual, other = small_stage(dropout=0.0), small_stage(dropout=0.0, **fields)
     networks, others = double(usual), double(other)
-    first, second = usual.outputs(networks, batch)["generated_image"], other.outputs(others, batch)["generated_image"]
-    assert not torch.allclose(first, second)
-    total(other.loss("generator", others, batch)).backward()
+    first, second = outputs_of(usual, networks, batch), outputs_of(other, others, batch)
+    assert not torch.allclose(first["generated_image"], second["generated_image"])
+    total(terms_of(other, "generator", others, batch)).backward()
     assert all(p.grad is not None for p in others["generator"].parameters())
 
 
@@ -202,64 +193,65 @@ def test_the_person_moves_with_the_joints(batch):
     assert deformed[..., :2].abs().max() < 1e-6
 
 
-def test_an_undecided_critic_costs_log_two(batch):
+def test_an_undecided_discriminator_costs_log_two(batch):
     stage = small_stage()
     networks = double(stage)
-    for parameter in networks["critic"].parameters():
+    for parameter in networks["discriminator"].parameters():
         parameter.data.zero_()
-    terms = stage.loss("critic", networks, batch) | stage.loss("generator", networks, batch)
+    terms = terms_of(stage, "discriminator", networks, batch) | terms_of(stage, "generator", networks, batch)
     assert [terms[name].value.item() for name in ("real", "fake", "adversarial")] == pytest.approx([math.log(2)] * 3)
     assert [terms[name].weight for name in ("real", "fake", "adversarial")] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants("defgan"))
 def test_the_content_loss_by_its_definition(variant, batch):
     stage = small_stage(variant, dropout=0.0)
     networks = double(stage)
-    generated, target = stage.outputs(networks, batch)["generated_image"], batch["target_image"]
+    generated, target = outputs_of(stage, networks, batch)["generated_image"], batch["target_image"]
     features = networks.get("features", lambda images: images)
     expected = {
         "full": lambda: nearest_neighbour_loss(features(generated), features(target), window=3),
         "perc": lambda: l1(features(generated), features(target)),
     }.get(variant, lambda: l1(generated, target))
-    content = stage.loss("generator", networks, batch)["content"]
+    content = terms_of(stage, "generator", networks, batch)["content"]
     torch.testing.assert_close(content.value, expected())
     assert content.weight == {"full": 0.01, "perc": 0.5}.get(variant, 100.0)
 
 
 def test_features_are_fixed_and_only_where_the_content_loss_has_any():
-    assert {variant: small_stage(variant).pretrained for variant in VARIANTS} == {
+    assert {variant: small_stage(variant).pretrained for variant in variants("defgan")} == {
         "full": "vgg19", "baseline": "", "dsc": "", "perc": "vgg19",
     }  # fmt: skip
-    assert isinstance(small_stage(), Perceptive)
+    assert isinstance(small_stage(), UsesPretrained)
     assert small_stage("dsc").fixed_networks(Path()) == {}
-    game = build_trainer(small_stage(), seed=0, device=CPU)
-    assert sorted(game.bare) == ["critic", "generator"]
-    assert sorted(game.networks) == ["critic", "features", "generator"]
-    assert not any(p.requires_grad for p in game.networks["features"].parameters())
-    assert not game.networks["features"].training
+    trainer = build_trainer(small_stage(), CANVAS, seed=0, device=CPU)
+    assert sorted(trainer.bare) == ["discriminator", "generator"]
+    assert sorted(trainer.networks) == ["discriminator", "features", "generator"]
+    assert not any(p.requires_grad for p in trainer.networks["features"].parameters())
+    assert not trainer.networks["features"].training
 
 
 def test_a_random_network_in_its_stead_is_said():
-    random = dataclasses.replace(defgan(), stages=(small_stage(),))
+    described = system("defgan")
+    random = dataclasses.replace(described, stages=(small_stage(),))
     assert random.stand_ins() == [
         "the losses of stage 'generation' compare features of random-vgg19, a fixed random network: vgg19 is absent"
     ]
-    assert defgan().stand_ins() == []
-    assert dataclasses.replace(defgan(), stages=(small_stage("dsc"),)).stand_ins() == []
+    assert described.stand_ins() == []
+    assert dataclasses.replace(described, stages=(small_stage("dsc"),)).stand_ins() == []
 
 
-@pytest.mark.parametrize(("player", "other"), [("critic", "generator"), ("generator", "critic")])
+@pytest.mark.parametrize(("player", "other"), [("discriminator", "generator"), ("generator", "discriminator")])
 def test_a_move_leaves_the_others_networks_alone(player, other, batch):
     stage = small_stage()
-    game = build_trainer(stage, seed=0, device=CPU)
-    for network in game.networks.values():
+    trainer = build_trainer(stage, CANVAS, seed=0, device=CPU)
+    for network in trainer.networks.values():
         network.double()
-    before = {name: [p.detach().clone() for p in net.parameters()] for name, net in game.networks.items()}
-    game._update(next(p for p in stage.players if p.name == player), 0, batch)
+    before = {name: [p.detach().clone() for p in net.parameters()] for name, net in trainer.networks.items()}
+    trainer._update(next(p for p in stage.players if p.name == player), 0, batch)
     changed = {
         name: any(not torch.equal(a, b) for a, b in zip(before[name], net.parameters(), strict=True))
-        for name, net in game.networks.items()
+        for name, net in trainer.networks.items()
     }
     assert changed == {player: True, other: False, "features": False}
 
@@ -267,40 +259,40 @@ def test_a_move_leaves_the_others_networks_alone(player, other, batch):
 # The terms of the second step of training, in float64 on the CPU.
 GOLDEN = {
     "full": {
-        "critic/real": 0.69194627,
-        "critic/fake": 0.69422257,
-        "critic/total": 1.3861688,
-        "critic/gradient": 0.0065546204,
+        "discriminator/real": 0.69194627,
+        "discriminator/fake": 0.69422257,
+        "discriminator/total": 1.3861688,
+        "discriminator/gradient": 0.0065546204,
         "generator/adversarial": 0.69387865,
         "generator/content": 41.304462,
         "generator/total": 1.1069232,
         "generator/gradient": 0.42357165,
     },
     "baseline": {
-        "critic/real": 0.69167018,
-        "critic/fake": 0.6946004,
-        "critic/total": 1.3862705,
-        "critic/gradient": 0.0053435389,
+        "discriminator/real": 0.69167018,
+        "discriminator/fake": 0.6946004,
+        "discriminator/total": 1.3862705,
+        "discriminator/gradient": 0.0053435389,
         "generator/adversarial": 0.69310802,
         "generator/content": 0.76981497,
         "generator/total": 77.674606,
         "generator/gradient": 51.495072,
     },
     "dsc": {
-        "critic/real": 0.69194627,
-        "critic/fake": 0.69422323,
-        "critic/total": 1.3861694,
-        "critic/gradient": 0.0064574415,
+        "discriminator/real": 0.69194627,
+        "discriminator/fake": 0.69422323,
+        "discriminator/total": 1.3861694,
+        "discriminator/gradient": 0.0064574415,
         "generator/adversarial": 0.69387978,
         "generator/content": 0.71307164,
         "generator/total": 72.001045,
         "generator/gradient": 65.393952,
     },
     "perc": {
-        "critic/real": 0.69194627,
-        "critic/fake": 0.69421887,
-        "critic/total": 1.3861651,
-        "critic/gradient": 0.00684791,
+        "discriminator/real": 0.69194627,
+        "discriminator/fake": 0.69421887,
+        "discriminator/total": 1.3861651,
+        "discriminator/gradient": 0.00684791,
         "generator/adversarial": 0.69387102,
         "generator/content": 0.9269402,
         "generator/total": 1.1573411,
@@ -309,7 +301,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants("defgan"))
 def test_golden_steps(variant, golden):
-    stage = small_stage(variant, dropout=0.0, lr=1e-3, critic_lr=1e-3)
+    stage = small_stage(variant, dropout=0.0, lr=1e-3, discriminator_lr=1e-3)
     assert golden(stage) == pytest.approx(GOLDEN[variant], rel=1e-5)

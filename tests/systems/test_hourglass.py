@@ -11,34 +11,29 @@ from posegen.data.geometry.joints import MIRROR
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.stage import StepDecay
 from posegen.systems.hourglass import (
-    SETTINGS,
+    HOURGLASS,
     Estimation,
     Hourglass,
     Residual,
     StackedHourglass,
-    decoded,
+    decode,
     heat_map_loss,
-    hourglass,
-    turned,
+    rotate,
 )
-from tests.systems.conftest import SIZE, waves
+from tests.systems.conftest import waves
+from tests.systems.small import SIZE, count, counts, double, outputs_of, terms_of
 
 READ = ("target_image", "target_joints", "target_visible")
 
 
 def small(**fields):
     """A stage that a test can afford, without chance."""
-    fixed = {"size": SIZE, "stacks": 2, "width": 8, "depth": 2, "stem_stride": 2, "rotation": 0.0, "scaling": 0.0}
+    fixed = {"stacks": 2, "width": 8, "depth": 2, "stem_stride": 2, "rotation": 0.0, "scaling": 0.0}
     return Estimation(**{**fixed, **fields})
 
 
-def double(stage):
-    torch.manual_seed(0)
-    return {name: network.double() for name, network in stage.networks().items()}
-
-
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
+def hourglass(dataset, size=None):
+    return system("hourglass", dataset, size=size)
 
 
 def convolution(inputs, outputs, side):
@@ -78,8 +73,7 @@ def test_the_published_forms_parameters(stacks, joints, published):
     ("dataset", "expected"), [("market1501", 25_441_808), ("deepfashion", 25_441_808), ("synthetic", 342_020)]
 )
 def test_parameter_counts(dataset, expected):
-    with torch.device("meta"):
-        assert count(hourglass(dataset).stages[0].networks()["estimator"]) == expected
+    assert counts(hourglass(dataset)) == [{"estimator": expected}]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +91,8 @@ def test_a_heat_map_has_a_cell_for_each_stride(size, stride, depth, cells):
     with torch.device("meta"):
         network = StackedHourglass(joints=18, stacks=2, width=8, depth=depth, stem_stride=stride)
         assert network(torch.empty(1, 3, *size)).shape == (1, 2, 18, *cells)
-    stage = small(size=size, stem_stride=stride, depth=depth)
-    assert stage.heat_maps(torch.zeros(1, 18, 2), torch.ones(1, 18, dtype=torch.bool)).shape[2:] == cells
+    stage = small(stem_stride=stride, depth=depth)
+    assert stage.heat_maps(torch.zeros(1, 18, 2), torch.ones(1, 18, dtype=torch.bool), size).shape[2:] == cells
 
 
 @pytest.mark.parametrize(
@@ -109,7 +103,7 @@ def test_published_settings(dataset, size):
     (stage,) = described.stages
     assert (described.size, described.image, described.joints) == (size, "", "estimated_joints")
     assert (stage.stacks, stage.width, stage.depth, stage.sigma) == (8, 256, 4, 1)
-    assert (stage.rotation, stage.scaling, stage.batch_size, stage.steps) == (30, 0.25, 16, 200_000)
+    assert (stage.rotation, stage.scaling, stage.training.batch_size, stage.training.steps) == (30, 0.25, 16, 200_000)
     (player,) = stage.players
     assert (player.optimizer, player.lr, player.betas) == ("adam", 1e-3, (0.9, 0.999))
     rates = [player.lr * player.schedule.factor(step) for step in (0, 99_999, 100_000, 199_999)]
@@ -121,7 +115,7 @@ def test_step_decay():
     assert [schedule.factor(step) for step in range(5)] == [1, 1, 1, 0.2, 0.2]
 
 
-@pytest.mark.parametrize("dataset", [*SETTINGS, "synthetic-views"])
+@pytest.mark.parametrize("dataset", [*HOURGLASS.presets, "synthetic-views"])
 def test_the_stage_is_wired(dataset):
     assert hourglass(dataset).wiring_errors(set(COLUMNS)) == []
 
@@ -197,7 +191,7 @@ def test_a_later_hourglass_sees_the_maps_and_the_features_of_the_one_before(batc
 def test_heat_maps_have_their_peak_in_the_cell_of_the_joint():
     """Pixels 0 and 1 are the first cell, whose centre is at pixel 1/2; 4.5 is the centre of the third."""
     joints = torch.tensor([0.5, 4.5], dtype=torch.float64).expand(1, 18, 2)
-    maps = small().heat_maps(joints, torch.ones(1, 18, dtype=torch.bool))
+    maps = small().heat_maps(joints, torch.ones(1, 18, dtype=torch.bool), SIZE)
     assert maps[0, 0, 2, 0] == 1
     assert maps[0, 0, 2, 1].item() == pytest.approx(math.exp(-0.5))
     assert maps[0, 0, 1, 1].item() == pytest.approx(math.exp(-1))
@@ -205,10 +199,10 @@ def test_heat_maps_have_their_peak_in_the_cell_of_the_joint():
 
 @pytest.mark.parametrize("stride", [2, 4])
 def test_decoding_gives_back_the_joints_to_a_quarter_of_a_cell(stride):
-    stage = small(size=(64, 32), stem_stride=stride)
+    stage = small(stem_stride=stride)
     inside = torch.tensor([31.0 - stride, 63.0 - stride], dtype=torch.float64)
     joints = (waves((5, 18, 2), 0.0) + 1) / 2 * inside + stride / 2 - 0.5
-    found, confidence = decoded(stage.heat_maps(joints, torch.ones(5, 18, dtype=torch.bool)), stride)
+    found, confidence = decode(stage.heat_maps(joints, torch.ones(5, 18, dtype=torch.bool), (64, 32)), stride)
     cells = (joints + 0.5) / stride - 0.5
     border = (cells < 0.5) | (cells > torch.tensor([32, 64]) / stride - 1.5)
     errors = (found - joints).abs() / stride
@@ -233,7 +227,7 @@ def test_a_joint_moves_a_quarter_of_a_cell_to_the_higher_neighbour(peak, neighbo
     maps = torch.zeros(1, 18, 16, 8, dtype=torch.float64)
     for (x, y), value in {**neighbours, peak: 0.75}.items():
         maps[0, 4, y, x] = value
-    joints, confidence = decoded(maps, stride)
+    joints, confidence = decode(maps, stride)
     assert joints[0, 4].tolist() == [(cell + 0.5) * stride - 0.5 for cell in expected]
     assert (confidence[0, 4], confidence[0, 0]) == (0.75, 0)
 
@@ -241,15 +235,15 @@ def test_a_joint_moves_a_quarter_of_a_cell_to_the_higher_neighbour(peak, neighbo
 def test_confidence_stays_between_nought_and_one():
     maps = torch.full((1, 18, 4, 4), -0.5)
     maps[0, 1, 2, 2] = 1.5
-    assert decoded(maps, 2)[1].unique().tolist() == [0, 1]
+    assert decode(maps, 2)[1].unique().tolist() == [0, 1]
 
 
 def test_the_last_hourglass_is_decoded(batch):
     stage = small(mirrored_too=False)
     networks = double(stage)
     networks["estimator"].eval()
-    joints, confidence = decoded(networks["estimator"](batch["target_image"])[:, 1], 2)
-    outputs = stage.outputs(networks, {"target_image": batch["target_image"]})
+    joints, confidence = decode(networks["estimator"](batch["target_image"])[:, 1], 2)
+    outputs = outputs_of(stage, networks, {"target_image": batch["target_image"]})
     assert list(outputs) == list(stage.writes)
     assert torch.equal(outputs["estimated_joints"], joints)
     assert torch.equal(outputs["estimated_confidence"], confidence)
@@ -261,7 +255,7 @@ def test_with_the_mirrored_image_the_estimate_mirrors_exactly(batch, mirrored_to
     networks = double(stage)
     networks["estimator"].eval()
     one, other = (
-        stage.outputs(networks, {"target_image": image})["estimated_joints"]
+        outputs_of(stage, networks, {"target_image": image})["estimated_joints"]
         for image in (batch["target_image"], batch["target_image"].flip(3))
     )
     mirrored = other[:, MIRROR] * torch.tensor([-1, 1]) + torch.tensor([SIZE[1] - 1, 0])
@@ -273,7 +267,7 @@ def test_the_loss_by_hand(batch):
     stage = small(stacks=3)
     wanted = Gaussians(sigma=1.0)((batch["target_joints"] + 0.5) / 2 - 0.5, batch["target_visible"], 16, 8)
     squares = [wanted[image, joint].square().mean() for image, joint in batch["target_visible"].nonzero().tolist()]
-    terms = stage.loss("generator", {"estimator": Nothing(3)}, batch)
+    terms = terms_of(stage, "generator", {"estimator": Nothing(3)}, batch)
     assert list(terms) == ["stack_1", "stack_2", "stack_3"]
     for term in terms.values():
         torch.testing.assert_close(term.value, torch.stack(squares).mean())
@@ -299,7 +293,7 @@ def test_unknown_joints_are_left_out_of_the_loss(batch, rotation):
 
     def losses(joints):
         torch.manual_seed(1)
-        terms = stage.loss("generator", networks, {**batch, "target_joints": joints})
+        terms = terms_of(stage, "generator", networks, {**batch, "target_joints": joints})
         return torch.stack([term.value for term in terms.values()])
 
     known, joints = batch["target_visible"], batch["target_joints"]
@@ -324,7 +318,7 @@ def test_the_losses_gradient():
 def test_turning_by_right_angles_moves_pixels_as_they_are(quarters):
     images, angle = waves((1, 3, 6, 6), 0.0), torch.tensor([quarters * math.pi / 2], dtype=torch.float64)
     joints = torch.tensor([[1.0, 4.0]], dtype=torch.float64).expand(1, 18, 2)
-    moved, places = turned(images, joints, angle, torch.ones_like(angle))
+    moved, places = rotate(images, joints, angle, torch.ones_like(angle))
     torch.testing.assert_close(moved, images.rot90(-quarters, (2, 3)))  # clockwise
     x, y = places[0, 0].round().long().tolist()
     torch.testing.assert_close(moved[0, :, y, x], images[0, :, 4, 1])
@@ -336,7 +330,7 @@ def test_joints_stay_on_what_they_are_on(degrees, scale):
     joints = torch.tensor([[20.0, 40.0], [14.0, 25.0]], dtype=torch.float64).repeat(9, 1)[None]
     images = Gaussians(sigma=2.0)(joints, torch.ones(1, 18, dtype=torch.bool), 64, 32)[:, :3]
     angle, factor = (torch.tensor([value], dtype=torch.float64) for value in (math.radians(degrees), scale))
-    moved, places = turned(images, joints, angle, factor)
+    moved, places = rotate(images, joints, angle, factor)
     weights = moved[0, :2] / moved[0, :2].sum(dim=(1, 2), keepdim=True)
     rows, columns = torch.arange(64, dtype=torch.float64), torch.arange(32, dtype=torch.float64)
     centres = torch.stack([(weights.sum(1) * columns).sum(1), (weights.sum(2) * rows).sum(1)], dim=1)
@@ -345,11 +339,11 @@ def test_joints_stay_on_what_they_are_on(degrees, scale):
 
 
 def test_images_vary_within_the_settings():
-    stage = Estimation(size=(64, 64), rotation=30.0, scaling=0.25)
+    stage = Estimation(rotation=30.0, scaling=0.25)
     middle = torch.tensor([31.5, 31.5])
     joints = torch.stack([middle, middle + torch.tensor([0.0, 10.0])] * 9)[None].expand(200, 18, 2)
     torch.manual_seed(0)
-    images, moved = stage.varied(torch.ones(200, 3, 64, 64), joints)
+    images, moved = stage.vary(torch.ones(200, 3, 64, 64), joints)
     arms = moved[:, 1] - moved[:, 0]
     torch.testing.assert_close(moved[:, 0], middle.expand(200, 2))
     scales, angles = arms.norm(dim=1) / 10, torch.rad2deg(torch.atan2(-arms[:, 0], arms[:, 1]))
@@ -358,14 +352,14 @@ def test_images_vary_within_the_settings():
         assert high >= values.max() > high - 0.05 * (high - low)
     assert images.min() == 0  # grey, where the image does not reach
     still = dataclasses.replace(stage, rotation=0.0, scaling=0.0)
-    assert all(map(torch.equal, still.varied(images, moved), (images, moved)))
+    assert all(map(torch.equal, still.vary(images, moved), (images, moved)))
 
 
 def test_every_convolution_learns(batch):
     stage = small()
     networks = double(stage)
     torch.stack(
-        [term.weight * term.value for term in stage.loss("generator", networks, batch).values()]
+        [term.weight * term.value for term in terms_of(stage, "generator", networks, batch).values()]
     ).sum().backward()
     kernels = [parameter for parameter in networks["estimator"].parameters() if parameter.ndim == 4]
     assert kernels
@@ -375,14 +369,14 @@ def test_every_convolution_learns(batch):
 def test_the_source_image_is_not_looked_at(batch):
     stage = small()
     networks = double(stage)
-    stage.loss("generator", networks, {name: batch[name] for name in READ})
+    terms_of(stage, "generator", networks, {name: batch[name] for name in READ})
 
 
 def test_a_image_does_not_depend_on_those_estimated_with_it(batch):
     stage = small()
     networks = double(stage)
     networks["estimator"].eval()
-    both, alone = (stage.outputs(networks, {"target_image": batch["target_image"][:n]}) for n in (2, 1))
+    both, alone = (outputs_of(stage, networks, {"target_image": batch["target_image"][:n]}) for n in (2, 1))
     torch.testing.assert_close(both["estimated_joints"][:1], alone["estimated_joints"])
 
 

@@ -9,27 +9,28 @@ from posegen.batch import COLUMNS
 from posegen.catalog import override, system
 from posegen.data.geometry.pose_maps import Discs, Gaussians
 from posegen.losses.reconstruction import area_l1, l1
-from posegen.systems.multistage import (
-    SETTINGS,
-    VARIANTS,
+from posegen.stage import Canvas, player_terms
+from posegen.systems.multistage.networks import (
+    BackgroundNetwork,
     ForegroundNetwork,
     PoseNetwork,
-    SceneNetwork,
     cut_out,
     level_widths,
-    multistage,
-    networks_of,
     view_code,
 )
-from posegen.training.loop import _start_from, _with_outputs
+from posegen.systems.multistage.stages import MULTISTAGE, networks_of
+from posegen.training.loop import _warm_start, _with_outputs
 from posegen.training.step import build_trainer
+from tests.systems import small
 from tests.systems.conftest import waves
+from tests.systems.small import counts, total, with_settings
 
 SIZE = (32, 16)
-SMALL = {"width": 4, "depth": 2, "critic_width": 4}
+CANVAS = Canvas(SIZE, Gaussians(sigma=6.0))
+SMALL = {"width": 4, "depth": 2, "discriminator_width": 4}
 SMALL_JOINT = {
     "pose_width": 8, "foreground_width": 4, "foreground_depth": 2, "background_width": 4, "background_depth": 2,
-    "critic_width": 4,
+    "discriminator_width": 4,
 }  # fmt: skip
 
 
@@ -61,23 +62,22 @@ def columns():
     }
 
 
+def multistage(dataset="human36m", variant="full", size=None):
+    return system("multistage", dataset, variant, size)
+
+
 def small_stages(variant="full"):
     fields = {"pose": {"width": 8, "dropout": 0.0}, "joint": SMALL_JOINT}
     stages = multistage("human36m", variant, SIZE).stages
-    return {stage.name: dataclasses.replace(stage, **fields.get(stage.name, SMALL)) for stage in stages}
+    return {stage.name: with_settings(stage, **fields.get(stage.name, SMALL)) for stage in stages}
 
 
 def double(stage):
-    torch.manual_seed(0)
-    return {name: network.double() for name, network in stage.networks().items()}
+    return small.double(stage, CANVAS)
 
 
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def total(terms):
-    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+def terms_of(stage, player, nets, batch, canvas=CANVAS):
+    return player_terms(stage, canvas, player, nets, batch)
 
 
 def bits(networks):
@@ -85,7 +85,7 @@ def bits(networks):
 
 
 class Seen(nn.Module):
-    """A critic that remembers what it was shown."""
+    """A discriminator that remembers what it was shown."""
 
     def forward(self, images):
         self.images = images
@@ -96,25 +96,22 @@ class Seen(nn.Module):
 
 
 def test_parameter_counts():
-    with torch.device("meta"):
-        counts = {
-            stage.name: {name: count(network) for name, network in stage.networks().items()}
-            for stage in multistage("human36m", "joint").stages
-        }
-    stages = {name: counts[name] for name in ("pose", "foreground", "background")}
+    described = multistage("human36m", "joint")
+    found = dict(zip((stage.name for stage in described.stages), counts(described), strict=True))
+    stages = {name: found[name] for name in ("pose", "foreground", "background")}
     assert stages == PARAMETERS
-    assert sorted(counts["joint"].values()) == sorted(n for own in stages.values() for n in own.values())
+    assert sorted(found["joint"].values()) == sorted(n for own in stages.values() for n in own.values())
 
 
 PARAMETERS = {
     "pose": {"generator": 4_285_476},
-    "foreground": {"generator": 23_632_067, "critic": 10_925_057},
-    "background": {"generator": 54_425_603, "foreground_critic": 10_925_057, "image_critic": 10_896_257},
+    "foreground": {"generator": 23_632_067, "discriminator": 10_925_057},
+    "background": {"generator": 54_425_603, "foreground_discriminator": 10_925_057, "image_discriminator": 10_896_257},
 }
 
 
-@pytest.mark.parametrize("dataset", [*sorted(SETTINGS), "synthetic-views", "views"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dataset", [*sorted(MULTISTAGE.presets), "synthetic-views", "views"])
+@pytest.mark.parametrize("variant", MULTISTAGE.variants)
 def test_the_stages_are_wired(dataset, variant):
     described = multistage(dataset, variant)
     assert described.wiring_errors(set(COLUMNS)) == []
@@ -134,28 +131,30 @@ def test_each_stage_reads_the_prediction_of_the_one_before():
 
 def test_only_the_networks_of_a_variant_exist():
     found = {
-        variant: {stage.name: sorted(stage.networks()) for stage in small_stages(variant).values()}
-        for variant in VARIANTS
+        variant: {stage.name: sorted(stage.networks(CANVAS)) for stage in small_stages(variant).values()}
+        for variant in MULTISTAGE.variants
     }
     full = {
         "pose": ["generator"],
-        "foreground": ["critic", "generator"],
-        "background": ["foreground_critic", "generator", "image_critic"],
+        "foreground": ["discriminator", "generator"],
+        "background": ["foreground_discriminator", "generator", "image_discriminator"],
     }
-    joint = ["background_foreground_critic", "background_generator", "background_image_critic"]
+    joint = ["background_foreground_discriminator", "background_generator", "background_image_discriminator"]
     assert found == {
         **dict.fromkeys(("full", "global-l1", "one-branch", "concatenated"), full),
         "no-adversarial": {**full, "foreground": ["generator"]},
-        "one-stage": {"pose": ["generator"], "whole": ["critic", "generator"]},
-        "one-critic": {**full, "background": ["generator", "image_critic"]},
-        "joint": {**full, "joint": [*joint, "foreground_critic", "foreground_generator", "pose_generator"]},
+        "one-stage": {"pose": ["generator"], "whole": ["discriminator", "generator"]},
+        "one-critic": {**full, "background": ["generator", "image_discriminator"]},
+        "joint": {**full, "joint": [*joint, "foreground_discriminator", "foreground_generator", "pose_generator"]},
     }
 
 
-def test_the_drawing_of_poses_reaches_the_stages_that_predict_joints():
-    described = override(system("multistage", "synthetic-views", "joint"), {"pose_maps.sigma": 3.5})
-    drawing = {stage.name: stage.pose_maps for stage in described.stages if hasattr(stage, "pose_maps")}
-    assert drawing == {"pose": Gaussians(sigma=3.5), "joint": Gaussians(sigma=3.5)}
+def test_the_drawing_of_poses_reaches_the_stages_that_predict_joints(batch):
+    described = override(multistage("human36m", "full", SIZE), {"pose_maps.sigma": 3.5, "pose.width": 8})
+    stage = described.stages[0]
+    outputs = stage.outputs(described.canvas, small.double(stage, described.canvas), batch)
+    expected = Gaussians(sigma=3.5)(outputs["predicted_joints"], batch["source_visible"], *SIZE)
+    assert torch.equal(outputs["predicted_pose"], expected)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +189,13 @@ def test_level_widths(size, depth, widths):
 # --- what they do
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", MULTISTAGE.variants)
 def test_every_variant_trains(variant, batch):
     for stage in small_stages(variant).values():
         networks = double(stage)
-        assert set(stage.outputs(networks, batch)) == set(stage.writes)
+        assert set(stage.outputs(CANVAS, networks, batch)) == set(stage.writes)
         for player in stage.players:
-            total(stage.loss(player.name, networks, batch)).backward()
+            total(terms_of(stage, player.name, networks, batch)).backward()
             for name in player.nets:
                 assert all(p.grad is not None and p.grad.isfinite().all() for p in networks[name].parameters())
                 assert all(p.grad.abs().sum() > 0 for p in networks[name].parameters() if p.ndim > 1)
@@ -206,13 +205,13 @@ def test_every_variant_trains(variant, batch):
 
 @pytest.mark.parametrize("stage", ["foreground", "background", "joint"])
 def test_a_move_changes_its_own_networks_alone(stage):
-    game = build_trainer(small_stages("joint")[stage], seed=0, device=torch.device("cpu"))
+    trainer = build_trainer(small_stages("joint")[stage], CANVAS, seed=0, device=torch.device("cpu"))
     data = {name: value.float() if value.is_floating_point() else value for name, value in columns().items()}
-    for player in game.stage.players:
-        own = {name: game.bare[name] for name in player.nets}
-        others = {name: network for name, network in game.bare.items() if name not in own}
+    for player in trainer.stage.players:
+        own = {name: trainer.bare[name] for name in player.nets}
+        others = {name: network for name, network in trainer.bare.items() if name not in own}
         before, kept = bits(own), bits(others)
-        game._update(player, 0, data)
+        trainer._update(player, 0, data)
         assert all(map(torch.equal, bits(others), kept))
         assert not all(map(torch.equal, bits(own), before))
 
@@ -227,8 +226,8 @@ def test_the_view_code_is_the_true_angle():
 def test_the_rotation_matters(stage, batch):
     described = {**small_stages("one-stage"), **small_stages()}[stage]
     networks, column = double(described), described.writes[0]
-    before = described.outputs(networks, batch)[column]
-    turned = described.outputs(networks, {**batch, "rotation": batch["rotation"] + 90})[column]
+    before = described.outputs(CANVAS, networks, batch)[column]
+    turned = described.outputs(CANVAS, networks, {**batch, "rotation": batch["rotation"] + 90})[column]
     assert not torch.allclose(before, turned)
 
 
@@ -242,7 +241,7 @@ def test_the_pose_loss_by_hand(batch):
     predicted[0, 0] += torch.tensor([3.0, -4.0])
     predicted[0, 1] += 100
     predicted[1, 2] += 100
-    terms = stage.generator_terms({}, seen, {"predicted_joints": predicted})
+    terms = stage.loss(CANVAS, "generator", {}, seen, {"predicted_joints": predicted})
     assert terms["squared_distance"].value.item() == pytest.approx(25 / 256 / 2)  # two pairs
     assert terms["squared_distance"].weight == 1
     assert terms["pixels"].value.item() == pytest.approx(5 / 34)
@@ -255,20 +254,20 @@ def test_an_unknown_joint_may_be_anything(batch):
     lost = {name: value.clone() for name, value in batch.items()}
     for role in ("source", "target"):
         lost[f"{role}_joints"][~batch[f"{role}_visible"]] = torch.nan
-    made, same = stage.outputs(networks, batch), stage.outputs(networks, lost)
+    made, same = stage.outputs(CANVAS, networks, batch), stage.outputs(CANVAS, networks, lost)
     assert all(torch.equal(made[name], same[name]) for name in stage.writes)
-    loss = total(stage.loss("generator", networks, lost))
-    assert loss.item() == total(stage.loss("generator", networks, batch)).item()
+    loss = total(terms_of(stage, "generator", networks, lost))
+    assert loss.item() == total(terms_of(stage, "generator", networks, batch)).item()
     loss.backward()
     assert all(p.grad.isfinite().all() for p in networks["generator"].parameters())
 
 
 def test_joints_known_in_the_prediction_are_those_of_the_source(batch):
     stage = small_stages()["pose"]
-    maps = stage.outputs(double(stage), batch)["predicted_pose"]
+    maps = stage.outputs(CANVAS, double(stage), batch)["predicted_pose"]
     assert not maps[~batch["source_visible"]].any()
-    made = stage.outputs(double(stage), batch)
-    expected = stage.pose_maps(made["predicted_joints"], batch["source_visible"], *SIZE)
+    made = stage.outputs(CANVAS, double(stage), batch)
+    expected = CANVAS.draw(made["predicted_joints"], batch["source_visible"])
     assert torch.equal(made["predicted_pose"], expected)
 
 
@@ -284,9 +283,9 @@ def test_the_pose_network_keeps_its_precision_under_autocast():
 def test_losses_are_finite_under_autocast(variant):
     data = {name: value.float() if value.is_floating_point() else value for name, value in columns().items()}
     for stage in small_stages(variant).values():
-        networks = stage.networks()
+        networks = stage.networks(CANVAS)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            terms = [stage.loss(player.name, networks, data) for player in stage.players]
+            terms = [terms_of(stage, player.name, networks, data) for player in stage.players]
         for own in terms:
             assert all(term.value.isfinite() and term.value.dtype == torch.float32 for term in own.values())
 
@@ -297,10 +296,10 @@ def test_the_foreground_is_the_formula():
     network = ForegroundNetwork(size=SIZE, width=4, depth=2, fusion="analogy").double()
     image, source, target = (waves((2, channels, *SIZE), channels) for channels in (3, 18, 18))
     target = target.flip(0)
-    image, own, wanted = network.image_encoder(image), network.pose_encoder(source), network.pose_encoder(target)
-    expected = network.decoder(wanted[-1] - own[-1] + image[-1], wanted[:-1])
+    encoded, own, wanted = network.image_encoder(image), network.pose_encoder(source), network.pose_encoder(target)
+    expected = network.decoder(wanted[-1] - own[-1] + encoded[-1], wanted[:-1])
     torch.testing.assert_close(network(image, source, target), expected)
-    still = network.decoder(image[-1], own[:-1])
+    still = network.decoder(encoded[-1], own[:-1])
     torch.testing.assert_close(network(image, source, source), still)
 
 
@@ -319,8 +318,8 @@ def test_the_foreground_depends_on_all_that_it_is_given(fusion):
 def test_a_image_does_not_depend_on_those_made_with_it(batch):
     for stage in small_stages("joint").values():
         networks = double(stage)
-        alone = stage.outputs(networks, {name: value[:1] for name, value in batch.items()})
-        for name, column in stage.outputs(networks, batch).items():
+        alone = stage.outputs(CANVAS, networks, {name: value[:1] for name, value in batch.items()})
+        for name, column in stage.outputs(CANVAS, networks, batch).items():
             torch.testing.assert_close(column[:1], alone[name])
 
 
@@ -334,67 +333,67 @@ def test_a_person_is_cut_out_before_the_backdrop(batch):
 def test_what_lies_behind_the_source_person_is_not_seen(batch):
     stage = small_stages()["foreground"]
     networks, mask = double(stage), batch["source_person_mask"]
-    before = stage.outputs(networks, batch)["foreground_image"]
+    before = stage.outputs(CANVAS, networks, batch)["foreground_image"]
     behind = {**batch, "source_image": batch["source_image"] * mask - 0.7 * (1 - mask)}
-    assert torch.equal(stage.outputs(networks, behind)["foreground_image"], before)
+    assert torch.equal(stage.outputs(CANVAS, networks, behind)["foreground_image"], before)
     person = {**batch, "source_image": batch["source_image"] * (1 - mask)}
-    assert not torch.allclose(stage.outputs(networks, person)["foreground_image"], before)
+    assert not torch.allclose(stage.outputs(CANVAS, networks, person)["foreground_image"], before)
 
 
-@pytest.mark.parametrize("player", ["critic", "generator"])
-def test_both_pairs_of_the_foreground_critic_carry_the_predicted_pose(player, batch):
+@pytest.mark.parametrize("player", ["discriminator", "generator"])
+def test_both_pairs_of_the_foreground_discriminator_carry_the_predicted_pose(player, batch):
     """The real pair as well: with P_t instead of P_t* this fails."""
     stage = dataclasses.replace(small_stages()["foreground"], backdrop=-0.5)
-    networks = {**double(stage), "critic": Seen()}
-    stage.loss(player, networks, batch)
-    real, fake = networks["critic"].images.chunk(2)
+    networks = {**double(stage), "discriminator": Seen()}
+    terms_of(stage, player, networks, batch)
+    real, fake = networks["discriminator"].images.chunk(2)
     assert not torch.allclose(batch["predicted_pose"], batch["target_pose"])
     assert torch.equal(real[:, 3:], batch["predicted_pose"])
     assert torch.equal(fake[:, 3:], batch["predicted_pose"])
     assert torch.equal(real[:, :3], cut_out(batch["target_image"], batch["target_person_mask"], -0.5))
-    assert torch.equal(fake[:, :3], stage.outputs(networks, batch)["foreground_image"])
+    assert torch.equal(fake[:, :3], stage.outputs(CANVAS, networks, batch)["foreground_image"])
 
 
-@pytest.mark.parametrize("player", ["critic", "generator"])
-def test_what_the_two_critics_of_stage_three_see(player, batch):
+@pytest.mark.parametrize("player", ["discriminator", "generator"])
+def test_what_the_two_discriminators_of_stage_three_see(player, batch):
     stage = small_stages()["background"]
-    networks = {**double(stage), "foreground_critic": Seen(), "image_critic": Seen()}
-    stage.loss(player, networks, batch)
-    made, target, mask = (stage.outputs(networks, batch)["composed_image"], batch["target_image"],
+    networks = {**double(stage), "foreground_discriminator": Seen(), "image_discriminator": Seen()}
+    terms_of(stage, player, networks, batch)
+    made, target, mask = (stage.outputs(CANVAS, networks, batch)["composed_image"], batch["target_image"],
                           batch["target_person_mask"])  # fmt: skip
-    real, fake = networks["foreground_critic"].images.chunk(2)
+    real, fake = networks["foreground_discriminator"].images.chunk(2)
     assert torch.equal(real, torch.cat([target * mask, batch["predicted_pose"]], dim=1))
     assert torch.equal(fake, torch.cat([made * mask, batch["predicted_pose"]], dim=1))
-    assert torch.equal(networks["image_critic"].images, torch.cat([target, made]))
+    assert torch.equal(networks["image_discriminator"].images, torch.cat([target, made]))
 
 
-def test_the_critic_of_one_stage_sees_whole_images_with_the_predicted_pose(batch):
+def test_the_discriminator_of_one_stage_sees_whole_images_with_the_predicted_pose(batch):
     stage = small_stages("one-stage")["whole"]
-    networks = {**double(stage), "critic": Seen()}
-    stage.loss("critic", networks, batch)
-    real, fake = networks["critic"].images.chunk(2)
-    made = stage.outputs(networks, batch)["composed_image"]
+    networks = {**double(stage), "discriminator": Seen()}
+    terms_of(stage, "discriminator", networks, batch)
+    real, fake = networks["discriminator"].images.chunk(2)
+    made = stage.outputs(CANVAS, networks, batch)["composed_image"]
     assert torch.equal(real, torch.cat([batch["target_image"], batch["predicted_pose"]], dim=1))
     assert torch.equal(fake, torch.cat([made, batch["predicted_pose"]], dim=1))
 
 
 @pytest.mark.parametrize(
-    ("variant", "stage", "critics"),
+    ("variant", "stage", "discriminators"),
     [("full", "foreground", 1), ("full", "background", 2), ("one-critic", "background", 1), ("one-stage", "whole", 1)],
 )
-def test_undecided_critics_cost_log_two(variant, stage, critics, batch):
+def test_undecided_discriminators_cost_log_two(variant, stage, discriminators, batch):
     described = small_stages(variant)[stage]
     networks = double(described)
     for name, network in networks.items():
         if name != "generator":
             for parameter in network.parameters():
                 parameter.data.zero_()
-    own = described.loss("critic", networks, batch)
-    assert len(own) == 2 * critics
-    assert total(own).item() == pytest.approx(2 * critics * math.log(2))
-    terms = described.loss("generator", networks, batch)
+    own = terms_of(described, "discriminator", networks, batch)
+    assert len(own) == 2 * discriminators
+    assert total(own).item() == pytest.approx(2 * discriminators * math.log(2))
+    terms = terms_of(described, "generator", networks, batch)
     adversarial = [term for name, term in terms.items() if name.endswith("adversarial")]
-    assert [term.value.item() for term in adversarial] == pytest.approx([math.log(2)] * critics)
+    assert [term.value.item() for term in adversarial] == pytest.approx([math.log(2)] * discriminators)
     assert {term.weight for term in adversarial} == {1.0}
 
 
@@ -404,8 +403,8 @@ def test_the_losses_on_images(batch):
     for variant in ("full", "global-l1", "no-adversarial"):
         stage = dataclasses.replace(small_stages(variant)["foreground"], alpha_f=3.0, beta_f=5.0)
         networks = double(stage)
-        made = stage.outputs(networks, batch)["foreground_image"]
-        terms = stage.loss("generator", networks, batch)
+        made = stage.outputs(CANVAS, networks, batch)["foreground_image"]
+        terms = terms_of(stage, "generator", networks, batch)
         parts = 3 * area_l1(made, wanted, mask) + 5 * area_l1(made, wanted, 1 - mask)
         expected = 8 * l1(made, wanted) if variant == "global-l1" else parts
         adversarial = terms.pop("adversarial").value if variant != "no-adversarial" else None
@@ -413,7 +412,10 @@ def test_the_losses_on_images(batch):
         torch.testing.assert_close(total(terms), expected)
     stage = dataclasses.replace(small_stages()["background"], alpha_b=3.0, beta_b=5.0)
     networks = double(stage)
-    made, terms = stage.outputs(networks, batch)["composed_image"], stage.loss("generator", networks, batch)
+    made, terms = (
+        stage.outputs(CANVAS, networks, batch)["composed_image"],
+        terms_of(stage, "generator", networks, batch),
+    )
     own = {name: term for name, term in terms.items() if name.endswith("l1")}
     expected = 3 * area_l1(made, batch["target_image"], mask) + 5 * area_l1(made, batch["target_image"], 1 - mask)
     torch.testing.assert_close(total(own), expected)
@@ -425,7 +427,7 @@ def test_images_without_person_or_without_background_cost_no_nan(filled, batch):
     for name in ("foreground", "background"):
         stage = small_stages()[name]
         networks = double(stage)
-        terms = stage.loss("generator", networks, {**batch, **masks})
+        terms = terms_of(stage, "generator", networks, {**batch, **masks})
         assert terms["background_l1" if filled else "foreground_l1"].value.item() == 0
         total(terms).backward()
         assert all(p.grad.isfinite().all() for p in networks["generator"].parameters())
@@ -442,11 +444,11 @@ def test_stage_three_learns_from_stage_two_and_leaves_it_alone(batch):
     def gradients():
         before = bits(networks["foreground"])
         earlier = [(stages[name], networks[name]) for name in ("pose", "foreground")]
-        seen = _with_outputs(dict(given), earlier, torch.device("cpu"))
+        seen = _with_outputs(dict(given), CANVAS, earlier, torch.device("cpu"))
         for network in networks["background"].values():
             network.zero_grad()
-        for player in ("generator", "critic"):
-            total(stages["background"].loss(player, networks["background"], seen)).backward()
+        for player in ("generator", "discriminator"):
+            total(terms_of(stages["background"], player, networks["background"], seen)).backward()
         assert all(map(torch.equal, bits(networks["foreground"]), before))
         assert all(p.grad is None for p in networks["foreground"]["generator"].parameters())
         return {
@@ -465,50 +467,53 @@ def joint_game():
     """The joint stage, started from three stages' networks."""
     stages = small_stages("joint")
     networks = {name: double(stage) for name, stage in stages.items() if name != "joint"}
-    game = build_trainer(stages["joint"], seed=0, device=torch.device("cpu"))
-    for network in game.bare.values():
+    trainer = build_trainer(stages["joint"], CANVAS, seed=0, device=torch.device("cpu"))
+    for network in trainer.bare.values():
         network.double()
-    _start_from(stages["joint"].starts_from, game, networks)
-    return stages, networks, game
+    _warm_start(stages["joint"].starts_from, trainer, networks)
+    return stages, networks, trainer
 
 
 def test_joint_training_starts_where_the_three_stages_ended(batch):
-    stages, networks, game = joint_game()
-    assert set(stages["joint"].starts_from) == set(game.bare)
-    joint, seen = stages["joint"].outputs(game.networks, batch), dict(batch)
+    stages, networks, trainer = joint_game()
+    assert set(stages["joint"].starts_from) == set(trainer.bare)
+    joint, seen = stages["joint"].outputs(CANVAS, trainer.networks, batch), dict(batch)
     for name in ("pose", "foreground", "background"):
-        seen |= stages[name].outputs(networks[name], seen)
+        seen |= stages[name].outputs(CANVAS, networks[name], seen)
         for column in stages[name].writes:
             torch.testing.assert_close(joint[f"joint_{column}"], seen[column])
-    for player in ("generator", "critic"):
-        own = stages["joint"].loss(player, game.networks, batch)
+    for player in ("generator", "discriminator"):
+        own = terms_of(stages["joint"], player, trainer.networks, batch)
         for name in ("pose", "foreground", "background"):
             if player == "generator" or name != "pose":
-                for term, (value, weight) in stages[name].loss(player, networks[name], seen).items():
+                for term, (value, weight) in terms_of(stages[name], player, networks[name], seen).items():
                     torch.testing.assert_close(own[f"{name}_{term}"].value, value)
                     assert own[f"{name}_{term}"].weight == weight * (100 if name == "pose" else 1)
 
 
 @pytest.mark.parametrize(("drawing", "reached"), [(Gaussians(sigma=2.0), True), (Discs(radius=2.0), False)])
 def test_joint_losses_of_images_reach_the_pose_transformer_through_gaussians(drawing, reached, batch):
-    stages, _, game = joint_game()
-    stage = dataclasses.replace(stages["joint"], pose_maps=drawing, pose_weight=0.0)
-    terms = stage.loss("generator", game.networks, batch)
+    stages, _, trainer = joint_game()
+    stage = dataclasses.replace(stages["joint"], pose_weight=0.0)
+    terms = terms_of(stage, "generator", trainer.networks, batch, Canvas(SIZE, drawing))
     total(terms).backward()
-    gradients = [p.grad.abs().sum() for p in game.bare["pose_generator"].parameters()]
+    gradients = [p.grad.abs().sum() for p in trainer.bare["pose_generator"].parameters()]
     assert (sum(gradients).item() > 0) == reached
-    assert game.bare["foreground_generator"].decoder.image[0].weight.grad.abs().sum() > 0
+    assert trainer.bare["foreground_generator"].decoder.image[0].weight.grad.abs().sum() > 0
 
 
 def test_the_joint_stage_names_each_stages_networks():
-    nets = {name: nn.Identity() for name in ("pose_generator", "background_foreground_critic", "foreground_critic")}
-    assert set(networks_of("foreground", nets)) == {"critic"}
-    assert set(networks_of("background", nets)) == {"foreground_critic"}
+    nets = {
+        name: nn.Identity()
+        for name in ("pose_generator", "background_foreground_discriminator", "foreground_discriminator")
+    }
+    assert set(networks_of("foreground", nets)) == {"discriminator"}
+    assert set(networks_of("background", nets)) == {"foreground_discriminator"}
 
 
 def test_planes_of_the_view_reach_every_pixel():
     torch.manual_seed(0)
-    network = SceneNetwork(channels=6, size=SIZE, width=2, depth=1).double()
+    network = BackgroundNetwork(channels=6, size=SIZE, width=2, depth=1).double()
     given = waves((1, 6, *SIZE), 0.0)
     one, other = (network(given, torch.tensor([code], dtype=torch.float64)) for code in ((0.0, 1.0), (1.0, 0.0)))
     assert (one != other).all()
@@ -528,10 +533,10 @@ GOLDEN = {
         "generator/background_l1": 0.61173588,
         "generator/total": 93.988739,
         "generator/gradient": 38.139216,
-        "critic/real": 0.46984562,
-        "critic/fake": 0.96468747,
-        "critic/total": 1.4345331,
-        "critic/gradient": 4.408161,
+        "discriminator/real": 0.46984562,
+        "discriminator/fake": 0.96468747,
+        "discriminator/total": 1.4345331,
+        "discriminator/gradient": 4.408161,
     },
     "no-adversarial foreground": {
         "generator/foreground_l1": 0.3233532,
@@ -544,10 +549,10 @@ GOLDEN = {
         "generator/l1": 0.49504092,
         "generator/total": 99.487885,
         "generator/gradient": 54.230981,
-        "critic/real": 0.46979314,
-        "critic/fake": 0.96462542,
-        "critic/total": 1.4344186,
-        "critic/gradient": 4.4139938,
+        "discriminator/real": 0.46979314,
+        "discriminator/fake": 0.96462542,
+        "discriminator/total": 1.4344186,
+        "discriminator/gradient": 4.4139938,
     },
     "one-branch foreground": {
         "generator/adversarial": 0.47375,
@@ -555,10 +560,10 @@ GOLDEN = {
         "generator/background_l1": 0.51618606,
         "generator/total": 91.257004,
         "generator/gradient": 37.966848,
-        "critic/real": 0.46644068,
-        "critic/fake": 0.97466993,
-        "critic/total": 1.4411106,
-        "critic/gradient": 4.0754226,
+        "discriminator/real": 0.46644068,
+        "discriminator/fake": 0.97466993,
+        "discriminator/total": 1.4411106,
+        "discriminator/gradient": 4.0754226,
     },
     "concatenated foreground": {
         "generator/adversarial": 0.47849584,
@@ -566,10 +571,10 @@ GOLDEN = {
         "generator/background_l1": 0.61541557,
         "generator/total": 94.729904,
         "generator/gradient": 38.750451,
-        "critic/real": 0.46917474,
-        "critic/fake": 0.96708959,
-        "critic/total": 1.4362643,
-        "critic/gradient": 4.0331028,
+        "discriminator/real": 0.46917474,
+        "discriminator/fake": 0.96708959,
+        "discriminator/total": 1.4362643,
+        "discriminator/gradient": 4.0331028,
     },
     "full background": {
         "generator/foreground_adversarial": 0.46964854,
@@ -578,12 +583,12 @@ GOLDEN = {
         "generator/background_l1": 0.98262507,
         "generator/total": 138.50974,
         "generator/gradient": 49.287542,
-        "critic/foreground_real": 0.47046757,
-        "critic/foreground_fake": 0.9815343,
-        "critic/image_real": 0.42157644,
-        "critic/image_fake": 1.0048221,
-        "critic/total": 2.8784003,
-        "critic/gradient": 6.9988606,
+        "discriminator/foreground_real": 0.47046757,
+        "discriminator/foreground_fake": 0.9815343,
+        "discriminator/image_real": 0.42157644,
+        "discriminator/image_fake": 1.0048221,
+        "discriminator/total": 2.8784003,
+        "discriminator/gradient": 6.9988606,
     },
     "one-critic background": {
         "generator/image_adversarial": 0.45350337,
@@ -591,10 +596,10 @@ GOLDEN = {
         "generator/background_l1": 0.98262507,
         "generator/total": 138.04008,
         "generator/gradient": 49.29106,
-        "critic/image_real": 0.42158014,
-        "critic/image_fake": 1.0048251,
-        "critic/total": 1.4264052,
-        "critic/gradient": 5.5912352,
+        "discriminator/image_real": 0.42158014,
+        "discriminator/image_fake": 1.0048251,
+        "discriminator/total": 1.4264052,
+        "discriminator/gradient": 5.5912352,
     },
     "one-stage whole": {
         "generator/adversarial": 0.46203652,
@@ -602,10 +607,10 @@ GOLDEN = {
         "generator/background_l1": 0.99325562,
         "generator/total": 138.40833,
         "generator/gradient": 39.198434,
-        "critic/real": 0.46442786,
-        "critic/fake": 0.99411792,
-        "critic/total": 1.4585458,
-        "critic/gradient": 5.0816408,
+        "discriminator/real": 0.46442786,
+        "discriminator/fake": 0.99411792,
+        "discriminator/total": 1.4585458,
+        "discriminator/gradient": 5.0816408,
     },
     "joint joint": {
         "generator/pose_squared_distance": 15.241169,
@@ -619,14 +624,14 @@ GOLDEN = {
         "generator/background_background_l1": 0.98848468,
         "generator/total": 1757.0922,
         "generator/gradient": 6914.5384,
-        "critic/foreground_real": 0.48091474,
-        "critic/foreground_fake": 0.94513071,
-        "critic/background_foreground_real": 0.48209083,
-        "critic/background_foreground_fake": 0.95968556,
-        "critic/background_image_real": 0.41446614,
-        "critic/background_image_fake": 1.0076606,
-        "critic/total": 4.2899485,
-        "critic/gradient": 7.6129416,
+        "discriminator/foreground_real": 0.48091474,
+        "discriminator/foreground_fake": 0.94513071,
+        "discriminator/background_foreground_real": 0.48209083,
+        "discriminator/background_foreground_fake": 0.95968556,
+        "discriminator/background_image_real": 0.41446614,
+        "discriminator/background_image_fake": 1.0076606,
+        "discriminator/total": 4.2899485,
+        "discriminator/gradient": 7.6129416,
     },
 }
 
@@ -635,5 +640,5 @@ GOLDEN = {
 def test_golden_steps(case, golden):
     variant, name = case.split()
     stage = small_stages(variant)[name]
-    rates = {field: 1e-3 for field in ("lr", "critic_lr") if hasattr(stage, field)}
-    assert golden(dataclasses.replace(stage, **rates)) == pytest.approx(GOLDEN[case], rel=1e-5)
+    rates = {"lr": 1e-3} if name == "pose" or variant == "no-adversarial" else {"lr": 1e-3, "discriminator_lr": 1e-3}
+    assert golden(with_settings(stage, **rates), CANVAS) == pytest.approx(GOLDEN[case], rel=1e-5)

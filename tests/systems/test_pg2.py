@@ -1,77 +1,71 @@
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from posegen.batch import COLUMNS
-from posegen.systems.pg2 import SETTINGS, VARIANTS, PoseIntegration, PoseIntegrator, Refinement, coordinates, pg2
-
-SIZE = (32, 16)
+from posegen.catalog import system, variants
+from posegen.systems.pg2 import PG2, DifferenceRefinement, PoseIntegration, PoseIntegrator, coordinates
+from tests.systems.small import CANVAS, SIZE, counts, double, outputs_of, terms_of, total, with_settings
 
 
 def small_stages(variant="full"):
-    stages = pg2("market1501", variant, SIZE).stages
-    return [dataclasses.replace(stage, width=4, critic_width=4) for stage in stages]
-
-
-def double(stage):
-    torch.manual_seed(0)
-    return {name: network.double() for name, network in stage.networks().items()}
-
-
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def total(terms):
-    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    stages = system("pg2", "market1501", variant, SIZE).stages
+    return [with_settings(stage, width=4, discriminator_width=4) for stage in stages]
 
 
 @pytest.mark.parametrize(
     ("dataset", "expected"), [("market1501", (70.8, 6.06, 4.32)), ("deepfashion", (122.1, 12.7, 10.9))]
 )
 def test_published_parameter_counts(dataset, expected):
-    with torch.device("meta"):
-        coarse, refinement = (stage.networks() for stage in pg2(dataset).stages)
-    counts = count(coarse["generator"]), count(refinement["generator"]), count(refinement["critic"])
-    assert [n / 1e6 for n in counts] == pytest.approx(expected, rel=0.002)
+    coarse, refinement = counts(system("pg2", dataset))
+    found = coarse["generator"], refinement["generator"], refinement["discriminator"]
+    assert [n / 1e6 for n in found] == pytest.approx(expected, rel=0.002)
 
 
 def test_published_settings():
-    coarse, refinement = pg2("market1501").stages
-    assert (coarse.steps, refinement.steps, coarse.batch_size, refinement.l1_weight) == (22_000, 14_000, 16, 10)
-    assert (refinement.full_resolution_skip, refinement.critic) == (False, "stack-with-coarse")
-    coarse, refinement = pg2("deepfashion").stages
-    assert (coarse.steps, refinement.steps, coarse.batch_size, refinement.l1_weight) == (30_000, 20_000, 8, 50)
-    assert (refinement.full_resolution_skip, refinement.critic) == (True, "stack")
+    coarse, refinement = system("pg2", "market1501").stages
+    assert (coarse.training.steps, refinement.training.steps, coarse.training.batch_size, refinement.l1_weight) == (
+        22_000,
+        14_000,
+        16,
+        10,
+    )
+    assert (refinement.full_resolution_skip, refinement.discriminator) == (False, "stack-with-coarse")
+    coarse, refinement = system("pg2", "deepfashion").stages
+    assert (coarse.training.steps, refinement.training.steps, coarse.training.batch_size, refinement.l1_weight) == (
+        30_000,
+        20_000,
+        8,
+        50,
+    )
+    assert (refinement.full_resolution_skip, refinement.discriminator) == (True, "stack")
     for player in (*coarse.players, *refinement.players):
         assert (player.optimizer, player.lr, player.betas) == ("adam", 2e-5, (0.5, 0.999))
 
 
-@pytest.mark.parametrize("dataset", sorted(SETTINGS))
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dataset", sorted(PG2.presets))
+@pytest.mark.parametrize("variant", variants("pg2"))
 def test_the_stages_are_wired(dataset, variant):
-    assert pg2(dataset, variant).wiring_errors(set(COLUMNS)) == []
+    assert system("pg2", dataset, variant).wiring_errors(set(COLUMNS)) == []
 
 
 def test_a_missing_column_is_named():
-    errors = pg2().wiring_errors(set(COLUMNS) - {"target_pose_mask"})
+    errors = system("pg2").wiring_errors(set(COLUMNS) - {"target_pose_mask"})
     assert len(errors) == 2
     assert "stage 'coarse' reads 'target_pose_mask'" in errors[0]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants("pg2"))
 def test_every_variant_trains(variant, batch):
     for stage in small_stages(variant):
         networks = double(stage)
-        outputs = stage.outputs(networks, batch)
+        outputs = outputs_of(stage, networks, batch)
         assert {name: tuple(column.shape) for name, column in outputs.items()} == dict.fromkeys(
             stage.writes, (2, 3, *SIZE)
         )
         assert sorted(name for player in stage.players for name in player.nets) == sorted(networks)
         for player in stage.players:
-            total(stage.loss(player.name, networks, batch)).backward()
+            total(terms_of(stage, player.name, networks, batch)).backward()
             assert any(p.grad.abs().sum() > 0 for name in player.nets for p in networks[name].parameters())
 
 
@@ -87,18 +81,18 @@ def test_every_variant_trains(variant, batch):
 )
 def test_the_terms_of_one_stage_variants(variant, weights, batch):
     (stage,) = small_stages(variant)
-    terms = stage.loss("generator", double(stage), batch)
+    terms = terms_of(stage, "generator", double(stage), batch)
     assert {name: term.weight for name, term in terms.items()} == weights
 
 
 @pytest.mark.parametrize(("embedding", "inputs"), [("maps", 21), ("coordinates", 3), ("heatmaps", 3)])
 def test_the_pose_enters_where_its_embedding_says(embedding, inputs, batch):
-    stage = dataclasses.replace(small_stages()[0], embedding=embedding)
+    stage = with_settings(small_stages()[0], embedding=embedding)
     networks = double(stage)
     assert networks["generator"].encoder.stem.in_channels == inputs
     column = "target_joints" if embedding == "coordinates" else "target_pose"
     moved = {**batch, column: batch[column].flip(0)}
-    before, after = (stage.outputs(networks, b)["coarse_image"] for b in (batch, moved))
+    before, after = (outputs_of(stage, networks, b)["coarse_image"] for b in (batch, moved))
     assert not torch.allclose(before, after)
 
 
@@ -116,47 +110,47 @@ def test_the_refined_image_is_the_coarse_one_and_a_difference(batch):
     stage = small_stages()[1]
     networks = double(stage)
     difference = networks["generator"](batch["coarse_image"], batch["source_image"])
-    torch.testing.assert_close(stage.outputs(networks, batch)["refined_image"], batch["coarse_image"] + difference)
+    torch.testing.assert_close(outputs_of(stage, networks, batch)["refined_image"], batch["coarse_image"] + difference)
 
 
 def test_the_generator_of_stage_two_minimises_what_is_published(batch):
     stage = small_stages()[1]
     networks = double(stage)
     target, mask = batch["target_image"], batch["target_pose_mask"]
-    refined = stage.outputs(networks, batch)["refined_image"]
+    refined = outputs_of(stage, networks, batch)["refined_image"]
     stack = torch.cat([target, batch["source_image"], batch["coarse_image"], refined])
-    adversarial = F.softplus(-networks["critic"](stack)[6:]).mean()
+    adversarial = F.softplus(-networks["discriminator"](stack)[6:]).mean()
     expected = adversarial + 10 * ((refined - target).abs() * (1 + mask)).mean()
-    torch.testing.assert_close(total(stage.loss("generator", networks, batch)), expected)
+    torch.testing.assert_close(total(terms_of(stage, "generator", networks, batch)), expected)
 
 
-def published_critic_loss(kind, critic, batch, refined):
+def published_discriminator_loss(kind, discriminator, batch, refined):
     """Written out from the released code's description; two images a group."""
     source, target = batch["source_image"], batch["target_image"]
     if kind == "pair":
-        logits = critic(torch.cat([torch.cat([source, target], 1), torch.cat([source, refined], 1)]))
+        logits = discriminator(torch.cat([torch.cat([source, target], 1), torch.cat([source, refined], 1)]))
         return 0.5 * F.softplus(-logits[:2]).mean() + 0.5 * F.softplus(logits[2:]).mean()
     coarse = [batch["coarse_image"]] if kind == "stack-with-coarse" else []
-    logits = critic(torch.cat([target, source, refined, *coarse]))
+    logits = discriminator(torch.cat([target, source, refined, *coarse]))
     negatives = 0.25 * F.softplus(logits[2:4]).mean() + 0.25 * F.softplus(logits[4:6]).mean()
     return 0.5 * F.softplus(-logits[:2]).mean() + negatives
 
 
 @pytest.mark.parametrize("kind", ["stack", "stack-with-coarse", "pair"])
 def test_the_critic_minimises_what_is_published(kind, batch):
-    stage = dataclasses.replace(small_stages()[1], critic=kind)
+    stage = with_settings(small_stages()[1], discriminator=kind)
     networks = double(stage)
-    refined = stage.outputs(networks, batch)["refined_image"].detach()
-    expected = published_critic_loss(kind, networks["critic"], batch, refined)
-    torch.testing.assert_close(total(stage.loss("critic", networks, batch)), expected)
+    refined = outputs_of(stage, networks, batch)["refined_image"].detach()
+    expected = published_discriminator_loss(kind, networks["discriminator"], batch, refined)
+    torch.testing.assert_close(total(terms_of(stage, "discriminator", networks, batch)), expected)
 
 
 def test_the_coarse_image_takes_part_in_the_critics_statistics_but_in_no_loss(batch):
     stage = small_stages()[1]
     networks = double(stage)
-    terms = stage.loss("critic", networks, batch)
+    terms = terms_of(stage, "discriminator", networks, batch)
     assert terms["coarse"].weight == 0
-    without = dataclasses.replace(stage, critic="stack").loss("critic", networks, batch)
+    without = terms_of(with_settings(stage, discriminator="stack"), "discriminator", networks, batch)
     assert (terms["real"].value - without["real"].value).abs() > 1e-6
 
 
@@ -165,7 +159,7 @@ def played(stage, player, batch):
     networks = double(stage)
     before = {name: [p.detach().clone() for p in network.parameters()] for name, network in networks.items()}
     optimizer = torch.optim.Adam([p for name in player.nets for p in networks[name].parameters()], lr=1e-2)
-    total(stage.loss(player.name, networks, batch)).backward()
+    total(terms_of(stage, player.name, networks, batch)).backward()
     optimizer.step()
     return {n: all(map(torch.equal, before[n], network.parameters())) for n, network in networks.items()}, networks
 
@@ -180,7 +174,7 @@ def test_a_players_step_leaves_the_others_bits_alone(stage, batch):
 def test_no_gradient_of_the_critics_loss_reaches_the_generator(batch):
     stage = small_stages()[1]
     networks = double(stage)
-    total(stage.loss("critic", networks, batch)).backward()
+    total(terms_of(stage, "discriminator", networks, batch)).backward()
     assert all(p.grad is None for p in networks["generator"].parameters())
 
 
@@ -189,12 +183,12 @@ def test_stage_two_neither_holds_nor_changes_stage_ones_networks(batch):
     networks = double(coarse)
     before = [p.detach().clone() for p in networks["generator"].parameters()]
     with torch.no_grad():
-        column = coarse.outputs(networks, batch)["coarse_image"]
+        column = outputs_of(coarse, networks, batch)["coarse_image"]
     for player in refinement.players:
         played(refinement, player, {**batch, "coarse_image": column})
     assert all(map(torch.equal, before, networks["generator"].parameters()))
     assert not any(p.requires_grad and p.grad is not None for p in networks["generator"].parameters())
-    assert not any(isinstance(m, PoseIntegrator) for net in refinement.networks().values() for m in net.modules())
+    assert not any(isinstance(m, PoseIntegrator) for net in refinement.networks(CANVAS).values() for m in net.modules())
 
 
 # The terms of the second step of training, in float64 on the CPU.
@@ -210,19 +204,20 @@ GOLDEN_REFINEMENT = {
     "generator/mask_l1": 0.39272827,
     "generator/total": 12.54603,
     "generator/gradient": 8.7508848,
-    "critic/real": 0.47720191,
-    "critic/fake": 0.89316314,
-    "critic/condition": 0.96212238,
-    "critic/coarse": 0.96501642,
-    "critic/total": 0.70242232,
-    "critic/gradient": 1.2737668,
+    "discriminator/real": 0.47720191,
+    "discriminator/fake": 0.89316314,
+    "discriminator/condition": 0.96212238,
+    "discriminator/coarse": 0.96501642,
+    "discriminator/total": 0.70242232,
+    "discriminator/gradient": 1.2737668,
 }
 
 
 def test_golden_steps_of_stage_one(golden):
-    assert golden(PoseIntegration(size=SIZE, width=2, latent=4, lr=1e-3)) == pytest.approx(GOLDEN_COARSE, rel=1e-5)
+    stage = with_settings(PoseIntegration(), width=2, latent=4, lr=1e-3)
+    assert golden(stage) == pytest.approx(GOLDEN_COARSE, rel=1e-5)
 
 
 def test_golden_steps_of_stage_two(golden):
-    stage = Refinement(size=SIZE, width=2, critic_width=2, lr=1e-3, critic_lr=1e-3)
+    stage = with_settings(DifferenceRefinement(), width=2, discriminator_width=2, lr=1e-3, discriminator_lr=1e-3)
     assert golden(stage) == pytest.approx(GOLDEN_REFINEMENT, rel=1e-5)

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -7,41 +6,30 @@ import torch.nn.functional as F
 from torch import nn
 
 from posegen.batch import COLUMNS
+from posegen.catalog import override, system, variants
 from posegen.systems import pg2
-from posegen.systems.triplet import SETTINGS, VARIANTS, Refinement, mean_score, triplet, wasserstein_critic_terms
+from posegen.systems.triplet import TRIPLET, mean_score, wasserstein_critic_terms
 from posegen.training.step import build_trainer
+from tests.systems.small import CANVAS, SIZE, counts, double, outputs_of, terms_of, total, with_settings
 
-SIZE = (32, 16)
 TWO_STAGES = ("full", "g1+g2+d", "triplet", "wgan-triplet")
 
 
 def small_stages(variant="full"):
-    stages = triplet("deepfashion", variant, SIZE).stages
-    return [dataclasses.replace(stage, width=4, critic_width=4) for stage in stages]
+    stages = system("triplet", "deepfashion", variant, SIZE).stages
+    widths = {"coarse": {"width": 4, "discriminator_width": 4}, "refinement": {"width": 4, "critic_width": 4}}
+    return [with_settings(stage, **widths[stage.name]) for stage in stages]
 
 
 def small_refinement(variant="full", **fields):
-    return dataclasses.replace(small_stages(variant)[1], **fields)
-
-
-def double(stage):
-    torch.manual_seed(0)
-    return {name: network.double() for name, network in stage.networks().items()}
+    return with_settings(small_stages(variant)[1], **fields)
 
 
 def game_of(stage):
-    game = build_trainer(stage, seed=0, device=torch.device("cpu"))
-    for network in game.bare.values():
+    trainer = build_trainer(stage, CANVAS, seed=0, device=torch.device("cpu"))
+    for network in trainer.bare.values():
         network.double()
-    return game
-
-
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def total(terms):
-    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    return trainer
 
 
 def copies(networks):
@@ -52,26 +40,23 @@ def same(before, networks):
     return {name: all(map(torch.equal, before[name], net.parameters())) for name, net in networks.items()}
 
 
-def counts(stages):
-    with torch.device("meta"):
-        return [{name: count(network) for name, network in stage.networks().items()} for stage in stages]
-
-
 @pytest.mark.parametrize("dataset", ["market1501", "deepfashion"])
 def test_parameter_counts_are_those_of_pg2(dataset):
-    assert counts(triplet(dataset).stages) == counts(pg2.pg2(dataset).stages)
+    assert [list(found.values()) for found in counts(system("triplet", dataset))] == [
+        list(found.values()) for found in counts(system("pg2", dataset))
+    ]
 
 
 def test_parameter_counts_of_the_papers_size():
     refinement = {"generator": 12_696_067, "critic": 10_896_257}
-    assert counts(triplet("deepfashion").stages) == [{"generator": 122_103_235}, refinement]
-    pair = counts(triplet("deepfashion", "g1+g2+d").stages)[1]["critic"]
+    assert counts(system("triplet", "deepfashion")) == [{"generator": 122_103_235}, refinement]
+    pair = counts(system("triplet", "deepfashion", "g1+g2+d"))[1]["critic"]
     assert pair - refinement["critic"] == 3 * 64 * 5 * 5  # three channels more in the first layer
 
 
 def test_published_settings():
-    coarse, refinement = triplet("deepfashion").stages
-    assert [(s.steps, s.batch_size) for s in (coarse, refinement)] == [(40_000, 4), (25_000, 4)]
+    coarse, refinement = system("triplet", "deepfashion").stages
+    assert [(s.training.steps, s.training.batch_size) for s in (coarse, refinement)] == [(40_000, 4), (25_000, 4)]
     assert (refinement.l1_weight, refinement.mask_weight, coarse.mask_weight) == (50, 1, 1)
     assert {player.lr for stage in (coarse, refinement) for player in stage.players} == {5e-5}
     critic, generator = refinement.players
@@ -83,53 +68,55 @@ def test_published_settings():
 
 @pytest.mark.parametrize(("variant", "critic"), [("g1+g2+d", "pair"), ("triplet", "stack")])
 def test_published_settings_of_the_ablations(variant, critic):
-    coarse, refinement = triplet("deepfashion", variant).stages
-    assert (refinement.game, refinement.critic, refinement.l1_weight) == ("bce", critic, 50)
+    coarse, refinement = system("triplet", "deepfashion", variant).stages
+    assert (refinement.trainer, refinement.critic, refinement.l1_weight) == ("bce", critic, 50)
     for player in (*coarse.players, *refinement.players):
         assert (player.optimizer, player.lr, player.betas) == ("adam", 5e-5, (0.5, 0.999))
         assert (player.repeats, player.clip_weights) == (1, None)
 
 
-@pytest.mark.parametrize("dataset", sorted(SETTINGS))
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dataset", sorted(TRIPLET.presets))
+@pytest.mark.parametrize("variant", variants("triplet"))
 def test_the_stages_are_wired(dataset, variant):
-    described = triplet(dataset, variant)
+    described = system("triplet", dataset, variant)
     assert described.wiring_errors(set(COLUMNS)) == []
     assert isinstance(described.stages[0], pg2.PoseIntegration)
     assert len(described.stages) == (1 if variant == "g1" else 2)
 
 
 def test_the_critic_of_the_synthetic_people_has_no_normalisation_where_it_is_clipped():
-    normalised = {v: triplet("synthetic", v).stages[1].critic_normalised for v in TWO_STAGES}
+    normalised = {v: system("triplet", "synthetic", v).stages[1].critic_normalised for v in TWO_STAGES}
     assert normalised == {"full": False, "g1+g2+d": True, "triplet": True, "wgan-triplet": False}
-    assert counts(triplet("synthetic").stages) == [{"generator": 734_931}, {"generator": 40_659, "critic": 262_721}]
-    assert counts(triplet("synthetic", "triplet").stages) == counts(pg2.pg2("synthetic").stages)
+    assert counts(system("triplet", "synthetic")) == [{"generator": 734_931}, {"generator": 40_659, "critic": 262_721}]
+    assert [list(found.values()) for found in counts(system("triplet", "synthetic", "triplet"))] == [
+        list(found.values()) for found in counts(system("pg2", "synthetic"))
+    ]
 
 
-@pytest.mark.parametrize("dataset", sorted(SETTINGS))
+@pytest.mark.parametrize("dataset", sorted(TRIPLET.presets))
 def test_full_is_the_last_row_of_the_papers_table(dataset):
-    assert triplet(dataset).stages == triplet(dataset, "wgan-triplet").stages
+    assert system("triplet", dataset).stages == system("triplet", dataset, "wgan-triplet").stages
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants("triplet"))
 def test_every_variant_trains(variant, batch):
     for stage in small_stages(variant):
         networks = double(stage)
-        outputs = stage.outputs(networks, batch)
+        outputs = outputs_of(stage, networks, batch)
         assert {name: tuple(column.shape) for name, column in outputs.items()} == dict.fromkeys(
             stage.writes, (2, 3, *SIZE)
         )
         assert sorted(name for player in stage.players for name in player.nets) == sorted(networks)
         for player in stage.players:
-            total(stage.loss(player.name, networks, batch)).backward()
+            total(terms_of(stage, player.name, networks, batch)).backward()
             weights = [p for name in player.nets for p in networks[name].parameters() if p.ndim > 1]
             assert all(weight.grad.abs().sum() > 0 for weight in weights)
 
 
-@pytest.mark.parametrize(("field", "value"), [("critic_turns", 0), ("clip_weights", 0.0), ("l1_weight", -1.0)])
+@pytest.mark.parametrize(("field", "value"), [("critic_updates", 0), ("clip_weights", 0.0), ("l1_weight", -1.0)])
 def test_fields_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=rf"refinement\.{field} is {value}; it must be"):
-        Refinement(**{field: value})
+        override(system("triplet"), {f"refinement.{field}": value})
 
 
 # Losses
@@ -153,21 +140,21 @@ def test_a_mean_score_is_taken_in_float32():
 def test_the_wasserstein_critic_minimises_the_poster_s_loss(batch):
     stage = small_refinement()
     networks = double(stage)
-    refined = stage.outputs(networks, batch)["refined_image"].detach()
+    refined = outputs_of(stage, networks, batch)["refined_image"].detach()
     scores = networks["critic"](torch.cat([batch["target_image"], refined, batch["source_image"]]))
     expected = -0.5 * (scores[:2].mean() - scores[2:].mean())
-    torch.testing.assert_close(total(stage.loss("critic", networks, batch)), expected)
+    torch.testing.assert_close(total(terms_of(stage, "critic", networks, batch)), expected)
 
 
 def test_the_classifying_critic_minimises_the_poster_s_loss(batch):
     stage = small_refinement("triplet")
     networks = double(stage)
-    refined = stage.outputs(networks, batch)["refined_image"].detach()
+    refined = outputs_of(stage, networks, batch)["refined_image"].detach()
     scores = networks["critic"](torch.cat([batch["target_image"], refined, batch["source_image"]]))
     labels = torch.tensor([1.0, 1, 0, 0, 0, 0], dtype=torch.float64)
     costs = F.binary_cross_entropy_with_logits(scores, labels, reduction="none")
     torch.testing.assert_close(
-        total(stage.loss("critic", networks, batch)), 0.5 * (costs[:2].mean() + costs[2:].mean())
+        total(terms_of(stage, "critic", networks, batch)), 0.5 * (costs[:2].mean() + costs[2:].mean())
     )
 
 
@@ -175,24 +162,28 @@ def test_the_classifying_critic_minimises_the_poster_s_loss(batch):
 def test_the_generator_minimises_the_poster_s_loss(variant, batch):
     stage = small_refinement(variant, critic_normalised=False)  # so that an image's score is its own
     networks = double(stage)
-    refined, target = stage.outputs(networks, batch)["refined_image"], batch["target_image"]
+    refined, target = outputs_of(stage, networks, batch)["refined_image"], batch["target_image"]
     judged = torch.cat([batch["source_image"], refined], 1) if variant == "g1+g2+d" else refined
     scores = networks["critic"](judged)
-    adversarial = F.softplus(-scores).mean() if stage.game == "bce" else -scores.mean()
+    adversarial = F.softplus(-scores).mean() if stage.trainer == "bce" else -scores.mean()
     expected = adversarial + 50 * ((refined - target).abs() * (1 + batch["target_pose_mask"])).mean()
-    torch.testing.assert_close(total(stage.loss("generator", networks, batch)), expected)
+    torch.testing.assert_close(total(terms_of(stage, "generator", networks, batch)), expected)
 
 
 @pytest.mark.parametrize("variant", ["g1+g2+d", "triplet"])
 def test_the_ablations_play_pg2s_game(variant, batch):
     ours = small_refinement(variant)
-    theirs = pg2.Refinement(
-        size=SIZE, width=4, critic_width=4, full_resolution_skip=True, critic=ours.critic, l1_weight=50
+    theirs = pg2.DifferenceRefinement(
+        width=4, discriminator_width=4, full_resolution_skip=True, discriminator=ours.critic, l1_weight=50
     )
     networks = double(ours)
-    for player in ("generator", "critic"):
+    networks["discriminator"] = networks["critic"]
+    for player, other in (("generator", "generator"), ("critic", "discriminator")):
         torch.testing.assert_close(
-            total(ours.loss(player, networks, batch)), total(theirs.loss(player, networks, batch)), rtol=0, atol=0
+            total(terms_of(ours, player, networks, batch)),
+            total(terms_of(theirs, other, networks, batch)),
+            rtol=0,
+            atol=0,
         )
 
 
@@ -200,7 +191,7 @@ def test_the_ablations_play_pg2s_game(variant, batch):
 def test_the_adversarial_gradient_reaches_every_layer_of_the_generator(variant, batch):
     stage = small_refinement(variant)
     networks = double(stage)
-    stage.loss("generator", networks, batch)["adversarial"].value.backward()
+    terms_of(stage, "generator", networks, batch)["adversarial"].value.backward()
     assert all(p.grad.abs().sum() > 0 for p in networks["generator"].parameters() if p.ndim > 1)
 
 
@@ -208,18 +199,18 @@ def test_the_adversarial_gradient_reaches_every_layer_of_the_generator(variant, 
 def test_the_critic_learns_from_each_kind_of_negatives(negative, batch):
     stage = small_refinement()
     networks = double(stage)
-    stage.loss("critic", networks, batch)[negative].value.backward()
+    terms_of(stage, "critic", networks, batch)[negative].value.backward()
     assert all(p.grad.abs().sum() > 0 for p in networks["critic"].parameters() if p.ndim > 1)
 
 
 def test_no_gradient_of_the_critics_loss_reaches_the_generator(batch):
     stage = small_refinement()
     networks = double(stage)
-    total(stage.loss("critic", networks, batch)).backward()
+    total(terms_of(stage, "critic", networks, batch)).backward()
     assert all(p.grad is None for p in networks["generator"].parameters())
 
 
-# The game
+# The trainer
 
 
 def shifted(batch, number):
@@ -228,8 +219,8 @@ def shifted(batch, number):
 
 
 def played(stage, batch, steps=1):
-    """A game after some steps, the batches drawn, and what every call of the critic found, in order."""
-    game, draws, found = game_of(stage), [], []
+    """A trainer after some steps, the batches drawn, and what every call of the critic found, in order."""
+    trainer, draws, found = game_of(stage), [], []
 
     def next_batch():
         draws.append(shifted(batch, len(draws)))
@@ -237,12 +228,12 @@ def played(stage, batch, steps=1):
 
     def look(critic, arguments):
         largest = max(p.abs().max().item() for p in critic.parameters())
-        found.append((arguments[0].clone(), copies(game.bare), largest))
+        found.append((arguments[0].clone(), copies(trainer.bare), largest))
 
-    game.bare["critic"].register_forward_pre_hook(look)
+    trainer.bare["critic"].register_forward_pre_hook(look)
     for step in range(steps):
-        game.step(step, next_batch)
-    return game, draws, found
+        trainer.step(step, next_batch)
+    return trainer, draws, found
 
 
 def test_ten_turns_of_the_critic_see_ten_batches(batch):
@@ -257,27 +248,29 @@ def test_ten_turns_of_the_critic_see_ten_batches(batch):
 def test_the_critics_turns_leave_the_generators_bits_alone(batch):
     stage = small_refinement()
     before = copies(game_of(stage).bare)
-    game, _, found = played(stage, batch)
+    trainer, _, found = played(stage, batch)
     *_, (_, weights, _) = found  # when the generator's own turn scores its images
     assert all(map(torch.equal, before["generator"], weights["generator"]))
     assert not any(torch.equal(a, b) for a, b in zip(before["critic"], weights["critic"], strict=True) if a.ndim > 1)
-    assert same(weights, game.bare) == {"generator": False, "critic": True}
+    assert same(weights, trainer.bare) == {"generator": False, "critic": True}
 
 
 @pytest.mark.parametrize("normalised", [True, False])
 def test_the_critics_weights_are_clipped_after_every_turn(normalised, batch):
-    game, _, found = played(small_refinement(critic_normalised=normalised, lr=1e-2, critic_lr=1e-2), batch, steps=3)
+    trainer, _, found = played(
+        small_refinement(critic_normalised=normalised, lr=1e-2, discriminator_lr=1e-2), batch, steps=3
+    )
     largest = [weight for *_, weight in found]
     assert largest[0] > 0.01  # as drawn
     assert max(largest[1:]) <= 0.01
-    assert all(p.abs().max() <= 0.01 for p in game.bare["critic"].parameters())
-    assert max(p.abs().max() for p in game.bare["generator"].parameters()) > 0.01
+    assert all(p.abs().max() <= 0.01 for p in trainer.bare["critic"].parameters())
+    assert max(p.abs().max() for p in trainer.bare["generator"].parameters()) > 0.01
 
 
 def test_a_critic_with_bce_is_not_clipped(batch):
-    game, draws, _ = played(small_refinement("triplet"), batch)
+    trainer, draws, _ = played(small_refinement("triplet"), batch)
     assert len(draws) == 2
-    assert max(p.abs().max() for p in game.bare["critic"].parameters()) > 0.01
+    assert max(p.abs().max() for p in trainer.bare["critic"].parameters()) > 0.01
 
 
 def test_stage_two_neither_holds_nor_changes_stage_ones_networks(batch):
@@ -285,11 +278,11 @@ def test_stage_two_neither_holds_nor_changes_stage_ones_networks(batch):
     networks = double(coarse)
     before = copies(networks)
     with torch.no_grad():
-        column = coarse.outputs(networks, batch)["coarse_image"]
-    game, *_ = played(refinement, {**batch, "coarse_image": column}, steps=2)
+        column = outputs_of(coarse, networks, batch)["coarse_image"]
+    trainer, *_ = played(refinement, {**batch, "coarse_image": column}, steps=2)
     assert same(before, networks) == {"generator": True}
     assert all(p.grad is None for p in networks["generator"].parameters())
-    assert not any(isinstance(m, pg2.PoseIntegrator) for net in game.bare.values() for m in net.modules())
+    assert not any(isinstance(m, pg2.PoseIntegrator) for net in trainer.bare.values() for m in net.modules())
 
 
 def test_a_critic_without_normalisation_scores_each_image_alone(batch):
@@ -346,11 +339,11 @@ GOLDEN = {
 
 
 def test_golden_steps_of_stage_one(golden):
-    (stage,) = triplet("deepfashion", "g1", SIZE).stages
-    assert golden(dataclasses.replace(stage, width=2, latent=4, lr=1e-3)) == pytest.approx(GOLDEN_G1, rel=1e-5)
+    (stage,) = system("triplet", "deepfashion", "g1", SIZE).stages
+    assert golden(with_settings(stage, width=2, latent=4, lr=1e-3)) == pytest.approx(GOLDEN_G1, rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", sorted(GOLDEN))
 def test_golden_steps_of_stage_two(variant, golden):
-    stage = small_refinement(variant, width=2, critic_width=2, lr=1e-3, critic_lr=1e-3)
+    stage = small_refinement(variant, width=2, critic_width=2, lr=1e-3, discriminator_lr=1e-3)
     assert golden(stage) == pytest.approx(GOLDEN[variant], rel=1e-5)

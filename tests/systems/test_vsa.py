@@ -1,52 +1,35 @@
-import dataclasses
 import math
 import random
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from posegen.batch import COLUMNS
-from posegen.catalog import override, system
+from posegen.catalog import override, system, variants
 from posegen.data.geometry.pose_maps import Gaussians
-from posegen.stage import Perceptive
+from posegen.stage import Canvas, UsesPretrained
 from posegen.systems.vsa import (
-    SETTINGS,
-    VARIANTS,
+    VSA,
     Analogy,
     AnalogyGenerator,
-    PoseCritic,
+    PoseDiscriminator,
     check_size,
     rests,
     unpooling_convolution,
-    vsa,
 )
 from posegen.training.step import build_trainer
-from tests.systems.conftest import SIZE, waves
+from tests.systems.conftest import waves
+from tests.systems.small import CANVAS, SIZE, count, counts, double, outputs_of, terms_of, total, with_settings
 
 CPU = torch.device("cpu")
 
 
 def small_stage(variant="full", **fields) -> Analogy:
-    (stage,) = vsa("market1501", variant, SIZE).stages
+    (stage,) = system("vsa", "market1501", variant, SIZE).stages
     assert isinstance(stage, Analogy)
-    return dataclasses.replace(stage, **{"width": 2, "critic_width": 2, "features": "random-vgg19", **fields})
-
-
-def double(stage):
-    torch.manual_seed(0)
-    networks = stage.networks() | stage.fixed_networks(Path())
-    return {name: network.double() for name, network in networks.items()}
-
-
-def count(network):
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def total(terms):
-    return torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    return with_settings(stage, **{"width": 2, "discriminator_width": 2, "features": "random-vgg19", **fields})
 
 
 def bits(network):
@@ -72,19 +55,18 @@ def test_the_generators_parameters_by_its_layers(joints, expected):
     ("size", "places", "expected"),
     [((128, 128), 8 * 8, 4_369_921), ((128, 64), 8 * 4, 4_353_537), ((256, 256), 16 * 16, 4_468_225)],
 )
-def test_the_critics_parameters_by_its_layers(size, places, expected):
+def test_the_discriminators_parameters_by_its_layers(size, places, expected):
     normalisation = 2 * (128 + 256 + 512)
     with torch.device("meta"):
-        critic = PoseCritic(size=size, width=64)
-        assert critic(torch.empty(2, 3, *size), torch.empty(2, 18, *size)).shape == (2,)
-    assert count(critic) == by_hand(5, (3 + 18, 64, 128, 256, 512)) + normalisation + 512 * places + 1 == expected
+        discriminator = PoseDiscriminator(size=size, width=64)
+        assert discriminator(torch.empty(2, 3, *size), torch.empty(2, 18, *size)).shape == (2,)
+    convolutions = by_hand(5, (3 + 18, 64, 128, 256, 512))
+    assert count(discriminator) == convolutions + normalisation + 512 * places + 1 == expected
 
 
-@pytest.mark.parametrize(("dataset", "critic"), [("market1501", 4_353_537), ("deepfashion", 4_468_225)])
-def test_parameter_counts(dataset, critic):
-    with torch.device("meta"):
-        networks = vsa(dataset).stages[0].networks()
-    assert {name: count(network) for name, network in networks.items()} == {"generator": 5_214_851, "critic": critic}
+@pytest.mark.parametrize(("dataset", "discriminator"), [("market1501", 4_353_537), ("deepfashion", 4_468_225)])
+def test_parameter_counts(dataset, discriminator):
+    assert counts(system("vsa", dataset)) == [{"generator": 5_214_851, "discriminator": discriminator}]
 
 
 def test_unpooling_and_deconvolving_is_one_transposed_convolution():
@@ -126,12 +108,11 @@ def test_nothing_skips_the_bottleneck():
 @pytest.mark.parametrize("size", [(128, 128), (128, 64), (64, 32), (256, 256), (256, 176), (32, 16)])
 def test_sizes_that_fit(size):
     check_size(size)
-    stage = small_stage(size=size)
     with torch.device("meta"):
-        networks = stage.networks()
+        networks = small_stage().networks(Canvas(size, Gaussians(sigma=2.0)))
         given = [torch.empty(1, channels, *size) for channels in (3, 18, 18)]
         assert networks["generator"](*given).shape == (1, 3, *size)
-        assert networks["critic"](*given[:2]).shape == (1,)
+        assert networks["discriminator"](*given[:2]).shape == (1,)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +120,7 @@ def test_sizes_that_fit(size):
 )
 def test_sizes_that_do_not_fit_are_told_with_one_that_does(size, near):
     with pytest.raises(ValueError, match=f"multiples of 16, the height at least 32, such as {near}"):
-        vsa("folder", size=size)
+        system("vsa", "folder", size=size)
     check_size(tuple(int(side) for side in near.split("x")))
 
 
@@ -162,97 +143,96 @@ def test_unknown_names_are_refused(name):
         system(*name)
 
 
-@pytest.mark.parametrize("dataset", [*sorted(SETTINGS), "synthetic-views"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dataset", [*sorted(VSA.presets), "synthetic-views"])
+@pytest.mark.parametrize("variant", variants("vsa"))
 def test_the_stage_is_wired(dataset, variant):
-    assert vsa(dataset, variant).wiring_errors(set(COLUMNS)) == []
+    assert system("vsa", dataset, variant).wiring_errors(set(COLUMNS)) == []
 
 
 def test_published_settings():
-    assert Analogy().size == (128, 128)
     for dataset, sigma in (("market1501", 2.0), ("deepfashion", 4.0)):
-        described = vsa(dataset)
+        described = system("vsa", dataset)
         (stage,) = described.stages
         assert described.pose_maps == Gaussians(sigma=sigma)
-        assert (stage.steps, stage.batch_size, stage.width, stage.critic_width, stage.flip) == (
-            100_000, 8, 64, 64, False,
-        )  # fmt: skip
+        training = stage.training
+        assert (training.steps, training.batch_size, training.flip) == (100_000, 8, False)
+        assert (stage.width, stage.discriminator_width) == (64, 64)
         assert (stage.feature_weight, stage.adversarial_weight, stage.margin) == (1.0, 1.0, 0.3)
-        assert [player.name for player in stage.players] == ["generator", "critic"]
+        assert [player.name for player in stage.players] == ["generator", "discriminator"]
         for player in stage.players:
             assert (player.optimizer, player.lr, player.betas, player.repeats) == ("adam", 1e-4, (0.5, 0.999), 1)
             assert player.schedule.factor(99_999) == 1
 
 
 def test_what_stands_in_is_told():
-    full, without = vsa("market1501"), vsa("market1501", "no-features")
-    assert isinstance(full.stages[0], Perceptive)
+    full, without = (system("vsa", "market1501", variant) for variant in ("full", "no-features"))
+    assert isinstance(full.stages[0], UsesPretrained)
     assert full.stand_ins() == without.stand_ins() == []
     (words,) = override(full, {"analogy.features": "random-vgg19"}).stand_ins()
     assert "random-vgg19" in words
     assert "features" not in double(small_stage("no-features"))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants("vsa"))
 def test_every_variant_trains(variant, batch):
     stage = small_stage(variant)
     networks = double(stage)
-    outputs = stage.outputs(networks, batch)
+    outputs = outputs_of(stage, networks, batch)
     assert {name: tuple(column.shape) for name, column in outputs.items()} == {"analogy_image": (2, 3, *SIZE)}
     assert outputs["analogy_image"].abs().max() <= 1
     for player in stage.players:
-        total(stage.loss(player.name, networks, batch)).backward()
+        total(terms_of(stage, player.name, networks, batch)).backward()
         for name in player.nets:
             # A bias before batch normalisation changes nothing, so its gradient may be zero.
             assert all(p.grad.abs().sum() > 0 for p in networks[name].parameters() if p.ndim > 1)
             networks[name].zero_grad()
 
 
-def test_an_undecided_critic_costs_log_two(batch):
+def test_an_undecided_discriminator_costs_log_two(batch):
     stage = small_stage()
     networks = double(stage)
-    for parameter in networks["critic"].parameters():
+    for parameter in networks["discriminator"].parameters():
         parameter.data.zero_()
-    critic, generator = (stage.loss(player, networks, batch) for player in ("critic", "generator"))
-    assert [term.value.item() for term in critic.values()] == pytest.approx([math.log(2)] * 3)
-    assert total(critic).item() == pytest.approx(2 * math.log(2))  # 1 + 0.5 + 0.5
+    discriminator, generator = (terms_of(stage, player, networks, batch) for player in ("discriminator", "generator"))
+    assert [term.value.item() for term in discriminator.values()] == pytest.approx([math.log(2)] * 3)
+    assert total(discriminator).item() == pytest.approx(2 * math.log(2))  # 1 + 0.5 + 0.5
     assert generator["adversarial"].value.item() == pytest.approx(math.log(2))
 
 
-def test_the_critics_three_pairs(batch):
+def test_the_discriminators_three_pairs(batch):
     """Real: target image, target pose. Fake: generated image. Mismatch: source image, still the target pose."""
     stage = small_stage()
     networks = double(stage)
-    terms = stage.loss("critic", networks, batch)
+    terms = terms_of(stage, "discriminator", networks, batch)
     images = {
         "real": batch["target_image"],
-        "fake": stage.outputs(networks, batch)["analogy_image"],
+        "fake": outputs_of(stage, networks, batch)["analogy_image"],
         "mismatch": batch["source_image"],
     }
     for name, sign in (("real", 1), ("fake", -1), ("mismatch", -1)):
-        logits = networks["critic"](images[name], batch["target_pose"])
+        logits = networks["discriminator"](images[name], batch["target_pose"])
         assert terms[name].value.item() == pytest.approx(F.softplus(-sign * logits).mean().item())
 
 
 def test_the_generators_loss(batch):
     stage = small_stage(feature_weight=2.0, adversarial_weight=3.0)
     networks = double(stage)
-    terms = stage.loss("generator", networks, batch)
-    made, wanted = stage.outputs(networks, batch)["analogy_image"], batch["target_image"]
+    terms = terms_of(stage, "generator", networks, batch)
+    made, wanted = outputs_of(stage, networks, batch)["analogy_image"], batch["target_image"]
     image = 0.5 * F.mse_loss(made, wanted)
     features = 0.5 * F.mse_loss(networks["features"](made), networks["features"](wanted))
-    adversarial = F.softplus(-networks["critic"](made, batch["target_pose"])).mean()
+    adversarial = F.softplus(-networks["discriminator"](made, batch["target_pose"])).mean()
     assert terms["image"].value.item() == pytest.approx(image.item())
     assert terms["features"].value.item() == pytest.approx(features.item())
     assert total(terms).item() == pytest.approx((image + 2 * features + 3 * adversarial).item())
 
 
-def test_the_generator_measures_the_critics_errors(batch):
+def test_the_generator_measures_the_discriminators_errors(batch):
     stage = small_stage()
     networks = double(stage)
-    critic, generator = (stage.loss(player, networks, batch) for player in ("critic", "generator"))
+    discriminator, generator = (terms_of(stage, player, networks, batch) for player in ("discriminator", "generator"))
     for name in ("real", "fake", "mismatch"):
-        assert generator[name].value.item() == pytest.approx(critic[name].value.item())
+        assert generator[name].value.item() == pytest.approx(discriminator[name].value.item())
         assert generator[name].weight == 0
 
 
@@ -260,15 +240,15 @@ class Turns:
     """Who moves, as train_h36m.py keeps it: two flags that stay down until both are."""
 
     def __init__(self, margin):
-        self.margin, self.critic, self.generator = margin, True, True
+        self.margin, self.discriminator, self.generator = margin, True, True
 
     def after(self, real, fake):
         if fake < self.margin or real < self.margin:
-            self.critic = False
+            self.discriminator = False
         if fake > 1 - self.margin or real > 1 - self.margin:
             self.generator = False
-        if not self.critic and not self.generator:
-            self.critic = self.generator = True
+        if not self.discriminator and not self.generator:
+            self.discriminator = self.generator = True
 
 
 @pytest.mark.parametrize("margin", [0.3, 0.1, 0.45])
@@ -276,10 +256,9 @@ def test_turns_are_skipped_as_by_the_released_flags(margin):
     """Ours sees terms alone, and those of a player who rested are its last ones: over many steps, the same turns."""
     draw, flags, terms, seen = random.Random(0), Turns(margin), {}, set()
     for _ in range(2000):
-        moves = {
-            player: not terms or not rests(terms, player=player, margin=margin) for player in ("critic", "generator")
-        }
-        assert moves == {"critic": flags.critic, "generator": flags.generator}
+        players = ("discriminator", "generator")
+        moves = {player: not terms or not rests(terms, player=player, margin=margin) for player in players}
+        assert moves == {"discriminator": flags.discriminator, "generator": flags.generator}
         seen.add(tuple(moves.values()))
         real, fake, mismatch = (draw.uniform(0.2, 0.8) if draw.random() < 0.8 else draw.random() for _ in range(3))
         flags.after(real, 0.5 * fake + 0.5 * mismatch)
@@ -289,38 +268,38 @@ def test_turns_are_skipped_as_by_the_released_flags(margin):
 
 
 @pytest.mark.parametrize(
-    ("critic", "generator", "resting"),
+    ("discriminator", "generator", "resting"),
     [
         ((0.5, 0.5), (0.5, 0.5), []),
-        ((0.2, 0.5), (0.2, 0.5), ["critic"]),
-        ((0.5, 0.2), (0.5, 0.6), ["critic"]),
+        ((0.2, 0.5), (0.2, 0.5), ["discriminator"]),
+        ((0.5, 0.2), (0.5, 0.6), ["discriminator"]),
         ((0.5, 0.8), (0.5, 0.8), ["generator"]),
         ((0.2, 0.8), (0.2, 0.8), []),
-        ((0.2, 0.5), (0.5, 0.8), []),  # the critic rested, and now the generator would stop too
-        ((0.5, 0.5), (0.5, 0.1), []),  # the critic's own errors decide about the critic
+        ((0.2, 0.5), (0.5, 0.8), []),  # the discriminator rested, and now the generator would stop too
+        ((0.5, 0.5), (0.5, 0.1), []),  # the discriminator's own errors decide about the discriminator
     ],
 )
-def test_who_rests(critic, generator, resting):
+def test_who_rests(discriminator, generator, resting):
     terms = {}
-    for player, (real, fake) in (("critic", critic), ("generator", generator)):
+    for player, (real, fake) in (("discriminator", discriminator), ("generator", generator)):
         terms |= {f"{player}/real": real, f"{player}/fake": fake, f"{player}/mismatch": fake}
-    assert [player for player in ("critic", "generator") if rests(terms, player=player, margin=0.3)] == resting
+    assert [player for player in ("discriminator", "generator") if rests(terms, player=player, margin=0.3)] == resting
 
 
 def test_a_player_who_rests_keeps_its_bits_and_moves_again_when_both_would_stop(batch):
     stage = small_stage()
-    game = build_trainer(stage, seed=0, device=CPU)
+    trainer = build_trainer(stage, CANVAS, seed=0, device=CPU)
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
-    game.step(0, lambda: data)
-    game.last_terms = dict.fromkeys([f"{p}/{e}" for p in game.bare for e in ("real", "fake", "mismatch")], 0.5)
-    game.last_terms["critic/real"] = 0.1
-    kept = bits(game.bare["critic"])
-    terms = game.step(1, lambda: data)
-    assert all(map(torch.equal, bits(game.bare["critic"]), kept))
-    assert not any(name.startswith("critic/") for name in terms)
-    game.last_terms["generator/fake"] = game.last_terms["generator/mismatch"] = 0.9
-    assert any(name.startswith("critic/") for name in game.step(2, lambda: data))
-    assert not all(map(torch.equal, bits(game.bare["critic"]), kept))
+    trainer.step(0, lambda: data)
+    trainer.last_terms = dict.fromkeys([f"{p}/{e}" for p in trainer.bare for e in ("real", "fake", "mismatch")], 0.5)
+    trainer.last_terms["discriminator/real"] = 0.1
+    kept = bits(trainer.bare["discriminator"])
+    terms = trainer.step(1, lambda: data)
+    assert all(map(torch.equal, bits(trainer.bare["discriminator"]), kept))
+    assert not any(name.startswith("discriminator/") for name in terms)
+    trainer.last_terms["generator/fake"] = trainer.last_terms["generator/mismatch"] = 0.9
+    assert any(name.startswith("discriminator/") for name in trainer.step(2, lambda: data))
+    assert not all(map(torch.equal, bits(trainer.bare["discriminator"]), kept))
 
 
 def test_margin_zero_lets_nobody_rest():
@@ -328,23 +307,23 @@ def test_margin_zero_lets_nobody_rest():
 
 
 def test_each_move_changes_its_own_network_alone(batch):
-    game = build_trainer(small_stage(), seed=0, device=CPU)
+    trainer = build_trainer(small_stage(), CANVAS, seed=0, device=CPU)
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
-    for step, (player, other) in enumerate((("critic", "generator"), ("generator", "critic"))):
-        kept, before = bits(game.bare[other]), bits(game.bare[player])
-        game._update(next(each for each in game.stage.players if each.name == player), step, data)
-        assert all(map(torch.equal, bits(game.bare[other]), kept))
-        assert not all(map(torch.equal, bits(game.bare[player]), before))
+    for step, (player, other) in enumerate((("discriminator", "generator"), ("generator", "discriminator"))):
+        kept, before = bits(trainer.bare[other]), bits(trainer.bare[player])
+        trainer._update(next(each for each in trainer.stage.players if each.name == player), step, data)
+        assert all(map(torch.equal, bits(trainer.bare[other]), kept))
+        assert not all(map(torch.equal, bits(trainer.bare[player]), before))
 
 
 def test_losses_under_autocast_are_float32(batch):
     stage = small_stage()
     networks = {name: network.float() for name, network in double(stage).items()}
     data = {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
-    for player in ("critic", "generator"):
-        exact = stage.loss(player, networks, data)
+    for player in ("discriminator", "generator"):
+        exact = terms_of(stage, player, networks, data)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            terms = stage.loss(player, networks, data)
+            terms = terms_of(stage, player, networks, data)
         total(terms).backward()
         for name, term in terms.items():
             assert term.value.dtype == torch.float32
@@ -353,10 +332,11 @@ def test_losses_under_autocast_are_float32(batch):
 
 def test_initial_weights():
     torch.manual_seed(0)
-    networks = vsa("synthetic").stages[0].networks()
+    described = system("vsa", "synthetic")
+    networks = described.stages[0].networks(described.canvas)
     first = networks["generator"].image_encoder[0].weight
     assert first.abs().max().item() == pytest.approx(math.sqrt(6 / (9 * (3 + 16))), rel=0.05)  # Xavier-uniform's limit
-    assert networks["critic"].logit.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert networks["discriminator"].logit.weight.std().item() == pytest.approx(0.02, rel=0.1)
     for network in networks.values():
         assert not any(p.any() for name, p in network.named_parameters() if name.endswith("bias"))
 
@@ -372,11 +352,11 @@ GOLDEN = {
         "generator/mismatch": 0.93455434,
         "generator/total": 2.2417102,
         "generator/gradient": 0.76398506,
-        "critic/real": 0.49597728,
-        "critic/fake": 0.93977767,
-        "critic/mismatch": 0.93455434,
-        "critic/total": 1.4331433,
-        "critic/gradient": 2.2020191,
+        "discriminator/real": 0.49597728,
+        "discriminator/fake": 0.93977767,
+        "discriminator/mismatch": 0.93455434,
+        "discriminator/total": 1.4331433,
+        "discriminator/gradient": 2.2020191,
     },
     "no-features": {
         "generator/image": 0.41834405,
@@ -386,16 +366,16 @@ GOLDEN = {
         "generator/mismatch": 0.93656349,
         "generator/total": 0.91581297,
         "generator/gradient": 0.66215021,
-        "critic/real": 0.49545249,
-        "critic/fake": 0.93803358,
-        "critic/mismatch": 0.93656349,
-        "critic/total": 1.4327511,
-        "critic/gradient": 2.5348662,
+        "discriminator/real": 0.49545249,
+        "discriminator/fake": 0.93803358,
+        "discriminator/mismatch": 0.93656349,
+        "discriminator/total": 1.4327511,
+        "discriminator/gradient": 2.5348662,
     },
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants("vsa"))
 def test_golden_steps(variant, golden):
-    stage = small_stage(variant, margin=0.0, lr=1e-3, critic_lr=1e-3)
+    stage = small_stage(variant, margin=0.0, lr=1e-3, discriminator_lr=1e-3)
     assert golden(stage) == pytest.approx(GOLDEN[variant], rel=1e-5)

@@ -20,16 +20,19 @@ from posegen.training.checkpoints import (
 )
 from posegen.training.step import build_trainer
 from tests.training.test_step import CPU, run_steps, weights
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, tug
 
 
 def taken(trainer, step: int):
     return snapshot(trainer, Progress(step, "hash", 3, {}), [])
 
 
-def test_what_is_saved_is_the_state_as_it_was(tmp_path: Path):
-    """Training continues before writing starts."""
-    trainer, checkpointer = build_trainer(Tug(), seed=3, device=CPU), AsyncCheckpointer(Store.of(tmp_path), "tug")
+def test_what_is_saved_is_the_game_as_it_stood(tmp_path: Path):
+    """The trainer goes on before the writing begins."""
+    trainer, checkpointer = (
+        build_trainer(tug(), CANVAS, seed=3, device=CPU),
+        AsyncCheckpointer(Store.of(tmp_path), "tug"),
+    )
     run_steps(trainer, range(2))
     before = {name: weights(network).clone() for name, network in trainer.bare.items()}
     kept = taken(trainer, 2)
@@ -37,7 +40,7 @@ def test_what_is_saved_is_the_state_as_it_was(tmp_path: Path):
     checkpointer.save(kept)
     checkpointer.wait()
     checkpointer.close()
-    restored = Tug().networks()
+    restored = tug().networks(CANVAS)
     load_networks(tmp_path / "tug" / "checkpoint_00000002", restored, averaged=False)
     assert all(torch.equal(weights(restored[name]), before[name]) for name in before)
     assert not all(torch.equal(weights(trainer.bare[name]), before[name]) for name in before)
@@ -45,7 +48,7 @@ def test_what_is_saved_is_the_state_as_it_was(tmp_path: Path):
 
 def test_training_does_not_wait_for_the_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trainer, checkpointer, may_go_on = (
-        build_trainer(Tug(), seed=3, device=CPU),
+        build_trainer(tug(), CANVAS, seed=3, device=CPU),
         AsyncCheckpointer(Store.of(tmp_path), "tug"),
         threading.Event(),
     )
@@ -65,7 +68,10 @@ def test_training_does_not_wait_for_the_writing(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_cannot_be_written_is_told_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    trainer, checkpointer = build_trainer(Tug(), seed=3, device=CPU), AsyncCheckpointer(Store.of(tmp_path), "tug")
+    trainer, checkpointer = (
+        build_trainer(tug(), CANVAS, seed=3, device=CPU),
+        AsyncCheckpointer(Store.of(tmp_path), "tug"),
+    )
 
     def fail(*_: object, **__: object) -> None:
         raise ValueError("the disk is full")
@@ -80,7 +86,10 @@ def test_what_cannot_be_written_is_told_with_the_next_one(tmp_path: Path, monkey
 def test_checkpoints_of_a_uri_are_found_by_another_node_and_old_ones_go(s3_server, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
     store = Store.of("s3://runs/saver")
-    trainer, checkpointer = build_trainer(Tug(), seed=3, device=CPU), AsyncCheckpointer(store, "stages/tug", keep=2)
+    trainer, checkpointer = (
+        build_trainer(tug(), CANVAS, seed=3, device=CPU),
+        AsyncCheckpointer(store, "stages/tug", keep=2),
+    )
     assert newest_name(store, "stages/tug") == ""
     for step in (1, 2, 3):
         checkpointer.save(taken(trainer, step))

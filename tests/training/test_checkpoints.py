@@ -24,7 +24,7 @@ from posegen.training.checkpoints import (
 )
 from posegen.training.step import build_trainer
 from tests.training.test_step import CPU, run_steps, weights
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, tug
 
 
 def save(folder: Path, trainer, step: int) -> Path:
@@ -33,12 +33,12 @@ def save(folder: Path, trainer, step: int) -> Path:
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path):
-    whole = build_trainer(Tug(), seed=3, device=CPU)
+    whole = build_trainer(tug(), CANVAS, seed=3, device=CPU)
     run_steps(whole, range(6))
-    first = build_trainer(Tug(), seed=3, device=CPU)
+    first = build_trainer(tug(), CANVAS, seed=3, device=CPU)
     run_steps(first, range(3))
     saved = save(tmp_path, first, 3)
-    second = build_trainer(Tug(), seed=99, device=CPU)
+    second = build_trainer(tug(), CANVAS, seed=99, device=CPU)
     second.seed = 3
     progress, curve = restore(second, saved)
     run_steps(second, range(progress.step, 6))
@@ -50,7 +50,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path):
 
 
 def test_only_complete_folders_count_and_the_newest_stay(tmp_path: Path):
-    trainer = build_trainer(Tug(), seed=0, device=CPU)
+    trainer = build_trainer(tug(), CANVAS, seed=0, device=CPU)
     (tmp_path / "checkpoint_00000009").mkdir()  # no stage.json: not ours
     (tmp_path / ".checkpoint_00000010.123").mkdir()
     assert latest_checkpoint(tmp_path) is None
@@ -62,7 +62,7 @@ def test_only_complete_folders_count_and_the_newest_stay(tmp_path: Path):
 
 
 def test_a_writer_killed_half_way_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    trainer = build_trainer(Tug(), seed=0, device=CPU)
+    trainer = build_trainer(tug(), CANVAS, seed=0, device=CPU)
     good = save(tmp_path, trainer, 1)
     monkeypatch.setattr(module.torch, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -71,10 +71,10 @@ def test_a_writer_killed_half_way_leaves_the_one_before(tmp_path: Path, monkeypa
 
 
 def test_averages_are_what_inference_reads(tmp_path: Path):
-    trainer = build_trainer(Tug(ema_decay=0.5), seed=0, device=CPU)
+    trainer = build_trainer(tug(ema_decay=0.5), CANVAS, seed=0, device=CPU)
     run_steps(trainer, range(2))
     saved = save(tmp_path, trainer, 2)
-    averaged, last = Tug().networks(), Tug().networks()
+    averaged, last = tug().networks(CANVAS), tug().networks(CANVAS)
     load_networks(saved, averaged)
     load_networks(saved, last, averaged=False)
     assert torch.equal(weights(averaged["generator"]), weights(trainer.averages["generator"]))
@@ -83,25 +83,25 @@ def test_averages_are_what_inference_reads(tmp_path: Path):
 
 
 def test_other_networks_are_refused_in_words(tmp_path: Path):
-    saved = save(tmp_path, build_trainer(Tug(), seed=0, device=CPU), 1)
+    saved = save(tmp_path, build_trainer(tug(), CANVAS, seed=0, device=CPU), 1)
     with pytest.raises(ValueError, match="other settings"):
         load_networks(saved, {"generator": torch.nn.Linear(1, 1)})
 
 
 def test_an_unfinished_stage_is_not_used(tmp_path: Path):
     with pytest.raises(ValueError, match="step 0 of 8"):
-        trained_networks(Tug(steps=8), tmp_path, CPU)
-    save(tmp_path, build_trainer(Tug(), seed=0, device=CPU), 7)
+        trained_networks(tug(steps=8), CANVAS, tmp_path, CPU)
+    save(tmp_path, build_trainer(tug(), CANVAS, seed=0, device=CPU), 7)
     with pytest.raises(ValueError, match="step 7 of 8"):
-        trained_networks(Tug(steps=8), tmp_path, CPU)
-    save(tmp_path, build_trainer(Tug(), seed=0, device=CPU), 8)
-    networks = trained_networks(Tug(steps=8), tmp_path, CPU)
+        trained_networks(tug(steps=8), CANVAS, tmp_path, CPU)
+    save(tmp_path, build_trainer(tug(), CANVAS, seed=0, device=CPU), 8)
+    networks = trained_networks(tug(steps=8), CANVAS, tmp_path, CPU)
     assert not any(network.training for network in networks.values())
     assert not any(p.requires_grad for network in networks.values() for p in network.parameters())
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
-    trainer = build_trainer(Tug(), seed=0, device=CPU)
+    trainer = build_trainer(tug(), CANVAS, seed=0, device=CPU)
     saved = save(tmp_path, trainer, 1)
     torch.save({"generator": print}, saved / "optimizers.pt")  # a pickled function: weights_only refuses it
     with pytest.raises(Exception, match=r"(?i)weights"):
@@ -111,18 +111,57 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
 def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, keep: int, left: list[int]):
-    trainer = build_trainer(Tug(), seed=0, device=CPU)
+    trainer = build_trainer(tug(), CANVAS, seed=0, device=CPU)
     for step in (1, 2, 3, 4):
         write_snapshot(tmp_path, snapshot(trainer, Progress(step, "hash", 3, {}), []), keep=keep)
     assert [read_progress(path).step for path in checkpoints(tmp_path)] == left
 
 
-def test_a_folder_of_another_config_hash_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
-    trainer = build_trainer(Tug(), seed=0, device=CPU)
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["it had trained", "it had not"])
+def test_another_trials_checkpoint_is_taken_over_under_ones_own_recipe(tmp_path: Path, own: bool):
+    donor, taker = tmp_path / "donor" / "tug", tmp_path / "taker" / "tug"
+    trainer = build_trainer(tug(), CANVAS, seed=1, device=CPU)
+    run_steps(trainer, range(2))
+    given = save(donor, trainer, 2)
+    taker.parent.mkdir()
+    if own:
+        for step in (1, 3):
+            save(taker, build_trainer(tug(), CANVAS, seed=7, device=CPU), step)
+        (taker / "checkpoint_manager_snapshot.json").write_text("{}")
+    before = contents(donor)
     store = Store.of(tmp_path)
-    remove_other(store, "nothing", "hash")
+    taken = take_over(store, store.below(given), "taker/tug", "another config_hash")
+    assert contents(donor) == before
+    assert [path.name for path in taker.parent.iterdir()] == ["tug"], "nothing is left beside it"
+    assert [path.name for path in taker.iterdir()] == [taken.name] == [given.name]
+    assert read_progress(taken) == Progress(2, "another config_hash", 3, {"generator/l1": 0.1})
+    stage = f"{given.name}/stage.json"
+    assert {k: v for k, v in contents(taker).items() if k != stage} == {k: v for k, v in before.items() if k != stage}
+
+
+def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
+    donor = build_trainer(tug(), CANVAS, seed=3, device=CPU)
+    run_steps(donor, range(2))
+    (tmp_path / "taker").mkdir()
+    given = save(tmp_path / "donor", donor, 2)
+    taken = take_over(Store.of(tmp_path), f"donor/{given.name}", "taker/tug", "another config_hash")
+    taker = build_trainer(tug(), CANVAS, seed=3, device=CPU)
+    progress, _ = restore(taker, taken)
+    run_steps(donor, range(2, 4))
+    run_steps(taker, range(progress.step, 4))
+    assert all(torch.equal(weights(donor.bare[name]), weights(taker.bare[name])) for name in donor.bare)
+
+
+def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
+    trainer = build_trainer(tug(), CANVAS, seed=0, device=CPU)
+    store = Store.of(tmp_path)
+    remove_other(store, "nothing", "config_hash")
     saved = save(tmp_path / "tug", trainer, 1)
-    remove_other(store, "tug", "hash")
+    remove_other(store, "tug", "config_hash")
     assert checkpoints(tmp_path / "tug") == [saved]
     remove_other(store, "tug", "another hash")
     assert latest_checkpoint(tmp_path / "tug") is None
@@ -130,11 +169,13 @@ def test_a_folder_of_another_config_hash_is_emptied_and_one_of_the_same_is_not(t
 
 
 def test_at_a_uri_the_runs_newest_checkpoint_counts_and_not_this_nodes(s3_server, two_nodes):
-    store, trainer = Store.of("s3://runs/stages"), build_trainer(Tug(), seed=0, device=CPU)
-    given = save(store.folder / "stage", trainer, 2)
-    store.publish("stage")
-    (store.folder / "stage" / "failures.json").write_text("{}")
-    store.publish("stage/failures.json")
+    store, trainer = Store.of("s3://runs/population"), build_trainer(tug(), CANVAS, seed=0, device=CPU)
+    given = save(store.folder / "donor", trainer, 2)
+    save(store.folder / "taker", trainer, 5)
+    for stage in ("donor", "taker"):
+        store.publish(stage)
+    (store.folder / "taker" / "failures.json").write_text("{}")
+    store.publish("taker/failures.json")
     two_nodes("second")
     save(store.folder / "stage", trainer, 3)  # not published
     assert newest_progress(store, "stage") == Progress(2, "hash", 3, {"generator/l1": 0.1})

@@ -15,7 +15,6 @@ import torch.multiprocessing as multiprocessing
 
 from posegen.catalog import override
 from posegen.catalog import system as catalog_system
-from posegen.data.geometry.pose_maps import Discs
 from posegen.stage import Networks, System
 from posegen.storage.store import Store
 from posegen.training import loop
@@ -34,17 +33,16 @@ from posegen.training.loss_log import NonFinite, validation_scores
 from posegen.training.step import build_trainer
 from posegen.training.task import LocalContext, Task
 from tests.training.test_checkpoints import save
-from tests.training.toy import Tow, Tug
+from tests.training.toy import CANVAS, tow, tug
 
 
 def task(shards: Path, folder: Path, **fields) -> Task:
-    stage = Tug(**{"ema_decay": 0.0, **fields})
+    stage = tug(**{"ema_decay": 0.0, **fields})
     system = System(
         name="tug",
         variant="full",
         paper="",
-        size=(64, 32),
-        pose_maps=Discs(radius=2),
+        canvas=CANVAS,
         stages=(stage,),
         image="tug_image",
     )
@@ -101,17 +99,17 @@ def test_a_stage_that_continues_another_starts_from_its_trained_networks(block_s
     resumed run does not start from it again."""
     first = task(block_shards, tmp_path, steps=3)
     train_stage(first, LocalContext())
-    still = Tow(steps=2, lr=1e-30, ema_decay=0.5)
+    still = tow(steps=2, lr=1e-30, ema_decay=0.5)
     system = dataclasses.replace(first.system, stages=(first.stage, still), image="tow_image")
     folders = {"tug": tmp_path / "tug", "tow": tmp_path / "tow"}
     continued = dataclasses.replace(first, system=system, index=1, folders=folders, checkpoint_every=Interval(1))
     train_stage(continued, LocalContext())
-    trained = trained_networks(first.stage, folders["tug"], torch.device("cpu"))["generator"].state_dict()
-    own = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
+    trained = trained_networks(first.stage, CANVAS, folders["tug"], torch.device("cpu"))["generator"].state_dict()
+    own = trained_networks(still, CANVAS, folders["tow"], torch.device("cpu"))["generator"].state_dict()
     assert all(torch.equal(own[name], trained[name]) for name in trained)
-    longer = dataclasses.replace(system, stages=(first.stage, dataclasses.replace(still, steps=3, lr=0.1)))
+    longer = dataclasses.replace(system, stages=(first.stage, tow(steps=3, lr=0.1, ema_decay=0.5)))
     train_stage(dataclasses.replace(continued, system=longer), LocalContext())
-    moved = trained_networks(still, folders["tow"], torch.device("cpu"))["generator"].state_dict()
+    moved = trained_networks(still, CANVAS, folders["tow"], torch.device("cpu"))["generator"].state_dict()
     assert not torch.equal(moved["0.weight"], trained["0.weight"])
 
 
@@ -191,7 +189,7 @@ class Brightness:
 @torch.no_grad()
 def brightness(networks: Networks) -> float:
     image = torch.linspace(-1, 1, 3 * 64 * 32).reshape(1, 3, 64, 32)
-    return Tug().outputs(networks, {"source_image": image})["tug_image"].double().mean().item()
+    return tug().outputs(CANVAS, networks, {"source_image": image})["tug_image"].double().mean().item()
 
 
 class Asked(LocalContext):
@@ -237,7 +235,7 @@ def test_scores_are_those_of_the_checkpoint_of_their_step(block_shards: Path, tm
     assert [list(row) for row in rows] == [["step", "validation/brightness"]] * 3
     expected = []
     for step in (4, 5, 8):
-        kept = {name: network.eval() for name, network in Tug().networks().items()}
+        kept = {name: network.eval() for name, network in tug().networks(CANVAS).items()}
         load_networks(saved[step], kept)
         expected.append((step, {"brightness": pytest.approx(brightness(kept), rel=1e-6)}))
     assert validation_scores(read_curve(saved[8])) == expected
@@ -292,13 +290,13 @@ class Glance:
 
 def test_the_validator_is_shown_the_networks_of_all_stages(block_shards: Path, tmp_path: Path):
     small = {f"{stage}.{name}": n for stage in ("coarse", "refinement") for name, n in (("width", 8), ("steps", 2))}
-    system = override(catalog_system("vdg", "synthetic"), {**small, "refinement.critic_width": 8})
+    system = override(catalog_system("vdg", "synthetic"), {**small, "refinement.discriminator_width": 8})
     folders = {stage.name: tmp_path / stage.name for stage in system.stages}
     shown: list[dict[str, dict[str, bool]]] = []
     for index, validator in enumerate((None, Glance(shown))):
         work = dataclasses.replace(task(block_shards, tmp_path), system=system, index=index, folders=folders)
         train_stage(dataclasses.replace(work, validator=validator), LocalContext())
-    assert shown == [{"coarse": {"generator": False}, "refinement": {"generator": False, "critic": False}}]
+    assert shown == [{"coarse": {"generator": False}, "refinement": {"generator": False, "discriminator": False}}]
 
 
 def two_validated_workers(rank: int, address: str, work: Task, folder: Path) -> None:
@@ -385,7 +383,7 @@ def test_what_a_node_has_of_a_stage_that_the_run_has_not_does_not_count(s3_serve
     store = Store.of("s3://runs/stale")
     shutil.copytree(block_shards, store.folder / "shards")
     store.publish("shards")
-    save(store.folder / "stages" / "tug", build_trainer(Tug(), seed=0, device=torch.device("cpu")), 9)
+    save(store.folder / "stages" / "tug", build_trainer(tug(), CANVAS, seed=0, device=torch.device("cpu")), 9)
     work = dataclasses.replace(task(Path("shards"), Path("stages"), steps=3), store=store, keep=1)
     train_stage(work, LocalContext())
     assert newest_name(store, work.prefix) == "checkpoint_00000003"

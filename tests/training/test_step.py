@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from posegen.stage import Player, Term
+from posegen.stage import Player, Term, Training
 from posegen.training.step import build_trainer, random_seed
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, tug
 
 CPU = torch.device("cpu")
 
@@ -34,21 +34,21 @@ def weights(network: nn.Module) -> torch.Tensor:
 
 
 def test_networks_are_a_function_of_the_seed():
-    first, again, other = (build_trainer(Tug(), seed=s, device=CPU) for s in (1, 1, 2))
+    first, again, other = (build_trainer(tug(), CANVAS, seed=s, device=CPU) for s in (1, 1, 2))
     assert torch.equal(weights(first.bare["generator"]), weights(again.bare["generator"]))
     assert not torch.equal(weights(first.bare["generator"]), weights(other.bare["generator"]))
 
 
-def test_a_step_draws_a_fresh_batch_for_every_update():
-    trainer = build_trainer(Tug(critic_repeats=3), seed=0, device=CPU)
+def test_a_step_draws_a_fresh_batch_for_every_move():
+    trainer = build_trainer(tug(critic_repeats=3), CANVAS, seed=0, device=CPU)
     drawn = []
     trainer.step(0, lambda: drawn.append(len(drawn)) or batch(len(drawn)))
     assert len(drawn) == trainer.batches_per_step == 4
 
 
 def test_each_player_changes_its_own_networks_only():
-    stage = dataclasses.replace(Tug(), critic_repeats=1)
-    trainer = build_trainer(stage, seed=0, device=CPU)
+    stage = tug(critic_repeats=1)
+    trainer = build_trainer(stage, CANVAS, seed=0, device=CPU)
     generator, critic = weights(trainer.bare["generator"]), weights(trainer.bare["critic"])
     trainer._update(stage.players[0], 0, batch(0))
     assert not torch.equal(generator, weights(trainer.bare["generator"]))
@@ -59,15 +59,15 @@ def test_each_player_changes_its_own_networks_only():
     assert not torch.equal(critic, weights(trainer.bare["critic"]))
 
 
-def test_weights_are_clipped_after_the_players_own_update_only():
-    trainer = build_trainer(Tug(clip=0.01), seed=0, device=CPU)
+def test_weights_are_clipped_after_the_players_own_move_only():
+    trainer = build_trainer(tug(clip=0.01), CANVAS, seed=0, device=CPU)
     run_steps(trainer, range(1))
     assert weights(trainer.bare["critic"]).abs().max() <= 0.01
     assert weights(trainer.bare["generator"]).abs().max() > 0.01
 
 
 def test_skipping_goes_by_the_last_steps_terms_and_still_draws():
-    trainer = build_trainer(Tug(skip_above=0.0), seed=0, device=CPU)
+    trainer = build_trainer(tug(skip_above=0.0), CANVAS, seed=0, device=CPU)
     before = weights(trainer.bare["critic"])
     first = run_steps(trainer, range(1))[0]
     assert not torch.equal(before, weights(trainer.bare["critic"])), "nothing is known before the first step"
@@ -80,20 +80,20 @@ def test_skipping_goes_by_the_last_steps_terms_and_still_draws():
 
 
 def test_the_average_follows_by_its_decay():
-    stage = Tug(ema_decay=0.75)
-    trainer = build_trainer(stage, seed=0, device=CPU)
+    stage = tug(ema_decay=0.75)
+    trainer = build_trainer(stage, CANVAS, seed=0, device=CPU)
     start = weights(trainer.bare["generator"])
     run_steps(trainer, range(1))
     expected = 0.75 * start + 0.25 * weights(trainer.bare["generator"])
     torch.testing.assert_close(weights(trainer.averages["generator"]), expected)
     assert "critic" not in trainer.averages
-    assert not build_trainer(Tug(ema_decay=0.0), seed=0, device=CPU).averages
+    assert not build_trainer(tug(ema_decay=0.0), CANVAS, seed=0, device=CPU).averages
 
 
 def test_a_step_is_a_function_of_its_number_whatever_was_drawn_before():
-    whole = build_trainer(Tug(), seed=3, device=CPU)
+    whole = build_trainer(tug(), CANVAS, seed=3, device=CPU)
     run_steps(whole, range(4))
-    parts = build_trainer(Tug(), seed=3, device=CPU)
+    parts = build_trainer(tug(), CANVAS, seed=3, device=CPU)
     run_steps(parts, range(2))
     torch.rand(1000)  # somebody else's use of the random state
     run_steps(parts, range(2, 4))
@@ -102,7 +102,7 @@ def test_a_step_is_a_function_of_its_number_whatever_was_drawn_before():
 
 
 def test_ranks_draw_different_noise():
-    first, second = (build_trainer(Tug(), seed=0, device=CPU, rank=rank) for rank in (0, 1))
+    first, second = (build_trainer(tug(), CANVAS, seed=0, device=CPU, rank=rank) for rank in (0, 1))
     terms = [run_steps(trainer, range(1))[0]["generator/l1"].item() for trainer in (first, second)]
     assert terms[0] != terms[1]
 
@@ -114,30 +114,27 @@ class Line:
     name: ClassVar[str] = "line"
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
-    steps: int = 1
-    batch_size: int = 1
-    flip: bool = False
-    ema_decay: float = 0.0
+    training: Training = Training(steps=1, batch_size=1, lr=0.5, flip=False)
 
     @property
     def players(self):
         return (Player(name="generator", nets=("line",), lr=0.5, optimizer="rmsprop", betas=(0.0, 0.99)),)
 
-    def networks(self):
+    def networks(self, canvas):
         network = nn.Linear(1, 1, bias=False)
         nn.init.constant_(network.weight, 2.0)
         return {"line": network}
 
-    def outputs(self, nets, batch):
+    def outputs(self, canvas, nets, batch):
         return {}
 
-    def loss(self, player, nets, batch):
+    def loss(self, canvas, player, nets, batch, outputs):
         value = nets["line"](torch.ones(1, 1)).squeeze()
         return {"height": Term(value, 3.0)}
 
 
-def test_an_update_by_hand():
-    trainer = build_trainer(Line(), seed=0, device=CPU)
+def test_a_move_by_hand():
+    trainer = build_trainer(Line(), CANVAS, seed=0, device=CPU)
     terms = trainer.step(0, dict)
     assert terms["generator/height"].item() == pytest.approx(2.0)  # raw, not weighted
     assert terms["generator/total"].item() == pytest.approx(6.0)
@@ -158,12 +155,18 @@ class Seen(Line):
         nn.init.constant_(network[0].weight, float(weights.name))
         return {"features": network}
 
-    def loss(self, player, nets, batch):
+    def loss(self, canvas, player, nets, batch, outputs):
         return {"height": Term(nets["features"](nets["line"](torch.ones(1, 1))).squeeze(), 3.0)}
 
 
 def test_a_fixed_network_is_looked_through_and_not_trained_nor_saved():
-    trainer = build_trainer(Seen(ema_decay=0.5), seed=0, device=CPU, weights=Path("of/5"))
+    trainer = build_trainer(
+        Seen(training=dataclasses.replace(Line().training, ema_decay=0.5)),
+        CANVAS,
+        seed=0,
+        device=CPU,
+        weights=Path("of/5"),
+    )
     terms = run_steps(trainer, range(1))[0]
     assert (terms["generator/height"].item(), terms["generator/gradient"].item()) == (10.0, 15.0)
     assert trainer.networks["features"][0].weight.item() == 5.0

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from posegen.batch import Batch
-from posegen.stage import Networks, Player, Term
+from posegen.data.geometry.pose_maps import Discs
+from posegen.stage import Canvas, Networks, Player, Term, Training
+from posegen.systems.fields import replace_fields
+
+CANVAS = Canvas((64, 32), Discs(radius=2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,22 +20,18 @@ class Tug:
     name: ClassVar[str] = "tug"
     reads: ClassVar[tuple[str, ...]] = ("source_image", "target_image")
     writes: ClassVar[tuple[str, ...]] = ("tug_image",)
-    steps: int = 8
-    batch_size: int = 4
-    flip: bool = True
-    ema_decay: float = 0.9
     critic_repeats: int = 2
     clip: float | None = None
-    lr: float = 1e-2
     skip_above: float | None = None
+    training: Training = Training(steps=8, batch_size=4, lr=1e-2, discriminator_lr=1e-2, ema_decay=0.9)
 
     @property
     def players(self) -> tuple[Player, ...]:
         skip = None if self.skip_above is None else self._skip
         return (
-            Player(name="generator", nets=("generator",), lr=self.lr),
+            Player(name="generator", nets=("generator",), lr=self.training.lr),
             Player(
-                name="critic", nets=("critic",), lr=self.lr, optimizer="rmsprop", repeats=self.critic_repeats,
+                name="critic", nets=("critic",), lr=self.training.lr, optimizer="rmsprop", repeats=self.critic_repeats,
                 clip_weights=self.clip, skip_when=skip,
             ),
         )  # fmt: skip
@@ -40,7 +39,7 @@ class Tug:
     def _skip(self, terms) -> bool:
         return terms["generator/l1"] > self.skip_above
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
         return {
             "generator": nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(4, 3, 1)),
             "critic": nn.Sequential(
@@ -48,16 +47,14 @@ class Tug:
             ),
         }
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         return {"tug_image": nets["generator"](batch["source_image"])}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        made = outputs["tug_image"]
         if player == "generator":
-            made = self.outputs(nets, batch)["tug_image"]
             l1 = (made - batch["target_image"]).abs().mean()
             return {"l1": Term(l1, 2.0), "adversarial": Term(-nets["critic"](made).mean())}
-        with torch.no_grad():
-            made = self.outputs(nets, batch)["tug_image"]
         return {"real": Term(-nets["critic"](batch["target_image"]).mean()), "fake": Term(nets["critic"](made).mean())}
 
 
@@ -72,11 +69,20 @@ class Tow(Tug):
     def starts_from(self) -> dict[str, tuple[str, str]]:
         return {"generator": ("tug", "generator")}
 
-    def outputs(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         return {"tow_image": nets["generator"](batch["source_image"])}
 
-    def loss(self, player: str, nets: Networks, batch: Batch) -> dict[str, Term]:
-        made = self.outputs(nets, batch)["tow_image"]
+    def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        made = outputs["tow_image"]
         if player == "generator":
             return {"l1": Term((made - batch["target_image"]).abs().mean())}
         return {"fake": Term(nets["critic"](made.detach()).mean())}
+
+
+def tug(**settings: object) -> Tug:
+    """A `Tug` with some of its settings, those of its training among them."""
+    return replace_fields(Tug(), settings, "tug")
+
+
+def tow(**settings: object) -> Tow:
+    return replace_fields(Tow(), settings, "tow")

@@ -17,7 +17,7 @@ from tests.conftest import Blocks, shards_of
 
 SMALL = [
     "data.train_people=10", "data.test_people=2", "coarse.steps=30", "coarse.width=4", "refinement.width=4",
-    "refinement.critic_width=4",
+    "refinement.discriminator_width=4",
 ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_a_trials_tasks_train_what_the_space_touches_on_the_shared_stages(tmp_pa
     (task,) = make(Trial(number=3, settings={"refinement.alpha": 0.25}))
     assert task.stage.name == "refinement"
     assert task.stage.alpha == 0.25  # pyright: ignore
-    assert task.stage.steps == 40
+    assert task.stage.training.steps == 40
     assert task.store == plan.base.store
     assert task.folders == {"coarse": Path("stages/coarse"), "refinement": Path("trials/0003/stages/refinement")}
     assert task.folder == tmp_path / "trials" / "0003" / "stages" / "refinement"
@@ -168,7 +168,7 @@ def test_mistakes_are_told_with_what_is_valid(tmp_path: Path, how: dict, message
         ('{"refinement.alpha": tune.uniform(0, 1.5)}', "at least 0 and at most 1"),
         ('{"refinement.alpha": tune.uniform(-0.5, 1)}', "at least 0 and at most 1"),
         ('{"refinement.alpha": 0.5}', "tune.uniform"),
-        ('{"refinement.critic": tune.choice(["stack", "stck"])}', "stack"),
+        ('{"refinement.discriminator": tune.choice(["stack", "stck"])}', "stack"),
         ('{"refinement.steps": tune.randint(10, 20)}', "--budget"),
         ('{"data.seed": tune.randint(0, 9)}', "refinement.alpha"),
         ("{}", "SPACE"),

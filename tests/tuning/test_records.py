@@ -16,7 +16,7 @@ FULL = Trial(
     settings={
         "refinement.alpha": 0.25,
         "refinement.width": 32,
-        "refinement.critic": "stack",
+        "refinement.discriminator": "stack",
         "refinement.direct": True,
     },
     name="best",

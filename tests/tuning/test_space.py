@@ -22,7 +22,7 @@ MIXED = {
     "refinement.width": tune.qrandint(16, 64, 16),
     "coarse.width": tune.lograndint(1, 1025),
     "refinement.mask_weight": tune.quniform(0, 4, 0.5),
-    "refinement.critic": tune.choice(["stack", "image", "pair"]),
+    "refinement.discriminator": tune.choice(["stack", "image", "pair"]),
 }
 
 
@@ -70,8 +70,8 @@ def test_an_end_outside_the_fields_range_is_refused_with_the_range():
         ValueError, match=r"'refinement\.alpha' is uniform from 0 to 1\.5, but .* at least 0 and at most 1"
     ):
         check_space(space(alpha=tune.uniform(0, 1.5)), vdg())
-    with pytest.raises(ValueError, match=r"'refinement\.critic' is one of stack, halves, but .*'halves'"):
-        check_space(space(critic=tune.choice(["stack", "halves"])), vdg())
+    with pytest.raises(ValueError, match=r"'refinement\.discriminator' is one of stack, halves, but .*'halves'"):
+        check_space(space(discriminator=tune.choice(["stack", "halves"])), vdg())
 
 
 @pytest.mark.parametrize("path", ["refinement.steps", "coarse.steps"])
@@ -126,7 +126,7 @@ def test_distributions_in_words():
         "refinement.width": "whole numbers, uniform from 16 to 64 in steps of 16",
         "coarse.width": "whole numbers, log-uniform from 1 to 1,024",
         "refinement.mask_weight": "uniform from 0 to 4 in steps of 0.5",
-        "refinement.critic": "one of stack, image, pair",
+        "refinement.discriminator": "one of stack, image, pair",
     }
     assert Space("here", MIXED).logarithmic() == ["refinement.image_weight", "coarse.width"]
 
@@ -142,7 +142,7 @@ def test_a_grid_has_both_ends_and_even_spaces_on_each_scale():
 
 
 def test_a_grid_has_all_choices_and_no_whole_number_twice():
-    grid = space(critic=tune.choice(["stack", "image"]), batch_size=tune.randint(2, 5)).grid(100)
+    grid = space(discriminator=tune.choice(["stack", "image"]), batch_size=tune.randint(2, 5)).grid(100)
     sizes = [2, 3, 4]
     assert [tuple(point.values()) for point in grid] == [(c, size) for c in ("stack", "image") for size in sizes]
     assert all(type(point["refinement.batch_size"]) is int for point in grid)
@@ -158,7 +158,9 @@ def test_a_grid_lies_on_the_steps_of_a_setting():
 
 
 def test_a_grid_that_is_too_small_says_how_many_trials_it_takes():
-    three = space(alpha=tune.uniform(0, 1), mask_weight=tune.uniform(0, 4), critic=tune.choice(["stack", "a", "b"]))
+    three = space(
+        alpha=tune.uniform(0, 1), mask_weight=tune.uniform(0, 4), discriminator=tune.choice(["stack", "a", "b"])
+    )
     with pytest.raises(ValueError, match=r"at least 12 trials.*11 are left.*Give --trials 13 or more"):
         three.grid(11)
     assert len(three.grid(12)) == 12  # 13 trials, the paper's own among them
@@ -179,11 +181,11 @@ def test_random_points_lie_in_their_ranges_and_on_their_steps():
         "refinement.width": lambda v: type(v) is int and v in (16, 32, 48, 64),
         "coarse.width": lambda v: type(v) is int and 1 <= v <= 1024,
         "refinement.mask_weight": lambda v: type(v) is float and 0 <= v <= 4 and v * 2 == int(v * 2),
-        "refinement.critic": lambda v: v in ("stack", "image", "pair"),
+        "refinement.discriminator": lambda v: v in ("stack", "image", "pair"),
     }
     assert all(list(point) == list(fits) for point in points)
     assert [(path, p[path]) for p in points for path, fit in fits.items() if not fit(p[path])] == []
-    for path, least in {"refinement.batch_size": 7, "refinement.width": 4, "refinement.critic": 3}.items():
+    for path, least in {"refinement.batch_size": 7, "refinement.width": 4, "refinement.discriminator": 3}.items():
         assert len({point[path] for point in points}) == least, "every value comes up"
 
 

@@ -16,7 +16,7 @@ from posegen.tuning.trainable import TrainingThread, TrialTrainable, is_trained
 from tests.training.test_checkpoints import save
 from tests.training.test_loop import task as loop_task
 from tests.training.test_step import CPU
-from tests.training.toy import Tug
+from tests.training.toy import CANVAS, Tug
 
 PATIENCE = 20.0  # seconds after which a thread that should have moved fails its test
 
@@ -159,7 +159,7 @@ def test_a_failing_stage_keeps_the_next_one_from_being_trained(begun):
     seen = []
 
     def fail(task: Task, decide: Decide) -> None:
-        seen.append(task.stage.steps)
+        seen.append(task.stage.training.steps)
         raise Diverged("nan")
 
     training = begun(fail, [tug(steps=3), tug(steps=8)])
@@ -178,7 +178,7 @@ def test_a_stage_is_trained_at_its_last_step(tmp_path: Path):
     stage = tug(steps=3, folder=tmp_path / "stage")
     assert not is_trained(stage)
     for step in (2, 3):
-        save(stage.folder, build_trainer(Tug(), seed=0, device=CPU), step)
+        save(stage.folder, build_trainer(Tug(), CANVAS, seed=0, device=CPU), step)
         assert is_trained(stage) == (step == 3)
 
 

@@ -22,14 +22,16 @@ PAIRS = tuple(range(0, 20, 2))
 
 @pytest.fixture(scope="module")
 def system():
-    small = {"coarse.width": 4, "refinement.width": 4, "refinement.critic_width": 4, "refinement.direct": True}
+    small = {"coarse.width": 4, "refinement.width": 4, "refinement.discriminator_width": 4, "refinement.direct": True}
     return catalog.override(catalog.system("vdg", "synthetic"), small)
 
 
 @pytest.fixture(scope="module")
 def networks(system):
     torch.manual_seed(0)
-    return {stage.name: {name: net.eval() for name, net in stage.networks().items()} for stage in system.stages}
+    return {
+        stage.name: {name: net.eval() for name, net in stage.networks(system.canvas).items()} for stage in system.stages
+    }
 
 
 def validator(system, shards: Path, run: Path, **fields) -> PairsValidator:
@@ -71,7 +73,7 @@ def test_fixed_pairs_lie_along_the_whole_list():
 def test_images_that_are_not_numbers_are_no_score(system, networks, block_shards: Path, tmp_path: Path):
     broken = {**networks, "refinement": {**networks["refinement"]}}
     torch.manual_seed(0)
-    broken["refinement"]["generator"] = system.stages[1].networks()["generator"].eval()
+    broken["refinement"]["generator"] = system.stages[1].networks(system.canvas)["generator"].eval()
     for parameter in broken["refinement"]["generator"].parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="10 of 10 generated images have values that are not numbers"):

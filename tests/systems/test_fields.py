@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from posegen.fields import replace_fields
+from posegen.systems.fields import replace_fields
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Critics: networks that score how real an image looks, one logit an image."""
+"""Discriminators: networks that score how real an image looks, one logit an image."""
 
 import math
 
@@ -11,7 +11,7 @@ from posegen.nets.unet import bottleneck_size, halving_convolution, level_count
 def initialise_uniform(module: nn.Module) -> None:
     """Weights U(-0.02 sqrt(3), 0.02 sqrt(3)), whose standard deviation is 0.02; biases zero. For `nn.Module.apply`.
 
-    PG2's released wgan_gp.py for its critic's convolutions and fully connected layer.
+    PG2's released wgan_gp.py for its discriminator's convolutions and fully connected layer.
     """
     if isinstance(module, nn.Conv2d | nn.Linear):
         limit = 0.02 * math.sqrt(3)
@@ -20,8 +20,8 @@ def initialise_uniform(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class DcganCritic(nn.Module):
-    """DCGAN's critic as PG2's released wgan_gp.py builds it.
+class DcganDiscriminator(nn.Module):
+    """DCGAN's discriminator as PG2's released wgan_gp.py builds it.
 
     5x5 convolutions of stride 2 with LeakyReLU 0.2, widths 64, 128, 256, 512 and again 512, as many as bring the
     image to 8 rows (4 for 128x64, 5 for 256x256), batch normalisation on all but the first, then one linear unit.
@@ -45,5 +45,5 @@ class DcganCritic(nn.Module):
         self.apply(initialise_uniform)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " batch"]:
-        """One logit an image: above zero is judged real."""
+        """Return one logit an image; above zero is real."""
         return self.logit(self.features(images).flatten(1)).squeeze(1)
