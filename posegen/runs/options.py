@@ -29,6 +29,7 @@ from posegen.data.sources.synthetic.source import SyntheticViews
 from posegen.data.sources.triplet_hdf5 import TripletHdf5
 from posegen.fields import replace_fields
 from posegen.storage.files import read_json
+from posegen.storage.layout import check_layout
 from posegen.runs.plan import Plan
 from posegen.storage.run_lock import refresh
 from posegen.stage import Perceptive, System
@@ -218,6 +219,7 @@ def opened(place: str) -> Store:
         )
     store.check()
     refresh(store, wanted=is_small)
+    check_layout(store)
     return store
 
 
@@ -372,7 +374,11 @@ def from_run(options: Options) -> Options:
 
     A `set` that was given is added to the run's and wins where both name a setting.
     """
-    kept = read_json(Store.of(chosen(options).place).fetch("options.json")) or {}
+    store = Store.of(chosen(options).place)
+    store.fetch("plan.json")
+    check_layout(store)
+    names = [f.name for f in fields(Options)]
+    kept = {k: v for k, v in (read_json(store.fetch("options.json")) or {}).items() if k in names}
     for name in ("root", "settings"):
         if kept.get(name):
             kept[name] = Path(kept[name])

@@ -17,7 +17,8 @@ from posegen.data.listing import Listing, Source
 from posegen.data.shards.manifest import manifest_alone, read_manifest
 from posegen.data.shards.making import ShardSettings
 from posegen.data.shards.out_of_core import window_bytes
-from posegen.storage.files import digest, write_json
+from posegen.storage.files import digest, read_json, write_json
+from posegen.storage.layout import LAYOUT
 from posegen.stage import Stage, System
 from posegen.storage.store import Store
 from posegen.training.checkpoints import Interval, latest_checkpoint, read_progress
@@ -154,7 +155,7 @@ class Plan:
         if manifest is None:
             state: State = "started" if sizes or self.shards.is_dir() else "missing"
             return Step("shards", self.shards_fingerprint, state)
-        state = "done" if manifest["fingerprint"] == self.shards_fingerprint else "differs"
+        state = "done" if manifest.get("fingerprint") == self.shards_fingerprint else "differs"
         return Step("shards", self.shards_fingerprint, state)
 
     def _stage_step(self, index: int) -> Step:
@@ -172,6 +173,7 @@ class Plan:
         """Writes plan.json, atomically."""
         system, numbered = self.system, enumerate(self.system.stages)
         content = {
+            "layout": LAYOUT,
             "system": {name: getattr(system, name) for name in ("name", "variant", "paper", "image", "joints")},
             "stages": [
                 {"name": s.name, "reads": s.reads, "writes": s.writes, "fingerprint": self.result(n)}
@@ -190,8 +192,7 @@ class Plan:
 
     def differences(self) -> list[str]:
         """What the run folder was made with and is not asked for now, a line each."""
-        path = self.run / "plan.json"
-        before = json.loads(path.read_text())["settings"] if path.is_file() else {}
+        before = (read_json(self.run / "plan.json") or {}).get("settings", {})
         keys = sorted(before.keys() | self.settings.keys())
         changed = [k for k in keys if before.get(k, "unset") != self.settings.get(k, "unset")]
         return [f"{k}: {before.get(k, 'unset')} there, {self.settings.get(k, 'unset')} now" for k in changed]
@@ -200,7 +201,7 @@ class Plan:
 def _marked(name: str, fingerprint: str, path: Path) -> Step:
     if not path.is_file():
         return Step(name, fingerprint, "missing")
-    same = json.loads(path.read_text()).get("fingerprint") == fingerprint
+    same = (read_json(path) or {}).get("fingerprint") == fingerprint
     return Step(name, fingerprint, "done" if same else "differs")
 
 
