@@ -16,10 +16,10 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from posegen.runs.options import Options, from_run, keep, parse_size, plan_for
+from posegen.runs.options import Options, from_run, kept_options, parse_size, plan_for
 from posegen.runs.pipeline import run
 from posegen.runs.plan import Plan
-from posegen.runs.progress import Display
+from posegen.runs.progress import Progress
 from posegen.storage.files import check_writable, write_json
 from posegen.tuning.options import SweepOptions, sweep_for
 
@@ -62,11 +62,11 @@ def full_pipeline(options: Options | None = None, *, update: Update = False, dry
     options = options or Options()
     plan = plan_for(options)
     if dry_run:
-        from posegen.runs.dry_run import outlook
+        from posegen.runs.dry_run import describe_plan
 
-        _print_lines(outlook(plan))
+        _print_lines(describe_plan(plan))
         return
-    _remember(plan, options)
+    _save_options(plan, options)
     run(plan, update=update, command=_command())
 
 
@@ -78,7 +78,7 @@ def shards(options: Options | None = None, *, update: Update = False) -> None:
     """
     options = options or Options()
     plan = plan_for(options)
-    _remember(plan, options)
+    _save_options(plan, options)
     run(plan, until="shards", update=update, command=_command())
 
 
@@ -88,7 +88,7 @@ def train(options: Options | None = None, *, update: Update = False) -> None:
 
     Example: posegen train --run runs/market --workers 2
     """
-    _go_on(options, "train", update)
+    _resume(options, "train", update)
 
 
 @app.command
@@ -97,7 +97,7 @@ def evaluate(options: Options | None = None, *, update: Update = False) -> None:
 
     Example: posegen evaluate --run runs/market --pairs 1000
     """
-    _go_on(options, "evaluate", update)
+    _resume(options, "evaluate", update)
 
 
 @app.command
@@ -106,13 +106,13 @@ def report(options: Options | None = None, *, update: Update = False) -> None:
 
     Example: posegen report --run runs/market
     """
-    _go_on(options, "report", update)
+    _resume(options, "report", update)
 
 
-def _go_on(options: Options | None, until: str, update: bool) -> None:
+def _resume(options: Options | None, until: str, update: bool) -> None:
     options = from_run(options or Options())
     plan = plan_for(options)
-    _remember(plan, options)
+    _save_options(plan, options)
     run(plan, until=until, update=update, command=_command())
 
 
@@ -160,11 +160,11 @@ def tune_system(
 
 def _tune(options: Options, how: SweepOptions | None, update: bool, dry_run: bool) -> None:
     sweep = sweep_for(options, how or SweepOptions())
-    from posegen.runs.dry_run import about_data, about_stages
+    from posegen.runs.dry_run import describe_data, describe_stages
     from posegen.tuning.sweep import describe_sweep, run_sweep
 
     if dry_run:
-        _print_lines([*describe_sweep(sweep), "", *about_data(sweep.base), *about_stages(sweep.base)])
+        _print_lines([*describe_sweep(sweep), "", *describe_data(sweep.base), *describe_stages(sweep.base)])
         return
     run_sweep(sweep, update=update, command=_command())
 
@@ -346,21 +346,21 @@ def joints(
         raise ValueError("--device cuda was given, and there is no GPU here. Leave it out, or give --device cpu.")
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     opened = open_estimator(estimator, chosen, size=parse_size(size) if size else None)
-    with Display() as display:
-        annotated = annotate(opened, images, threshold=threshold, progress=display.advance)
+    with Progress() as progress:
+        annotated = annotate(opened, images, threshold=threshold, progress=progress.advance)
         rejected = write_annotation(output, annotated)
         known = sum(int(pose.visible.sum()) for pose in annotated.poses.values())
         share = known / (18 * len(annotated.poses))
-        display.say(f"{output}: {len(annotated.poses):,} images, {share:.0%} of their joints known")
+        progress.info(f"{output}: {len(annotated.poses):,} images, {share:.0%} of their joints known")
         if rejected:
-            display.warn(f"{len(annotated.rejects):,} images cannot be used, see {rejected}")
+            progress.warn(f"{len(annotated.rejects):,} images cannot be used, see {rejected}")
 
 
-def _remember(plan: Plan, options: Options) -> None:
+def _save_options(plan: Plan, options: Options) -> None:
     """Keeps the options beside the plan, once the folder is ours: the commands after it take them from there."""
     check_writable(plan.run)
     if not (plan.run / "plan.json").is_file() or not plan.differences():
-        write_json(plan.run / "options.json", keep(options))
+        write_json(plan.run / "options.json", kept_options(options))
         plan.store.publish("options.json")
 
 

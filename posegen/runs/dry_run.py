@@ -25,17 +25,17 @@ IMAGE_BYTES = {
 }  # typical JPEG of a size, with its mask and joints
 
 
-def outlook(plan: Plan) -> list[str]:
+def describe_plan(plan: Plan) -> list[str]:
     """The plan as lines of text."""
     system = plan.system
     height, width = system.size
     lines = [f"run      {plan.store.uri}"]
     lines += [f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
     steps = [f"  {step.name:<12} {step.state:<8} {step.detail}" for step in plan.steps()]
-    return [*lines, *about_data(plan), "", "steps", *steps, *about_stages(plan)]
+    return [*lines, *describe_data(plan), "", "steps", *steps, *describe_stages(plan)]
 
 
-def about_data(plan: Plan) -> list[str]:
+def describe_data(plan: Plan) -> list[str]:
     """The data in numbers, and what is to be known: the reader's notes, and what stands in for a pretrained network."""
     notes = [*plan.listing.notes, *_mask_notes(plan), *plan.system.stand_ins()]
     return [f"data     {line}" for line in data_lines(plan)] + [f"note     {note}" for note in notes]
@@ -49,7 +49,7 @@ def _mask_notes(plan: Plan) -> list[str]:
     return [f"person masks that the data set does not have are estimated, by {way} and a mean field"]
 
 
-def about_stages(plan: Plan) -> list[str]:
+def describe_stages(plan: Plan) -> list[str]:
     """Every stage, and every setting."""
     stages = [line for index in range(len(plan.system.stages)) for line in ("", *stage_lines(plan, index))]
     return [*stages, "", *_settings_lines(plan)]

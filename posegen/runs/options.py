@@ -38,17 +38,17 @@ from posegen.training.checkpoints import Interval
 from posegen.nets.pretrained import PRETRAINED, path_of, weights_folder
 
 GB = 10**9
-DRAWN_A_SHARD = 320  # drawing an image takes far longer than reading one: small shards keep all CPUs at work
+SYNTHETIC_PER_SHARD = 320  # drawing an image takes far longer than reading one: small shards keep all CPUs at work
 SYNTHETIC_PAIRS = 400  # test pairs scored on the embedded data; every pair elsewhere
-Drawn = SyntheticPeople | SyntheticViews
-Cut = DeepFashion | Human36M | SynchronizedViews  # sources whose images are cut to a size of their own
+Synthetic = SyntheticPeople | SyntheticViews
+Cropped = DeepFashion | Human36M | SynchronizedViews  # sources whose images are cut to a size of their own
 Dataset = Literal[
     "synthetic", "synthetic-views", "market1501", "deepfashion", "triplet-hdf5", "human36m", "views", "folder"
 ]
 SETTINGS_OF = {"triplet-hdf5": "deepfashion"}  # data sets that are another one's images, and take its settings
 
 
-SEVERAL = Parameter(consume_multiple=True, negative=())
+MULTIPLE = Parameter(consume_multiple=True, negative=())
 
 
 @Parameter(name="*")
@@ -68,7 +68,7 @@ class Options:
     "Height x width of the images, such as 128x64; the system's own, or a folder's most frequent, where not given."
     run: str | Path | None = None
     "The run: a folder, or a URI such as s3://bucket/runs/mine; SYSTEM-VARIANT-DATASET in POSEGEN_RUNS, or in runs/."
-    set: Annotated[list[str] | None, SEVERAL] = None
+    set: Annotated[list[str] | None, MULTIPLE] = None
     "Any setting by its dotted path: coarse.steps=200 data.seed=3 pose_maps.radius=2."
     pairs: int | None = None
     "Test pairs to score; all where not given (400 on the synthetic data)."
@@ -89,7 +89,7 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ResolvedOptions:
     """The options with their defaults."""
 
     system: str = "vdg"
@@ -108,13 +108,13 @@ class Chosen:
     weights_dir: Path | None = None
 
     @property
-    def place(self) -> str:
+    def run_uri(self) -> str:
         """Where the run lies: --run, or a folder named after system, variant and data set."""
         home = os.environ.get("POSEGEN_RUNS") or "runs"
         return str(self.run or f"{home.rstrip('/')}/{self.system}-{self.variant}-{self.dataset}")
 
 
-OF_THE_MOMENT = (
+NOT_KEPT = (
     "run",
     "workers",
     "device",
@@ -124,14 +124,16 @@ OF_THE_MOMENT = (
 )  # no result depends on them: not kept with a run
 
 
-def chosen(options: Options) -> Chosen:
+def resolve_options(options: Options) -> ResolvedOptions:
     """The options, with those of the settings file, and with defaults for what was not given."""
     if options.settings is not None:
         options = _with_file(options, options.settings)
     given = {f.name: getattr(options, f.name) for f in fields(Options)}
     given["set"] = None if options.set is None else tuple(options.set)
-    given["dataset"] = options.dataset or _embedded(options.system or Chosen.system, options.variant or Chosen.variant)
-    return Chosen(**{name: value for name, value in given.items() if value is not None})
+    given["dataset"] = options.dataset or _embedded(
+        options.system or ResolvedOptions.system, options.variant or ResolvedOptions.variant
+    )
+    return ResolvedOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 def _embedded(name: str, variant: str) -> str:
@@ -171,16 +173,16 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
 
     Raises ValueError, worded for the user, where they do not fit together.
     """
-    options = chosen(given)
+    options = resolve_options(given)
     _check_numbers(options)
-    store = opened(options.place)
+    store = open_store(options.run_uri)
     settings, weights = parse_settings(options.set), weights_folder(options.weights_dir)
     source, listing = _source(options, _under(settings, "data"))
     settings_of = SETTINGS_OF.get(options.dataset, options.dataset)
     described = system(options.system, settings_of, options.variant, _size(options, source, listing))
     described = override(described, {k: v for k, v in settings.items() if k.split(".")[0] not in ("data", "shards")})
     described = with_pretrained(described, weights, settings)
-    if isinstance(source, Drawn) and source.size != described.size:
+    if isinstance(source, Synthetic) and source.size != described.size:
         source = replace(source, size=described.size)
         listing = source.listing()
     if validation_share:
@@ -193,7 +195,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         listing=listing,
         shard_settings=_shard_settings(source, described, weights, _under(settings, "shards")),
         seed=options.seed,
-        score_pairs=SYNTHETIC_PAIRS if options.pairs is None and isinstance(source, Drawn) else options.pairs,
+        score_pairs=SYNTHETIC_PAIRS if options.pairs is None and isinstance(source, Synthetic) else options.pairs,
         checkpoint_every=None if options.checkpoint_every is None else Interval.parse(str(options.checkpoint_every)),
         workers=Workers.parse(str(options.workers)),
         cache_bytes=None if options.cache_gb is None else round(options.cache_gb * GB),
@@ -205,7 +207,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     return plan
 
 
-def opened(place: str) -> Store:
+def open_store(place: str) -> Store:
     """The store of a run, with its small files on this node.
 
     Raises ValueError for a folder within the copy of the code that a job of Ray works in: it goes with the job.
@@ -255,12 +257,12 @@ def _shard_settings(source: Source, described: System, weights: Path, given: Map
     Person masks that the data set does not have are estimated where the system reads them, unless the user chose; by
     the network where its file is there. Raises ValueError where that is damaged.
     """
-    drawn = isinstance(source, Drawn)
+    drawn = isinstance(source, Synthetic)
     read = any(column.endswith("_person_mask") for stage in described.stages for column in stage.reads)
     settings = ShardSettings(
         size=described.size,
         mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
-        images_per_shard=DRAWN_A_SHARD if drawn else ShardSettings.images_per_shard,
+        images_per_shard=SYNTHETIC_PER_SHARD if drawn else ShardSettings.images_per_shard,
         person_masks="estimated" if read and not drawn else "own",
     )
     settings = replace_fields(settings, given, "shards", fixed=("size", "person_network"))
@@ -274,7 +276,7 @@ def _check_wiring(plan: Plan) -> None:
     networks that it builds otherwise."""
     if errors := plan.system.continuation_errors():
         raise ValueError(f"{plan.system.name} cannot be trained so:\n  " + "\n  ".join(errors))
-    masked = isinstance(plan.source, Drawn) or plan.shard_settings.person_masks == "estimated"
+    masked = isinstance(plan.source, Synthetic) or plan.shard_settings.person_masks == "estimated"
     turned = all(isfinite(entry.azimuth) for entry in plan.listing.entries)
     have = {name for name in COLUMNS if masked or not name.endswith("_person_mask")}
     have -= set() if turned else {"rotation"}
@@ -287,7 +289,7 @@ def _check_wiring(plan: Plan) -> None:
         raise ValueError(f"{plan.system.name} cannot be trained on {plan.dataset}:\n  " + "\n  ".join(errors))
 
 
-def _check_numbers(options: Chosen) -> None:
+def _check_numbers(options: ResolvedOptions) -> None:
     if options.pairs is not None and options.pairs < 1:
         raise ValueError(f"--pairs {options.pairs} was given; it must be at least 1.")
     if options.cache_gb is not None and not 0 < options.cache_gb < float("inf"):
@@ -318,7 +320,7 @@ def _under(settings: Mapping[str, str], head: str) -> dict[str, str]:
     return {path.partition(".")[2]: value for path, value in settings.items() if path.partition(".")[0] == head}
 
 
-def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listing]:
+def _source(options: ResolvedOptions, settings: Mapping[str, Any]) -> tuple[Source, Listing]:
     drawn = {"synthetic": SyntheticPeople, "synthetic-views": SyntheticViews}
     if options.dataset in drawn:
         if options.root is not None:
@@ -341,10 +343,10 @@ def _source(options: Chosen, settings: Mapping[str, Any]) -> tuple[Source, Listi
     return source, source.listing()
 
 
-def _size(options: Chosen, source: Source, listing: Listing) -> tuple[int, int] | None:
+def _size(options: ResolvedOptions, source: Source, listing: Listing) -> tuple[int, int] | None:
     if options.size is not None:
         return parse_size(options.size)
-    if isinstance(source, Cut):
+    if isinstance(source, Cropped):
         return source.size
     if options.dataset == "folder":
         return common_size(listing)
@@ -363,9 +365,7 @@ def common_size(listing: Listing) -> tuple[int, int]:
     """The most frequent size (height, width) of a listing's first images."""
     sizes = Counter(size for entry in listing.entries[:100] if (size := image_size(Path(entry.path))))
     if not sizes:
-        raise ValueError(
-            "none of the first images can be read, so their size is unknown. Check them, or give --size."
-        )
+        raise ValueError("none of the first images can be read, so their size is unknown. Check them, or give --size.")
     return sizes.most_common(1)[0][0]
 
 
@@ -374,7 +374,7 @@ def from_run(options: Options) -> Options:
 
     A `set` that was given is added to the run's and wins where both name a setting.
     """
-    store = Store.of(chosen(options).place)
+    store = Store.of(resolve_options(options).run_uri)
     store.fetch("plan.json")
     check_layout(store)
     names = [f.name for f in fields(Options)]
@@ -387,7 +387,7 @@ def from_run(options: Options) -> Options:
     return replace(Options(**kept), **{name: value for name, value in given.items() if value is not None})
 
 
-def keep(options: Options) -> dict[str, Any]:
+def kept_options(options: Options) -> dict[str, Any]:
     """The options as JSON values, as options.json holds them: those that a later command on the run takes over."""
-    kept = {f.name: getattr(options, f.name) for f in fields(Options) if f.name not in OF_THE_MOMENT}
+    kept = {f.name: getattr(options, f.name) for f in fields(Options) if f.name not in NOT_KEPT}
     return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in kept.items()}

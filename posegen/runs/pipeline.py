@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from posegen.runs.progress import Display, score_tables, terms_text
+from posegen.runs.progress import Progress, score_tables, terms_text
 from posegen.storage.files import read_json, remove_leftovers
 from posegen.runs.plan import Plan, Step
 from posegen.storage.run_lock import run_lock
@@ -29,20 +29,20 @@ def run(plan: Plan, *, until: str = "report", update: bool = False, command: Seq
     where another process is at work on it, or where a step fails.
     """
     _check_room_here(plan)
-    with Display() as display, run_lock(plan.store, display.say), logged(plan.store, display):
-        steps = _wanted(plan, until)
-        redone = _settle_differences(plan, steps, update, display)
+    with Progress() as progress, run_lock(plan.store, progress.info), logged(plan.store, progress):
+        steps = _steps_until(plan, until)
+        redone = _resolve_differences(plan, steps, update, progress)
         plan.save()
         for stand_in in plan.system.stand_ins():
-            display.warn(stand_in)
-        pending = [step for step in _wanted(plan, until) if step.state != "done"]
+            progress.warn(stand_in)
+        pending = [step for step in _steps_until(plan, until) if step.state != "done"]
         for step in steps:
             if step not in pending:
-                display.say(f"{step.name}: done already")
-                plan.store.remove(f"{place_of(step.name)}/{RAY_STATE}")  # of one that was killed as it ended
+                progress.info(f"{step.name}: done already")
+                plan.store.remove(f"{step_prefix(step.name)}/{RAY_STATE}")  # of one that was killed as it ended
         if pending:
-            _carry_out(plan, [step.name for step in pending], display, command, anew=bool(redone))
-        _conclude(plan, display)
+            _run_steps(plan, [step.name for step in pending], progress, command, anew=bool(redone))
+        _print_results(plan, progress)
 
 
 def _check_room_here(plan: Plan) -> None:
@@ -59,7 +59,7 @@ def _check_room_here(plan: Plan) -> None:
         )
 
 
-def _wanted(plan: Plan, until: str) -> list[Step]:
+def _steps_until(plan: Plan, until: str) -> list[Step]:
     """The steps up to `until`, where `train` means the system's stages."""
     steps = plan.steps()
     last = {"shards": 1, "train": len(steps) - 2, "evaluate": len(steps) - 1, "report": len(steps)}[until]
@@ -67,9 +67,9 @@ def _wanted(plan: Plan, until: str) -> list[Step]:
 
 
 @contextmanager
-def logged(store: Store, display: Display) -> Iterator[None]:
+def logged(store: Store, progress: Progress) -> Iterator[None]:
     """Keeps what is said in the run's log, and what is tracked beside it, however it ends."""
-    display.log_to(store.folder / LOG)
+    progress.log_to(store.folder / LOG)
     remove_leftovers(store.folder)
     try:
         yield
@@ -79,7 +79,7 @@ def logged(store: Store, display: Display) -> Iterator[None]:
                 store.publish(name)
 
 
-def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display: Display) -> list[str]:
+def _resolve_differences(plan: Plan, steps: Sequence[Step], update: bool, progress: Progress) -> list[str]:
     """Names what was made with other settings; with `update`, removes it so that it is done again."""
     stale = [step.name for step in steps if step.state == "differs"]
     if not stale:
@@ -91,41 +91,41 @@ def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display
             f"{plan.store.uri} was made with other settings:\n  {listed}\nThis would redo: {', '.join(stale)}. "
             "Give --update to redo them, or another --run to keep both."
         )
-    display.say(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
+    progress.info(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
     for name in stale:
-        plan.store.remove(place_of(name))
+        plan.store.remove(step_prefix(name))
     return stale
 
 
-def place_of(step: str) -> str:
+def step_prefix(step: str) -> str:
     """A step's folder within the run."""
     return step if step in ("shards", "scores", "report") else f"stages/{step}"
 
 
-def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Sequence[str], *, anew: bool) -> None:
+def _run_steps(plan: Plan, pending: Sequence[str], progress: Progress, command: Sequence[str], *, anew: bool) -> None:
     from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import: only where there is work
 
-    display.say(f"starting Ray for: {', '.join(pending)}")
+    progress.info(f"starting Ray for: {', '.join(pending)}")
     connecting.connect()
     try:
         device = resources.resolve_device(plan.device)
         resources.check_room(plan.workers, device)
         connecting.check_shared(plan.store, read_everywhere(plan))
         if "shards" in pending:
-            prepare(plan, display)
+            prepare(plan, progress)
         if list(pending) != ["shards"]:
-            with tracked(plan.run, plan.settings, display, anew=anew) as tracking:
-                _learn_and_judge(plan, pending, tracking, device == "cuda", display, command)
+            with tracked(plan.run, plan.settings, progress, anew=anew) as tracking:
+                _train_and_score(plan, pending, tracking, device == "cuda", progress, command)
     finally:
         connecting.disconnect()
 
 
 @contextmanager
-def tracked(run: Path, settings: Mapping[str, Any], display: Display, *, anew: bool) -> Iterator[Any]:
+def tracked(run: Path, settings: Mapping[str, Any], progress: Progress, *, anew: bool) -> Iterator[Any]:
     """The run of a pipeline or a sweep in MLflow, FAILED where an error ends it."""
     from posegen.training.tracking import Tracking
 
-    tracking = Tracking(run, display.warn)
+    tracking = Tracking(run, progress.warn)
     tracking.start(settings, anew=anew)
     try:
         yield tracking
@@ -135,19 +135,19 @@ def tracked(run: Path, settings: Mapping[str, Any], display: Display, *, anew: b
     tracking.finish("pipeline")
 
 
-def _learn_and_judge(
-    plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, display: Display, command: Sequence[str]
+def _train_and_score(
+    plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, progress: Progress, command: Sequence[str]
 ) -> None:
-    _train_all(plan, pending, tracking, use_gpu, display)
+    _train_all(plan, pending, tracking, use_gpu, progress)
     if "scores" in pending:
-        _evaluate(plan, use_gpu, display)
+        _evaluate(plan, use_gpu, progress)
     if "report" in pending:
-        _report(plan, use_gpu, display, command)
+        _report(plan, use_gpu, progress, command)
     if "scores" in pending or "report" in pending:
         _log_scores(plan, tracking)
 
 
-def prepare(plan: Plan, display: Display) -> None:
+def prepare(plan: Plan, progress: Progress) -> None:
     """Makes the shards."""
     from posegen.data.masks.person_masks import mask_estimate
     from posegen.data.shards.preparing import write_shards
@@ -159,13 +159,13 @@ def prepare(plan: Plan, display: Display) -> None:
         plan.shard_settings,
         listing=plan.listing,
         fingerprint=plan.shards_fingerprint,
-        progress=display.advance,
+        progress=progress.advance,
         estimate=mask_estimate(plan.shard_settings.person_network, plan.weights),
     )
-    for line in counts_lines(manifest):
-        display.say(line)
+    for line in describe_counts(manifest):
+        progress.info(line)
     if words := window_words(manifest, plan.cache_bytes):
-        display.say(words)
+        progress.info(words)
 
 
 def read_everywhere(plan: Plan) -> list[Path]:
@@ -179,7 +179,7 @@ def _pretrained(plan: Plan) -> bool:
     return any(isinstance(s, Perceptive) and s.pretrained and s.features == s.pretrained for s in plan.system.stages)
 
 
-def counts_lines(manifest: dict[str, Any]) -> list[str]:
+def describe_counts(manifest: dict[str, Any]) -> list[str]:
     """What the shards hold and what was rejected, in words."""
     lines = [
         f"{split}: {c['usable']:,} usable of {c['images']:,} images, {c['groups']:,} groups, {c['pairs']:,} pairs"
@@ -191,7 +191,7 @@ def counts_lines(manifest: dict[str, Any]) -> list[str]:
     return lines + ([f"kept, but to note: {notes}"] if notes else [])
 
 
-def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, display: Display) -> None:
+def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, progress: Progress) -> None:
     """Trains the pending stages; those that do not wait for each other side by side, where the cluster has room.
 
     How many share the cluster depends on the system and the cluster alone, not on what is done already: a stage that
@@ -206,7 +206,7 @@ def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool,
     run_in_order(
         {index: waits[index] & missing for index in missing},
         at_once,
-        lambda index: train(plan, index, tracking, use_gpu, display, side_by_side=at_once),
+        lambda index: train(plan, index, tracking, use_gpu, progress, side_by_side=at_once),
     )
 
 
@@ -245,7 +245,7 @@ def run_in_order(waits: Mapping[int, frozenset[int]], at_once: int, work: Callab
                 sorter.done(running.pop(ended))
 
 
-def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display, *, side_by_side: int = 1) -> None:
+def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, progress: Progress, *, side_by_side: int = 1) -> None:
     """Trains one stage, from its last checkpoint where it has one, with a run of its own in MLflow."""
     from posegen.training.launch import launch_stage
     from posegen.training.task import Task
@@ -272,20 +272,20 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
             workers=plan.workers,
             use_gpu=use_gpu,
             log_rows=log_rows,
-            show=lambda step, terms: display.advance(stage.name, step, stage.steps, terms_text(terms)),
-            warn=display.warn,
-            say=display.say,
+            show=lambda step, terms: progress.advance(stage.name, step, stage.steps, terms_text(terms)),
+            warn=progress.warn,
+            say=progress.info,
             side_by_side=side_by_side,
         )
     except BaseException:
         tracking.finish(stage.name, "FAILED")
         raise
-    display.advance(stage.name, stage.steps, stage.steps)
+    progress.advance(stage.name, stage.steps, stage.steps)
     tracking.finish(stage.name)
     fetch_newest(plan.store, task.prefix)
 
 
-def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
+def _evaluate(plan: Plan, use_gpu: bool, progress: Progress) -> None:
     from posegen.evaluation.evaluate import evaluate
 
     evaluate(
@@ -295,17 +295,17 @@ def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
         pairs=plan.score_pairs,
         fingerprint=plan.scores_fingerprint,
         use_gpu=use_gpu,
-        progress=display.advance,
+        progress=progress.advance,
     )
 
 
-def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str]) -> None:
+def _report(plan: Plan, use_gpu: bool, progress: Progress, command: Sequence[str]) -> None:
     import torch
 
     from posegen.report.page import write_report
     from posegen.inference import load
 
-    display.say("report: choosing pairs and drawing them")
+    progress.info("report: choosing pairs and drawing them")
     for stage in plan.system.stages:
         fetch_newest(plan.store, f"stages/{stage.name}")
     here = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
@@ -315,14 +315,14 @@ def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str])
         data=plan.open_shards(),
         scores=plan.scores,
         stages=plan.stages,
-        plan=described(plan),
+        plan=report_content(plan),
         reproduce=list(command),
         fingerprint=plan.report_fingerprint,
     )
     plan.store.publish("report", last="fingerprint.json")
 
 
-def described(plan: Plan) -> dict[str, Any]:
+def report_content(plan: Plan) -> dict[str, Any]:
     """The plan as the report shows it."""
     system = plan.system
     nested: dict[str, Any] = {}
@@ -359,20 +359,20 @@ def _log_scores(plan: Plan, tracking: Any) -> None:
     tracking.scores(values, [path for path in files if path.is_file()])
 
 
-def _conclude(plan: Plan, display: Display) -> None:
+def _print_results(plan: Plan, progress: Progress) -> None:
     """What came out, where it is, and what to do next."""
     metrics = plan.scores / "metrics.json"
     if metrics.is_file():
         content = json.loads(metrics.read_text())
         for table in score_tables(content):
-            display.table(table)
+            progress.table(table)
         for stand_in in content.get("stand_ins", []):
-            display.say(f"note:     {stand_in}")
+            progress.info(f"note:     {stand_in}")
     if (plan.report / "index.html").is_file():
-        display.say(f"report:   {plan.report / 'index.html'}")
+        progress.info(f"report:   {plan.report / 'index.html'}")
     if opening := open_tracking(plan.run):
-        display.say(f"tracking: {opening}")
-    display.say(f"run:      {plan.store.uri}  (the same command goes on where it stopped)")
+        progress.info(f"tracking: {opening}")
+    progress.info(f"run:      {plan.store.uri}  (the same command goes on where it stopped)")
 
 
 def open_tracking(run: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich import progress as rich_progress
 from rich.table import Table
 
 from posegen.evaluation.metrics import JOINT_SCORES, IMAGE_SCORES
@@ -27,7 +27,7 @@ class _Work:
     total: int
     started: float = field(default_factory=time.monotonic)
     printed: float = 0.0
-    bar: TaskID | None = None
+    bar: rich_progress.TaskID | None = None
     marks: deque = field(default_factory=lambda: deque(maxlen=60))  # (time, done)
     finished: bool = False
 
@@ -66,7 +66,7 @@ class _OnScreen(logging.Handler):
         self._show(record.getMessage())
 
 
-class Display:
+class Progress:
     """A context manager that shows the progress of named works, several after one another.
 
     Neither a screen nor a log that cannot be written to ends what is shown: the first is left out, the second is
@@ -79,13 +79,18 @@ class Display:
         self._storage = _OnScreen(self._show_warning)
         self._works: dict[str, _Work] = {}
         columns = (
-            TextColumn("{task.description:<14}"),
-            BarColumn(24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            rich_progress.TextColumn("{task.description:<14}"),
+            rich_progress.BarColumn(24),
+            rich_progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         )
-        self._bars = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[text]}"), console=self.console)
+        self._bars = rich_progress.Progress(
+            *columns,
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("{task.fields[text]}"),
+            console=self.console,
+        )
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "Progress":
         if self.console.is_terminal:
             self._bars.start()
         logging.getLogger(files.__name__).addHandler(self._storage)
@@ -102,7 +107,7 @@ class Display:
         self._log.setLevel(logging.INFO)
         self._log.propagate = False
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """One line for the user."""
         self._print(text)
         self._log.info(text)

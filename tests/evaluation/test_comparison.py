@@ -18,8 +18,8 @@ from posegen.evaluation.comparison import compare_runs, settings_apart
 from posegen.report.comparison_page import check_output, fixed_samples, tables, write_comparison
 from posegen.report.drawing import sheet
 from posegen.report.panels import chosen_rows
-from posegen.storage.layout import LAYOUT
 from posegen.storage.files import digest
+from posegen.storage.layout import LAYOUT
 from posegen.storage.store import Store
 
 # More persons than are needed for resampling them; four pairs each.
