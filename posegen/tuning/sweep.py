@@ -11,7 +11,15 @@ import cv2
 
 from posegen.evaluation.metrics import EVERY
 from posegen.report.drawing import SMALL, sheet
-from posegen.runs.pipeline import logged, open_tracking, prepare, read_everywhere, step_prefix, tracked, train
+from posegen.runs.pipeline import (
+    folders_on_all_nodes,
+    logged,
+    prepare_shards,
+    step_prefix,
+    tracked,
+    tracking_address,
+    train,
+)
 from posegen.runs.progress import Progress
 from posegen.storage.files import digest, read_json, write_json
 from posegen.storage.run_lock import run_lock
@@ -108,13 +116,13 @@ def _run_steps(plan: SweepPlan, progress: Progress, command: Sequence[str], *, a
     try:
         use_gpu = resources.resolve_device(plan.base.device) == "cuda"
         side_by_side = trials_at_once(plan, resources.slots(use_gpu))
-        connecting.check_shared(plan.store, read_everywhere(plan.base))
+        connecting.check_shared(plan.store, folders_on_all_nodes(plan.base))
         with tracked(plan.run, plan.settings, progress, anew=anew) as tracking:
             shards, *stages = plan.shared_steps()
             if shards.state == "done":
                 progress.info("shards: done already")
             else:
-                prepare(plan.base, progress)
+                prepare_shards(plan.base, progress)
             for index, step in enumerate(stages):
                 if step.state == "done":
                     progress.info(f"{step.name}: done already")
@@ -237,8 +245,8 @@ def _print_results(plan: SweepPlan, progress: Progress) -> None:
     if comparison is not None:
         progress.info(f"verdict:  {comparison['verdict']}")
     progress.info(f"report:   {(plan.run / 'report' / 'tune.html').resolve()}")
-    if opening := open_tracking(plan.run):
-        progress.info(f"tracking: {opening}")
+    if address := tracking_address(plan.run):
+        progress.info(f"tracking: {address}")
     progress.info(f"use it:   python flows/full_pipeline.py --settings {plan.run / 'best.json'}")
 
 
