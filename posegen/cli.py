@@ -135,7 +135,7 @@ def tune_vdg(
 
 @app.command(name="tune", help_epilogue=TUNE_EXAMPLES)
 def tune_system(
-    system: str,
+    system: Annotated[str, Parameter(help="System to tune, see `posegen systems`.")],
     /,
     options: Options | None = None,
     how: SweepOptions | None = None,
@@ -146,11 +146,6 @@ def tune_system(
     """Search a system's loss weights: trials share the stages before the searched one, validated on held-out people.
 
     Rerun the same command to resume; finished trials are not repeated.
-
-    Parameters
-    ----------
-    system
-        System to tune, see `posegen systems`.
     """
     options = options or Options()
     if options.system not in (None, system):

@@ -125,22 +125,22 @@ NOT_KEPT = (
 def resolve_options(options: Options) -> ResolvedOptions:
     """Return the options with those of the settings file, and with defaults for those not given."""
     if options.settings is not None:
-        options = _with_file(options, options.settings)
+        options = _with_settings_file(options, options.settings)
     given = {f.name: getattr(options, f.name) for f in fields(Options)}
     given["set"] = None if options.set is None else tuple(options.set)
-    given["dataset"] = options.dataset or _embedded(
+    given["dataset"] = options.dataset or _default_dataset(
         options.system or ResolvedOptions.system, options.variant or ResolvedOptions.variant
     )
     return ResolvedOptions(**{name: value for name, value in given.items() if value is not None})
 
 
-def _embedded(name: str, variant: str) -> str:
+def _default_dataset(name: str, variant: str) -> str:
     """Return the default data set: several views for systems that read the rotation."""
     stages = system(name, "synthetic-views", variant).stages
     return "synthetic-views" if any("rotation" in stage.reads for stage in stages) else "synthetic"
 
 
-def _with_file(options: Options, path: Path) -> Options:
+def _with_settings_file(options: Options, path: Path) -> Options:
     """Return the options with those of a file: {"system": ..., "variant": ..., "settings": {path: value}}."""
     content = read_json(path)
     if content is None or not isinstance(content.get("settings"), dict):
@@ -149,10 +149,13 @@ def _with_file(options: Options, path: Path) -> Options:
             f'{{"refinement.alpha": 0.5}}}}, and there is {"no such file" if not path.is_file() else "something else"}.'
         )
     for name in ("system", "variant"):
-        mine, named = getattr(options, name), content.get(name)
-        if mine is not None and named is not None and mine != named:
-            raise ValueError(f"--{name} {mine} was given, but the settings in {path} are for {name} {named}.")
-    settings = [f"{name}={_as_text(value)}" for name, value in content["settings"].items()]
+        given, named = getattr(options, name), content.get(name)
+        if given is not None and named is not None and given != named:
+            raise ValueError(f"--{name} {given} was given, but the settings in {path} are for {name} {named}.")
+    settings = [
+        f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in content["settings"].items()
+    ]
     return replace(
         options,
         system=options.system or content.get("system"),
@@ -160,10 +163,6 @@ def _with_file(options: Options, path: Path) -> Options:
         set=[*settings, *(options.set or [])],
         settings=None,
     )
-
-
-def _as_text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
@@ -180,7 +179,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
     _check_numbers(options)
     store = open_store(options.run_uri)
     settings, weights = parse_settings(options.set), weights_folder(options.weights_dir)
-    source, listing = _source(options, _under(settings, "data"))
+    source, listing = _source(options, _below(settings, "data"))
     settings_of = SETTINGS_OF.get(options.dataset, options.dataset)
     described = system(options.system, settings_of, options.variant, _size(options, source, listing))
     described = override(described, {k: v for k, v in settings.items() if k.split(".")[0] not in ("data", "shards")})
@@ -196,7 +195,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         dataset=options.dataset,
         source=source,
         listing=listing,
-        shard_settings=_shard_settings(source, described, weights, _under(settings, "shards")),
+        shard_settings=_shard_settings(source, described, weights, _below(settings, "shards")),
         seed=options.seed,
         score_pairs=SYNTHETIC_PAIRS if options.pairs is None and isinstance(source, Synthetic) else options.pairs,
         checkpoint_every=None if options.checkpoint_every is None else Interval.parse(str(options.checkpoint_every)),
@@ -262,16 +261,16 @@ def _shard_settings(source: Source, described: System, weights: Path, given: Map
     Unless the user chose otherwise, person masks that the data set lacks are estimated if the system reads them: by the
     network if its file exists. Raises ValueError if that file is damaged.
     """
-    drawn = isinstance(source, Synthetic)
-    read = any(column.endswith("_person_mask") for stage in described.stages for column in stage.reads)
+    synthetic = isinstance(source, Synthetic)
+    reads_masks = any(column.endswith("_person_mask") for stage in described.stages for column in stage.reads)
     settings = ShardSettings(
         size=described.size,
         mask_radius=max(1, round(4 * min(1, described.size[0] / 128))),  # PG2's 4 pixels from height 128 on
-        images_per_shard=SYNTHETIC_PER_SHARD if drawn else ShardSettings.images_per_shard,
-        person_masks="estimated" if read and not drawn else "own",
+        images_per_shard=SYNTHETIC_PER_SHARD if synthetic else ShardSettings.images_per_shard,
+        person_masks="estimated" if reads_masks and not synthetic else "own",
     )
     settings = replace_fields(settings, given, "shards", fixed=("size", "person_network"))
-    if drawn or settings.person_masks == "own":
+    if synthetic or settings.person_masks == "own":
         return settings
     return replace(settings, person_network=network_digits(weights))
 
@@ -281,13 +280,13 @@ def _check_wiring(plan: Plan) -> None:
     sizes."""
     if errors := plan.system.continuation_errors():
         raise ValueError(f"{plan.system.name} cannot be trained so:\n  " + "\n  ".join(errors))
-    masked = isinstance(plan.source, Synthetic) or plan.shard_settings.person_masks == "estimated"
-    turned = all(isfinite(entry.azimuth) for entry in plan.listing.entries)
-    have = {name for name in COLUMNS if masked or not name.endswith("_person_mask")}
-    have -= set() if turned else {"rotation"}
-    errors = plan.system.wiring_errors(have)
+    has_masks = isinstance(plan.source, Synthetic) or plan.shard_settings.person_masks == "estimated"
+    has_rotations = all(isfinite(entry.azimuth) for entry in plan.listing.entries)
+    columns = {name for name in COLUMNS if has_masks or not name.endswith("_person_mask")}
+    columns -= set() if has_rotations else {"rotation"}
+    errors = plan.system.wiring_errors(columns)
     if errors:
-        if not masked and any("_person_mask'" in error for error in errors):
+        if not has_masks and any("_person_mask'" in error for error in errors):
             errors.append(
                 f"{plan.dataset} has no person masks: without --set shards.person_masks=own it gets estimated ones"
             )
@@ -321,22 +320,24 @@ def parse_settings(given: Sequence[str]) -> dict[str, str]:
     return settings
 
 
-def _under(settings: Mapping[str, str], head: str) -> dict[str, str]:
+def _below(settings: Mapping[str, str], head: str) -> dict[str, str]:
     return {path.partition(".")[2]: value for path, value in settings.items() if path.partition(".")[0] == head}
 
 
 def _source(options: ResolvedOptions, settings: Mapping[str, Any]) -> tuple[Source, Listing]:
-    drawn = {"synthetic": SyntheticPeople, "synthetic-views": SyntheticViews}
-    if options.dataset in drawn:
+    synthetic = {"synthetic": SyntheticPeople, "synthetic-views": SyntheticViews}
+    if options.dataset in synthetic:
         if options.root is not None:
             raise ValueError(
                 f"--root {options.root} was given, but the synthetic data set is drawn, not read. Give --dataset too."
             )
-        source: Source = replace_fields(drawn[options.dataset](seed=options.seed), settings, "data", fixed=("size",))
+        source: Source = replace_fields(
+            synthetic[options.dataset](seed=options.seed), settings, "data", fixed=("size",)
+        )
     else:
         if options.root is None:
             raise ValueError(f"--dataset {options.dataset} needs --root: the folder that holds its images.")
-        made: Mapping[str, Callable[..., Source]] = {
+        readers: Mapping[str, Callable[..., Source]] = {
             "market1501": Market1501,
             "deepfashion": DeepFashion,
             "triplet-hdf5": TripletHdf5,
@@ -344,7 +345,7 @@ def _source(options: ResolvedOptions, settings: Mapping[str, Any]) -> tuple[Sour
             "views": SynchronizedViews,
             "folder": Folder,
         }
-        source = replace_fields(made[options.dataset](root=options.root.resolve()), settings, "data")
+        source = replace_fields(readers[options.dataset](root=options.root.resolve()), settings, "data")
     return source, source.listing()
 
 

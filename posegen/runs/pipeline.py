@@ -87,7 +87,7 @@ def logged(store: Store, progress: Progress) -> Iterator[None]:
 
 
 def _resolve_differences(plan: Plan, steps: Sequence[Step], update: bool, progress: Progress) -> list[str]:
-    """Return the steps made with other settings, removed so that they are redone; without `update`, raise ValueError."""
+    """Return the steps made with other settings, after removing them; raise ValueError without `update`."""
     stale = [step.name for step in steps if step.state == "differs"]
     if not stale:
         return stale

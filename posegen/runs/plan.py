@@ -97,10 +97,10 @@ class Plan:
         system = self.system
         flat: dict[str, Any] = {"system": system.name, "variant": system.variant, "dataset": self.dataset}
         flat |= {"seed": self.seed, "pairs": self.score_pairs}
-        flat |= _fields("data", self.source) | _fields("shards", self.shard_settings)
-        flat |= {"pose_maps": type(system.pose_maps).__name__} | _fields("pose_maps", system.pose_maps)
+        flat |= _settings_of("data", self.source) | _settings_of("shards", self.shard_settings)
+        flat |= {"pose_maps": type(system.pose_maps).__name__} | _settings_of("pose_maps", system.pose_maps)
         for stage in system.stages:
-            flat |= _fields(stage.name, stage)
+            flat |= _settings_of(stage.name, stage)
         return json.loads(json.dumps(flat, default=str))
 
     @cached_property
@@ -123,9 +123,9 @@ class Plan:
         stage = self.system.stages[index]
         before = self.result(index - 1) if index else self.shards_fingerprint
         schedules = [repr(player.schedule) for player in stage.players]  # some depend on the number of steps
-        mine = self._under(stage.name, leave="steps")
+        own = self._under(stage.name, leave="steps")
         order = [self.window] if self.window else []
-        return digest(before, self.seed, mine, self._under("pose_maps"), type(stage).__name__, schedules, *order)
+        return digest(before, self.seed, own, self._under("pose_maps"), type(stage).__name__, schedules, *order)
 
     def result(self, index: int) -> str:
         """Return the fingerprint of a stage's finished networks."""
@@ -143,15 +143,15 @@ class Plan:
         return digest(self.scores_fingerprint, "report")
 
     def _under(self, head: str, leave: str = "") -> dict[str, Any]:
-        mine = {k: v for k, v in self.settings.items() if k == head or k.startswith(f"{head}.")}
-        return {k: v for k, v in mine.items() if not leave or k != f"{head}.{leave}"}
+        own = {k: v for k, v in self.settings.items() if k == head or k.startswith(f"{head}.")}
+        return {k: v for k, v in own.items() if not leave or k != f"{head}.{leave}"}
 
     def steps(self) -> list[Step]:
         """Return all steps in order, with their states read from the run folder."""
         found = [self._shards_step()]
         found += [self._stage_step(index) for index in range(len(self.system.stages))]
-        found.append(_marked("scores", self.scores_fingerprint, self.scores / "metrics.json"))
-        found.append(_marked("report", self.report_fingerprint, self.report / "fingerprint.json"))
+        found.append(_marker_step("scores", self.scores_fingerprint, self.scores / "metrics.json"))
+        found.append(_marker_step("report", self.report_fingerprint, self.report / "fingerprint.json"))
         return found
 
     def _shards_step(self) -> Step:
@@ -203,12 +203,12 @@ class Plan:
         return [f"{k}: {before.get(k, 'unset')} there, {self.settings.get(k, 'unset')} now" for k in changed]
 
 
-def _marked(name: str, fingerprint: str, path: Path) -> Step:
+def _marker_step(name: str, fingerprint: str, path: Path) -> Step:
     if not path.is_file():
         return Step(name, fingerprint, "missing")
     same = (read_json(path) or {}).get("fingerprint") == fingerprint
     return Step(name, fingerprint, "done" if same else "differs")
 
 
-def _fields(head: str, described: Any) -> dict[str, Any]:
+def _settings_of(head: str, described: Any) -> dict[str, Any]:
     return {f"{head}.{f.name}": getattr(described, f.name) for f in dataclasses.fields(described)}
