@@ -1,10 +1,10 @@
-"""Images in; trained stages, scores and a report out.
+"""Prepare images, train all stages, score them and write a report.
 
     python flows/full_pipeline.py                                              # embedded data, a laptop, minutes
     python flows/full_pipeline.py --system pg2 --dataset market1501 --root DIR # published settings, a GPU
     python flows/full_pipeline.py --help
 
-The same command goes on where it stopped, and redoes nothing that is done.
+Rerun the same command to resume; finished steps are not repeated.
 """
 
 from posegen.cli import full_pipeline, run_command

@@ -1,4 +1,4 @@
-"""The command `posegen`, and what the flows call: options in, exit codes and clear messages out."""
+"""The command `posegen`, and the functions that the flows call."""
 
 import atexit
 import gc
@@ -16,19 +16,19 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from posegen.runs.options import Options, from_run, keep, parse_size, plan_for
+from posegen.runs.options import Options, from_run, kept_options, parse_size, plan_for
 from posegen.runs.pipeline import run
 from posegen.runs.plan import Plan
-from posegen.runs.progress import Display
+from posegen.runs.progress import Progress
 from posegen.storage.files import check_writable, write_json
 from posegen.tuning.options import SweepOptions, sweep_for
 
-Update = Annotated[bool, Parameter(negative=(), help="Redo what was made with other settings in this run folder.")]
+Update = Annotated[bool, Parameter(negative=(), help="Redo the steps that were made with other settings.")]
 DryRun = Annotated[bool, Parameter(negative=(), help="Print the plan and start nothing.")]
 
 EXAMPLES = """Examples:
   full_pipeline.py                        embedded data, on a laptop, in minutes
-  full_pipeline.py --dry-run              what would be done
+  full_pipeline.py --dry-run              the plan, without a start
   full_pipeline.py --system defgan        one of `posegen systems`
   full_pipeline.py --system pg2 --dataset market1501 --root Market-1501
   full_pipeline.py --system triplet --dataset deepfashion --root DeepFashion
@@ -55,64 +55,64 @@ app = App(
 
 
 def full_pipeline(options: Options | None = None, *, update: Update = False, dry_run: DryRun = False) -> None:
-    """Images in; trained stages, scores and a report out.
+    """Prepare images, train all stages, score them and write a report.
 
-    The same command goes on where it stopped and redoes nothing that is done.
+    Rerun the same command to resume; finished steps are not repeated.
     """
     options = options or Options()
     plan = plan_for(options)
     if dry_run:
-        from posegen.runs.dry_run import outlook
+        from posegen.runs.dry_run import describe_plan
 
-        _print_lines(outlook(plan))
+        _print_lines(describe_plan(plan))
         return
-    _remember(plan, options)
+    _save_options(plan, options)
     run(plan, update=update, command=_command())
 
 
 @app.command
 def shards(options: Options | None = None, *, update: Update = False) -> None:
-    """Prepare the images: check, resize, draw pose masks, write shards.
+    """Prepare the images: check, resize, draw pose masks and write shards.
 
     Example: posegen shards --dataset market1501 --root Market-1501 --run runs/market
     """
     options = options or Options()
     plan = plan_for(options)
-    _remember(plan, options)
+    _save_options(plan, options)
     run(plan, until="shards", update=update, command=_command())
 
 
 @app.command
 def train(options: Options | None = None, *, update: Update = False) -> None:
-    """Train the stages that are not trained yet. What is not given is taken from the run folder.
+    """Train the stages that are not finished. Options not given are those of the run.
 
     Example: posegen train --run runs/market --workers 2
     """
-    _go_on(options, "train", update)
+    _resume(options, "train", update)
 
 
 @app.command
 def evaluate(options: Options | None = None, *, update: Update = False) -> None:
-    """Score the held-out pairs. What is not given is taken from the run folder.
+    """Score the test pairs. Options not given are those of the run.
 
     Example: posegen evaluate --run runs/market --pairs 1000
     """
-    _go_on(options, "evaluate", update)
+    _resume(options, "evaluate", update)
 
 
 @app.command
 def report(options: Options | None = None, *, update: Update = False) -> None:
-    """Make the page with images, curves and scores. What is not given is taken from the run folder.
+    """Write the report with images, curves and scores. Options not given are those of the run.
 
     Example: posegen report --run runs/market
     """
-    _go_on(options, "report", update)
+    _resume(options, "report", update)
 
 
-def _go_on(options: Options | None, until: str, update: bool) -> None:
+def _resume(options: Options | None, until: str, update: bool) -> None:
     options = from_run(options or Options())
     plan = plan_for(options)
-    _remember(plan, options)
+    _save_options(plan, options)
     run(plan, until=until, update=update, command=_command())
 
 
@@ -135,7 +135,7 @@ def tune_vdg(
 
 @app.command(name="tune", help_epilogue=TUNE_EXAMPLES)
 def tune_system(
-    system: str,
+    system: Annotated[str, Parameter(help="System to tune, see `posegen systems`.")],
     /,
     options: Options | None = None,
     how: SweepOptions | None = None,
@@ -146,11 +146,6 @@ def tune_system(
     """Search a system's loss weights: trials share the stages before the searched one, validated on held-out people.
 
     Rerun the same command to resume; finished trials are not repeated.
-
-    Parameters
-    ----------
-    system
-        Which system; `posegen systems` lists them.
     """
     options = options or Options()
     if options.system not in (None, system):
@@ -160,27 +155,27 @@ def tune_system(
 
 def _tune(options: Options, how: SweepOptions | None, update: bool, dry_run: bool) -> None:
     sweep = sweep_for(options, how or SweepOptions())
-    from posegen.runs.dry_run import about_data, about_stages
+    from posegen.runs.dry_run import describe_data, describe_stages
     from posegen.tuning.sweep import describe_sweep, run_sweep
 
     if dry_run:
-        _print_lines([*describe_sweep(sweep), "", *about_data(sweep.base), *about_stages(sweep.base)])
+        _print_lines([*describe_sweep(sweep), "", *describe_data(sweep.base), *describe_stages(sweep.base)])
         return
     run_sweep(sweep, update=update, command=_command())
 
 
 @app.command
 def compare(*runs: str, output: Path | None = None) -> None:
-    """Put scored runs in one table: every score with its interval, and which runs differ from the first.
+    """Compare scored runs in one table: scores with intervals, and which runs differ from the first.
 
     Example: posegen compare runs/vdg-full-synthetic runs/pg2-full-synthetic --output compare.html
 
     Parameters
     ----------
     runs
-        Runs, by folder or URI, that were scored on the same pairs; the others are compared with the first one.
+        Folders or URIs of runs scored on the same pairs; all are compared with the first.
     output
-        A page (.html) or a table (.csv) to write.
+        Page (.html) or table (.csv) to write.
     """
     from posegen.evaluation.comparison import compare_runs
     from posegen.report.comparison_page import check_output, tables, write_comparison
@@ -208,14 +203,14 @@ def systems() -> None:
 
 @app.command
 def weights(*, weights_dir: Path | None = None) -> None:
-    """List the pretrained networks: what needs them, where they come from, whether they are there and whole.
+    """List the pretrained networks: their use, origin and licence, and the state of their files.
 
     Example: posegen weights --weights-dir ~/weights
 
     Parameters
     ----------
     weights_dir
-        The folder to look in; POSEGEN_WEIGHTS, or `weights`, where not given.
+        Folder of the files. Default: POSEGEN_WEIGHTS, or `weights`.
     """
     from posegen.nets.pretrained import PRETRAINED, state_of, weights_folder
 
@@ -234,9 +229,9 @@ def doctor(
     root: tuple[Path, ...] = (),
     weights_dir: Path | None = None,
 ) -> None:
-    """Check the cluster before a long run, one line a check. Ends with 1 where something fails, else with 0.
+    """Check the cluster before a long run, one line per check. Exits with 1 if a check fails.
 
-    Every node is asked: versions, run storage, GPUs, clocks, disks. Where no cluster runs, this machine is checked.
+    Checks on every node: versions, run storage, GPUs, clocks, disks. Without a cluster, checks this machine.
 
     Example: posegen doctor
 
@@ -245,13 +240,13 @@ def doctor(
     Parameters
     ----------
     run
-        The folder or URI where runs lie; POSEGEN_RUNS, or `runs`, where not given.
+        Folder or URI of the runs. Default: POSEGEN_RUNS, or `runs`.
     mlflow
-        The MLflow server; MLFLOW_TRACKING_URI where not given.
+        MLflow server. Default: MLFLOW_TRACKING_URI.
     root
-        Folders of images that must be on every node.
+        Folders of images that every node must have.
     weights_dir
-        The folder of pretrained networks; POSEGEN_WEIGHTS where not given.
+        Folder of pretrained networks. Default: POSEGEN_WEIGHTS.
     """
     from posegen.cluster.doctor.checks import Finding, findings
     from posegen.cluster.doctor.probe import examine
@@ -269,16 +264,16 @@ def doctor(
 
 @app.command
 def watch_preemption(*, cloud: Literal["aws", "gcp"], endpoint: str | None = None) -> None:
-    """Watch for the notice that this spot node will be taken away, and tell Ray. cluster.yaml starts it.
+    """Watch for the preemption notice of this spot node, and tell Ray. Started by cluster.yaml.
 
     Example: posegen watch-preemption --cloud aws
 
     Parameters
     ----------
     cloud
-        Whose node this is.
+        Cloud of the node.
     endpoint
-        The address of the metadata server; the cloud's own where not given.
+        Address of the metadata server. Default: the cloud's.
     """
     from posegen.cluster.preemption import watch_preemption as watch
 
@@ -287,16 +282,16 @@ def watch_preemption(*, cloud: Literal["aws", "gcp"], endpoint: str | None = Non
 
 @app.command
 def export(*, run: str, output: Path) -> None:
-    """Write a trained hourglass to one file, which `posegen joints` takes. Nothing in it is run when it is read.
+    """Write a trained hourglass to one file for `posegen joints`. The file holds no code.
 
     Example: posegen export --run runs/hourglass-full-market1501 --output hourglass.safetensors
 
     Parameters
     ----------
     run
-        The folder or URI of a trained hourglass's run.
+        Folder or URI of a trained hourglass's run.
     output
-        The safetensors file to write.
+        Safetensors file to write.
     """
     from posegen.inference import export as export_run
 
@@ -315,7 +310,7 @@ def joints(
     threshold: float = 0.2,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Estimate the joints of every image in a folder, one person an image, and write them as an annotation file.
+    """Estimate the joints of every image in a folder, one person per image, and write an annotation file.
 
     Example: posegen joints my_images --estimator hourglass.safetensors --output annotation.csv
 
@@ -324,17 +319,17 @@ def joints(
     Parameters
     ----------
     images
-        The folder; its sub-folder `images` where it has one, and all folders below.
+        Folder of the images, with all folders below; only its sub-folder `images` if it has one.
     estimator
-        The file of `posegen export`, or the folder or URI of a trained hourglass's run.
+        File of `posegen export`, or folder or URI of a trained hourglass's run.
     output
-        The pose-gan CSV to write. Images that cannot be read are listed beside it, in NAME.rejects.csv.
+        Pose-gan CSV to write. Images that cannot be read are listed in NAME.rejects.csv beside it.
     size
-        Height x width to which images are brought for the hourglass, such as 128x64; that of its training otherwise.
+        Height x width to which images are scaled for the hourglass, such as 128x64. Default: that of its training.
     threshold
-        Joints of a lower confidence, between 0 and 1, are left unknown.
+        Confidence between 0 and 1 below which a joint is left unknown.
     device
-        Where to estimate; auto takes a GPU where there is one.
+        Device to estimate on; auto takes a GPU if there is one.
     """
     import torch
 
@@ -343,28 +338,28 @@ def joints(
     check_free(output)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda was given, and there is no GPU here. Leave it out, or give --device cpu.")
-    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    opened = open_estimator(estimator, chosen, size=parse_size(size) if size else None)
-    with Display() as display:
-        annotated = annotate(opened, images, threshold=threshold, progress=display.advance)
+    target = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    opened = open_estimator(estimator, target, size=parse_size(size) if size else None)
+    with Progress() as progress:
+        annotated = annotate(opened, images, threshold=threshold, progress=progress.advance)
         rejected = write_annotation(output, annotated)
         known = sum(int(pose.visible.sum()) for pose in annotated.poses.values())
         share = known / (18 * len(annotated.poses))
-        display.say(f"{output}: {len(annotated.poses):,} images, {share:.0%} of their joints known")
+        progress.info(f"{output}: {len(annotated.poses):,} images, {share:.0%} of their joints known")
         if rejected:
-            display.warn(f"{len(annotated.rejects):,} images cannot be used, see {rejected}")
+            progress.warn(f"{len(annotated.rejects):,} images cannot be used, see {rejected}")
 
 
-def _remember(plan: Plan, options: Options) -> None:
-    """Keeps the options beside the plan, once the folder is ours: the commands after it take them from there."""
+def _save_options(plan: Plan, options: Options) -> None:
+    """Write options.json, which later commands on the run reuse, unless the run has other settings."""
     check_writable(plan.run)
     if not (plan.run / "plan.json").is_file() or not plan.differences():
-        write_json(plan.run / "options.json", keep(options))
+        write_json(plan.run / "options.json", kept_options(options))
         plan.store.publish("options.json")
 
 
 def _command() -> list[str]:
-    """The command as it can be typed again."""
+    """Return the command line as it can be typed again."""
     program = Path(sys.argv[0])
     start = f"python {program}" if program.suffix == ".py" else program.name
     return [" ".join([start, *map(shlex.quote, sys.argv[1:])])]
@@ -376,25 +371,25 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 
 def run_command(command: Callable[..., None] | App) -> None:
-    """Runs a flow's function or the app on the command line. A ValueError is the user's: one message, exit 2."""
+    """Run a flow's function or the app on the command line. A ValueError is printed as one message; exit code 2."""
     if not isinstance(command, App):
         examples = TUNE_EXAMPLES if command is tune_vdg else EXAMPLES
-        told = {"help_format": "plaintext", "help_epilogue": examples, "version": app.version}
-        command = App(name=Path(sys.argv[0]).name, default_command=command, **told)
-    atexit.register(gc.freeze)  # what is left at the end is not collected: with torch and Ray that took seconds
+        about = {"help_format": "plaintext", "help_epilogue": examples, "version": app.version}
+        command = App(name=Path(sys.argv[0]).name, default_command=command, **about)
+    atexit.register(gc.freeze)  # collecting what is left at exit takes seconds with torch and Ray
     try:
         command(sys.argv[1:])
     except ValueError as error:
-        logging.getLogger("posegen").info("stopped by an error", exc_info=True)  # whole in the run's log
+        logging.getLogger("posegen").info("stopped by an error", exc_info=True)  # with its traceback, in the run's log
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; rerun the same command to resume from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def main() -> None:
-    """Entry point of `posegen`."""
+    """Run the command `posegen`."""
     run_command(app)
 
 

@@ -38,6 +38,7 @@ from posegen.data.listing import Reject
 from posegen.data.shards.making import ShardSettings
 from posegen.stage import Canvas, Networks, System
 from posegen.storage.files import read_json, write_whole
+from posegen.storage.layout import check_layout
 from posegen.storage.run_lock import refresh
 from posegen.storage.store import Store, is_uri
 from posegen.systems.fields import replace_fields, settings_of
@@ -124,6 +125,7 @@ def _fetched(given: str | Path) -> Store:
     """A run with its plan and the newest networks of the hourglass on this node."""
     store, place = Store.of(given), f"stages/{Estimation.name}"
     refresh(store, wanted=lambda inside: inside == "plan.json")
+    check_layout(store)
     if name := newest_name(store, place):  # alone: another process of this node may be training
         store.fetch(f"{place}/{name}", wanted=lambda inside: inside != "optimizers.pt")
     return store

@@ -14,7 +14,7 @@ from posegen.data.shards import preparing as making
 from posegen.data.shards.making import ShardSettings, plan_works
 from posegen.data.shards.out_of_core import ShardCache, WindowedOrder, shard_bytes
 from posegen.data.shards.preparing import write_shards
-from posegen.runs.options import opened
+from posegen.runs.options import open_store
 from posegen.storage.store import Store, cache_folder
 from tests.conftest import Blocks, shards_of
 
@@ -55,7 +55,7 @@ def test_no_command_fetches_the_summaries_of_shards(s3_server, two_nodes):
     published(store)
     assert any(name.startswith("train-") and name.endswith(".json") for name in store.sizes(making.PLACE))
     two_nodes("second")
-    opened(store.uri)
+    open_store(store.uri)
     assert {path.name for path in (store.folder / making.PLACE).iterdir()} == {"manifest.json", "rejects.parquet"}
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from posegen.evaluation.metrics import EVERY
 from posegen.evaluation.scoring import interval, metrics_in, resampling, resampling_units
 from posegen.storage.files import read_json
+from posegen.storage.layout import check_layout
 from posegen.storage.run_lock import refresh
 from posegen.storage.store import Store
 
@@ -134,6 +135,7 @@ def read_run(place: str | Path) -> ScoredRun:
     refresh(store, wanted=lambda inside: inside in (*READ, *READ_OF_REPORTS))
     if not store.folder.is_dir():
         raise ValueError(f"{store.uri} was given to compare, and there is no such run folder.")
+    check_layout(store)
     scores = store.folder / "scores"
     metrics = read_json(scores / "metrics.json")
     if metrics is None or not (scores / "pairs.parquet").is_file():

@@ -1,4 +1,4 @@
-"""What a plan would do and need, as lines to read: stages, columns, parameters, pairs, disk, memory. Starts nothing."""
+"""The dry run: a plan and its needs (columns, parameters, pairs, disk, memory) as lines of text. Starts nothing."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,49 +13,48 @@ from torch.autograd.graph import saved_tensors_hooks
 from posegen.batch import Batch
 from posegen.data.sources.pairs import ordered_pairs, usable_rows
 from posegen.data.listing import Entry
+from posegen.data.sources.pairs import ordered_pairs, usable_rows
 from posegen.runs.plan import Plan
 from posegen.stage import Stage, System, UsesPretrained, player_terms
 
 MIB = 2**20
-IMAGE_BYTES = {
-    (64, 32): 1_300,
-    (128, 64): 2_700,
-    (256, 256): 12_000,
-}  # typical JPEG of a size, with its mask and joints
+IMAGE_BYTES = {(64, 32): 1_300, (128, 64): 2_700, (256, 256): 12_000}  # of a typical JPEG, with mask and joints
 
 
-def outlook(plan: Plan) -> list[str]:
-    """The plan as lines of text."""
+def describe_plan(plan: Plan) -> list[str]:
+    """Return the plan as lines of text."""
     system = plan.system
     height, width = system.size
     lines = [f"run      {plan.store.uri}"]
     lines += [f"system   {system.name}, variant {system.variant}, {height}x{width} pixels", ""]
     steps = [f"  {step.name:<12} {step.state:<8} {step.detail}" for step in plan.steps()]
-    return [*lines, *about_data(plan), "", "steps", *steps, *about_stages(plan)]
+    return [*lines, *describe_data(plan), "", "steps", *steps, *describe_stages(plan)]
 
 
-def about_data(plan: Plan) -> list[str]:
-    """The data in numbers, and what is to be known: the reader's notes, and what stands in for a pretrained network."""
-    notes = [*plan.listing.notes, *_mask_notes(plan), *plan.system.stand_ins()]
-    return [f"data     {line}" for line in data_lines(plan)] + [f"note     {note}" for note in notes]
+def describe_data(plan: Plan) -> list[str]:
+    """Return lines on the images and pairs, and the notes: of the data's reader, masks and random networks."""
+    notes = list(plan.listing.notes)
+    if plan.shard_settings.person_masks != "own":
+        way = "the network of --weights-dir" if plan.shard_settings.person_network else "GrabCut from the joints"
+        notes.append(f"person masks that the data set does not have are estimated, by {way} and a mean field")
+    notes += plan.system.stand_ins()
+    return [f"data     {line}" for line in _data_lines(plan)] + [f"note     {note}" for note in notes]
 
 
-def _mask_notes(plan: Plan) -> list[str]:
-    settings = plan.shard_settings
-    if settings.person_masks == "own":
-        return []
-    way = "the network of --weights-dir" if settings.person_network else "GrabCut from the joints"
-    return [f"person masks that the data set does not have are estimated, by {way} and a mean field"]
+def describe_stages(plan: Plan) -> list[str]:
+    """Return lines on every stage, and every setting."""
+    stages = [line for index in range(len(plan.system.stages)) for line in ("", *_stage_lines(plan, index))]
+    settings = [(path, value) for path, value in plan.settings.items() if "." in path]
+    return [
+        *stages,
+        "",
+        "settings (change any with --set path=value)",
+        *[f"  {path} = {value}" for path, value in settings if not path.endswith(".size")],
+    ]
 
 
-def about_stages(plan: Plan) -> list[str]:
-    """Every stage, and every setting."""
-    stages = [line for index in range(len(plan.system.stages)) for line in ("", *stage_lines(plan, index))]
-    return [*stages, "", *_settings_lines(plan)]
-
-
-def data_lines(plan: Plan) -> list[str]:
-    """Images, usable ones and pairs by split, and the disk that the shards take."""
+def _data_lines(plan: Plan) -> list[str]:
+    """Return images and pairs by split, rejects, and the disk space of the shards."""
     entries = plan.listing.entries
     lines = []
     for split in dict.fromkeys(("train", "test", *(entry.split for entry in entries))):
@@ -79,8 +78,8 @@ def _pairs_text(plan: Plan, split: str, entries: Sequence[Entry]) -> str:
     return f"{len(groups):,} usable, {len(ordered_pairs(groups)):,} pairs"
 
 
-def stage_lines(plan: Plan, index: int) -> list[str]:
-    """A stage's columns, networks, players, and the memory and disk that it needs."""
+def _stage_lines(plan: Plan, index: int) -> list[str]:
+    """Return a stage's columns, networks and players, and the memory and disk space that it needs."""
     stage = plan.system.stages[index]
     training = stage.training
     with FakeTensorMode():
@@ -103,8 +102,8 @@ def stage_lines(plan: Plan, index: int) -> list[str]:
 
 
 def _saved_bytes(system: System, index: int, weights: Path) -> int:
-    """Bytes that a loss keeps for its backward, for one pair, of the player who needs most: only shapes are run."""
-    stage, pairs = system.stages[index], 2  # batch norm wants more than one
+    """Return the bytes per pair that a loss saves for backward, for the player that needs most; runs shapes only."""
+    stage, pairs = system.stages[index], 2  # batch norm needs more than one
     with FakeTensorMode():
         networks = stage.networks(system.canvas)
         if isinstance(stage, UsesPretrained):
@@ -139,10 +138,3 @@ def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
         batch[f"{role}_pose_mask"] = torch.zeros(pairs, 1, height, width)
         batch[f"{role}_person_mask"] = torch.zeros(pairs, 1, height, width)
     return batch
-
-
-def _settings_lines(plan: Plan) -> list[str]:
-    lines = ["settings (change any with --set path=value)"]
-    return lines + [
-        f"  {path} = {value}" for path, value in plan.settings.items() if "." in path and not path.endswith(".size")
-    ]

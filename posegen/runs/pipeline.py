@@ -1,4 +1,4 @@
-"""A plan carried out: shards, stages, scores, report, in order; what is done is skipped, what was started goes on."""
+"""Run a plan: shards, stages, scores, report, in order. Finished steps are skipped, interrupted ones resumed."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,45 +8,52 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from posegen.runs.progress import Display, score_tables, terms_text
-from posegen.storage.files import read_json, remove_leftovers
 from posegen.runs.plan import Plan, Step
-from posegen.storage.run_lock import run_lock
+from posegen.runs.progress import Progress, score_tables, terms_text
 from posegen.stage import UsesPretrained
+from posegen.storage.files import read_json, remove_leftovers
+from posegen.storage.run_lock import run_lock
 from posegen.storage.store import Store
 from posegen.training.checkpoints import RAY_STATE, fetch_newest, latest_checkpoint
 from posegen.training.events import read_failures
 
 STEPS = ("shards", "train", "evaluate", "report")
 LOG = "pipeline.log"
-TRACKED = ("mlflow.json", "mlflow.db", "mlartifacts")  # MLflow's own, where no server is named
+TRACKED = ("mlflow.json", "mlflow.db", "mlartifacts")  # MLflow's files, if no server is given
 
 
 def run(plan: Plan, *, until: str = "report", update: bool = False, command: Sequence[str] = ()) -> None:
-    """Does what is missing up to and with `until` (one of STEPS).
+    """Run the missing steps of a plan.
 
-    Raises ValueError, worded for the user, where the folder was made with other settings and `update` is not given,
-    where another process is at work on it, or where a step fails.
+    Args:
+        plan: The plan.
+        until: The last step to run, one of STEPS.
+        update: Redo steps that were made with other settings.
+        command: Command lines that reproduce the run, shown in the report.
+
+    Raises:
+        ValueError: The folder was made with other settings and `update` is not given, another process works on it, or a
+            step fails.
     """
     _check_room_here(plan)
-    with Display() as display, run_lock(plan.store, display.say), logged(plan.store, display):
-        steps = _wanted(plan, until)
-        redone = _settle_differences(plan, steps, update, display)
+    with Progress() as progress, run_lock(plan.store, progress.info), logged(plan.store, progress):
+        steps = _steps_until(plan, until)
+        redone = _resolve_differences(plan, steps, update, progress)
         plan.save()
         for stand_in in plan.system.stand_ins():
-            display.warn(stand_in)
-        pending = [step for step in _wanted(plan, until) if step.state != "done"]
+            progress.warn(stand_in)
+        pending = [step for step in _steps_until(plan, until) if step.state != "done"]
         for step in steps:
             if step not in pending:
-                display.say(f"{step.name}: done already")
-                plan.store.remove(f"{place_of(step.name)}/{RAY_STATE}")  # of one that was killed as it ended
+                progress.info(f"{step.name}: done already")
+                plan.store.remove(f"{step_prefix(step.name)}/{RAY_STATE}")  # of one that was killed as it ended
         if pending:
-            _carry_out(plan, [step.name for step in pending], display, command, anew=bool(redone))
-        _conclude(plan, display)
+            _run_steps(plan, [step.name for step in pending], progress, command, anew=bool(redone))
+        _print_results(plan, progress)
 
 
 def _check_room_here(plan: Plan) -> None:
-    """Raises ValueError where the cluster would be this machine, and it has not room for the fewest workers."""
+    """Raise ValueError if Ray would start on this machine, which has no room for the fewest workers."""
     if plan.workers.fewest == 1:
         return
     from posegen.cluster.connecting import slots_here
@@ -59,17 +66,17 @@ def _check_room_here(plan: Plan) -> None:
         )
 
 
-def _wanted(plan: Plan, until: str) -> list[Step]:
-    """The steps up to `until`, where `train` means the system's stages."""
+def _steps_until(plan: Plan, until: str) -> list[Step]:
+    """Return the steps up to `until`, where `train` means all stages."""
     steps = plan.steps()
     last = {"shards": 1, "train": len(steps) - 2, "evaluate": len(steps) - 1, "report": len(steps)}[until]
     return steps[:last]
 
 
 @contextmanager
-def logged(store: Store, display: Display) -> Iterator[None]:
-    """Keeps what is said in the run's log, and what is tracked beside it, however it ends."""
-    display.log_to(store.folder / LOG)
+def logged(store: Store, progress: Progress) -> Iterator[None]:
+    """Write a log into the run, and publish it and MLflow's files at the end, also after an error."""
+    progress.log_to(store.folder / LOG)
     remove_leftovers(store.folder)
     try:
         yield
@@ -79,8 +86,8 @@ def logged(store: Store, display: Display) -> Iterator[None]:
                 store.publish(name)
 
 
-def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display: Display) -> list[str]:
-    """Names what was made with other settings; with `update`, removes it so that it is done again."""
+def _resolve_differences(plan: Plan, steps: Sequence[Step], update: bool, progress: Progress) -> list[str]:
+    """Return the steps made with other settings, after removing them; raise ValueError without `update`."""
     stale = [step.name for step in steps if step.state == "differs"]
     if not stale:
         return stale
@@ -91,41 +98,48 @@ def _settle_differences(plan: Plan, steps: Sequence[Step], update: bool, display
             f"{plan.store.uri} was made with other settings:\n  {listed}\nThis would redo: {', '.join(stale)}. "
             "Give --update to redo them, or another --run to keep both."
         )
-    display.say(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
+    progress.info(f"settings changed:\n  {listed}\nredoing: {', '.join(stale)}")
     for name in stale:
-        plan.store.remove(place_of(name))
+        plan.store.remove(step_prefix(name))
     return stale
 
 
-def place_of(step: str) -> str:
-    """A step's folder within the run."""
+def step_prefix(step: str) -> str:
+    """Return a step's folder within the run."""
     return step if step in ("shards", "scores", "report") else f"stages/{step}"
 
 
-def _carry_out(plan: Plan, pending: Sequence[str], display: Display, command: Sequence[str], *, anew: bool) -> None:
-    from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import: only where there is work
+def _run_steps(plan: Plan, pending: Sequence[str], progress: Progress, command: Sequence[str], *, anew: bool) -> None:
+    from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import
 
-    display.say(f"starting Ray for: {', '.join(pending)}")
+    progress.info(f"starting Ray for: {', '.join(pending)}")
     connecting.connect()
     try:
         device = resources.resolve_device(plan.device)
         resources.check_room(plan.workers, device)
-        connecting.check_shared(plan.store, read_everywhere(plan))
+        connecting.check_shared(plan.store, folders_on_all_nodes(plan))
         if "shards" in pending:
-            prepare(plan, display)
+            prepare_shards(plan, progress)
         if list(pending) != ["shards"]:
-            with tracked(plan.run, plan.settings, display, anew=anew) as tracking:
-                _learn_and_judge(plan, pending, tracking, device == "cuda", display, command)
+            with tracked(plan.run, plan.settings, progress, anew=anew) as tracking:
+                use_gpu = device == "cuda"
+                _train_stages(plan, pending, tracking, use_gpu, progress)
+                if "scores" in pending:
+                    _evaluate(plan, use_gpu, progress)
+                if "report" in pending:
+                    _report(plan, use_gpu, progress, command)
+                if "scores" in pending or "report" in pending:
+                    _log_scores(plan, tracking)
     finally:
         connecting.disconnect()
 
 
 @contextmanager
-def tracked(run: Path, settings: Mapping[str, Any], display: Display, *, anew: bool) -> Iterator[Any]:
-    """The run of a pipeline or a sweep in MLflow, FAILED where an error ends it."""
+def tracked(run: Path, settings: Mapping[str, Any], progress: Progress, *, anew: bool) -> Iterator[Any]:
+    """Start the MLflow run of a pipeline or a sweep and finish it at the end, as FAILED after an error."""
     from posegen.training.tracking import Tracking
 
-    tracking = Tracking(run, display.warn)
+    tracking = Tracking(run, progress.warn)
     tracking.start(settings, anew=anew)
     try:
         yield tracking
@@ -135,23 +149,11 @@ def tracked(run: Path, settings: Mapping[str, Any], display: Display, *, anew: b
     tracking.finish("pipeline")
 
 
-def _learn_and_judge(
-    plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, display: Display, command: Sequence[str]
-) -> None:
-    _train_all(plan, pending, tracking, use_gpu, display)
-    if "scores" in pending:
-        _evaluate(plan, use_gpu, display)
-    if "report" in pending:
-        _report(plan, use_gpu, display, command)
-    if "scores" in pending or "report" in pending:
-        _log_scores(plan, tracking)
-
-
-def prepare(plan: Plan, display: Display) -> None:
-    """Makes the shards."""
+def prepare_shards(plan: Plan, progress: Progress) -> None:
+    """Write the run's shards, and print what they hold."""
     from posegen.data.masks.person_masks import mask_estimate
-    from posegen.data.shards.preparing import write_shards
     from posegen.data.shards.out_of_core import window_words
+    from posegen.data.shards.preparing import write_shards
 
     manifest = write_shards(
         plan.source,
@@ -159,30 +161,27 @@ def prepare(plan: Plan, display: Display) -> None:
         plan.shard_settings,
         listing=plan.listing,
         fingerprint=plan.shards_fingerprint,
-        progress=display.advance,
+        progress=progress.advance,
         estimate=mask_estimate(plan.shard_settings.person_network, plan.weights),
     )
-    for line in counts_lines(manifest):
-        display.say(line)
-    if words := window_words(manifest, plan.cache_bytes):
-        display.say(words)
+    for line in describe_counts(manifest):
+        progress.info(line)
+    if note := window_words(manifest, plan.cache_bytes):
+        progress.info(note)
 
 
-def read_everywhere(plan: Plan) -> list[Path]:
-    """Folders of the user that tasks on any node read."""
+def folders_on_all_nodes(plan: Plan) -> list[Path]:
+    """Return the user's folders that tasks on every node read: images and pretrained networks."""
     root = getattr(plan.source, "root", None)
-    weights = [plan.weights] if plan.shard_settings.person_network or _pretrained(plan) else []
+    pretrained = any(
+        isinstance(s, UsesPretrained) and s.pretrained and s.features == s.pretrained for s in plan.system.stages
+    )
+    weights = [plan.weights] if plan.shard_settings.person_network or pretrained else []
     return ([] if root is None else [Path(root)]) + weights
 
 
-def _pretrained(plan: Plan) -> bool:
-    return any(
-        isinstance(s, UsesPretrained) and s.pretrained and s.features == s.pretrained for s in plan.system.stages
-    )
-
-
-def counts_lines(manifest: dict[str, Any]) -> list[str]:
-    """What the shards hold and what was rejected, in words."""
+def describe_counts(manifest: dict[str, Any]) -> list[str]:
+    """Return lines on what the shards hold, what was rejected, and why."""
     lines = [
         f"{split}: {c['usable']:,} usable of {c['images']:,} images, {c['groups']:,} groups, {c['pairs']:,} pairs"
         for split, c in manifest["counts"].items()
@@ -193,11 +192,11 @@ def counts_lines(manifest: dict[str, Any]) -> list[str]:
     return lines + ([f"kept, but to note: {notes}"] if notes else [])
 
 
-def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, display: Display) -> None:
-    """Trains the pending stages; those that do not wait for each other side by side, where the cluster has room.
+def _train_stages(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, progress: Progress) -> None:
+    """Train the pending stages; independent ones side by side, as far as the cluster has room.
 
-    How many share the cluster depends on the system and the cluster alone, not on what is done already: a stage that
-    goes on gets as many threads as it had, and so the same sums.
+    How many share the cluster depends on the system and the cluster alone, not on what is done: a resumed stage gets as
+    many threads as before, and so the same sums.
     """
     from posegen.cluster.resources import slots
 
@@ -208,7 +207,7 @@ def _train_all(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool,
     run_in_order(
         {index: waits[index] & missing for index in missing},
         at_once,
-        lambda index: train(plan, index, tracking, use_gpu, display, side_by_side=at_once),
+        lambda index: train(plan, index, tracking, use_gpu, progress, side_by_side=at_once),
     )
 
 
@@ -247,8 +246,8 @@ def run_in_order(waits: Mapping[int, frozenset[int]], at_once: int, work: Callab
                 sorter.done(running.pop(ended))
 
 
-def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display, *, side_by_side: int = 1) -> None:
-    """Trains one stage, from its last checkpoint where it has one, with a run of its own in MLflow."""
+def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, progress: Progress, *, side_by_side: int = 1) -> None:
+    """Train one stage, from its last checkpoint if it has one, with a run of its own in MLflow."""
     from posegen.training.launch import launch_stage
     from posegen.training.task import Task
 
@@ -274,20 +273,20 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, display: Display
             workers=plan.workers,
             use_gpu=use_gpu,
             log_rows=log_rows,
-            show=lambda step, terms: display.advance(stage.name, step, stage.training.steps, terms_text(terms)),
-            warn=display.warn,
-            say=display.say,
+            show=lambda step, terms: progress.advance(stage.name, step, stage.training.steps, terms_text(terms)),
+            warn=progress.warn,
+            say=progress.info,
             side_by_side=side_by_side,
         )
     except BaseException:
         tracking.finish(stage.name, "FAILED")
         raise
-    display.advance(stage.name, stage.training.steps, stage.training.steps)
+    progress.advance(stage.name, stage.training.steps, stage.training.steps)
     tracking.finish(stage.name)
     fetch_newest(plan.store, task.prefix)
 
 
-def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
+def _evaluate(plan: Plan, use_gpu: bool, progress: Progress) -> None:
     from posegen.evaluation.evaluate import evaluate
 
     evaluate(
@@ -297,17 +296,17 @@ def _evaluate(plan: Plan, use_gpu: bool, display: Display) -> None:
         pairs=plan.score_pairs,
         fingerprint=plan.scores_fingerprint,
         use_gpu=use_gpu,
-        progress=display.advance,
+        progress=progress.advance,
     )
 
 
-def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str]) -> None:
+def _report(plan: Plan, use_gpu: bool, progress: Progress, command: Sequence[str]) -> None:
     import torch
 
-    from posegen.report.page import write_report
     from posegen.inference import load
+    from posegen.report.page import write_report
 
-    display.say("report: choosing pairs and drawing them")
+    progress.info("report: choosing pairs and drawing them")
     for stage in plan.system.stages:
         fetch_newest(plan.store, f"stages/{stage.name}")
     here = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
@@ -317,15 +316,15 @@ def _report(plan: Plan, use_gpu: bool, display: Display, command: Sequence[str])
         data=plan.open_shards(),
         scores=plan.scores,
         stages=plan.stages,
-        plan=described(plan),
+        plan=report_content(plan),
         reproduce=list(command),
         fingerprint=plan.report_fingerprint,
     )
     plan.store.publish("report", last="fingerprint.json")
 
 
-def described(plan: Plan) -> dict[str, Any]:
-    """The plan as the report shows it."""
+def report_content(plan: Plan) -> dict[str, Any]:
+    """Return the plan's part of the report: system, settings, parameter counts and interruptions."""
     system = plan.system
     nested: dict[str, Any] = {}
     for path, value in plan.settings.items():
@@ -336,7 +335,9 @@ def described(plan: Plan) -> dict[str, Any]:
         {
             "name": s.name,
             "settings": nested[s.name],
-            "parameters": parameter_counts(s.networks(system.canvas)),
+            "parameters": {
+                name: sum(p.numel() for p in network.parameters()) for name, network in s.networks(system.canvas).items()
+            },
             "interruptions": read_failures(plan.stages / s.name),
         }
         for s in system.stages
@@ -344,11 +345,6 @@ def described(plan: Plan) -> dict[str, Any]:
     about = {"system": system.name, "variant": system.variant, "paper": system.paper, "dataset": plan.dataset}
     about |= {"size": list(system.size), "seed": plan.seed, "stages": stages}
     return about | {"data": nested["data"], "shards": nested["shards"], "pose_maps": nested["pose_maps"]}
-
-
-def parameter_counts(networks: dict[str, Any]) -> dict[str, int]:
-    """Parameters of each network."""
-    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
 
 def _log_scores(plan: Plan, tracking: Any) -> None:
@@ -361,24 +357,24 @@ def _log_scores(plan: Plan, tracking: Any) -> None:
     tracking.scores(values, [path for path in files if path.is_file()])
 
 
-def _conclude(plan: Plan, display: Display) -> None:
-    """What came out, where it is, and what to do next."""
+def _print_results(plan: Plan, progress: Progress) -> None:
+    """Print the scores, where the results are, and how to resume."""
     metrics = plan.scores / "metrics.json"
     if metrics.is_file():
         content = json.loads(metrics.read_text())
         for table in score_tables(content):
-            display.table(table)
+            progress.table(table)
         for stand_in in content.get("stand_ins", []):
-            display.say(f"note:     {stand_in}")
+            progress.info(f"note:     {stand_in}")
     if (plan.report / "index.html").is_file():
-        display.say(f"report:   {plan.report / 'index.html'}")
-    if opening := open_tracking(plan.run):
-        display.say(f"tracking: {opening}")
-    display.say(f"run:      {plan.store.uri}  (the same command goes on where it stopped)")
+        progress.info(f"report:   {plan.report / 'index.html'}")
+    if address := tracking_address(plan.run):
+        progress.info(f"tracking: {address}")
+    progress.info(f"run:      {plan.store.uri}  (rerun the same command to resume)")
 
 
-def open_tracking(run: Path) -> str:
-    """How to look at a run's tracking: a command, or the server's address; empty where there is none."""
+def tracking_address(run: Path) -> str:
+    """Return the command that opens a run's tracking, or the server's address; empty if there is neither."""
     uri = (read_json(run / "mlflow.json") or {}).get("uri", "")
     if not uri:
         return ""

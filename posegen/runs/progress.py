@@ -1,4 +1,4 @@
-"""Progress on the screen: live bars in a terminal, plain lines elsewhere; every line also goes to the run's log."""
+"""Progress of a run: live bars in a terminal, plain lines elsewhere; every line is also written to the run's log."""
 
 import logging
 import time
@@ -9,54 +9,54 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from posegen.evaluation.metrics import JOINT_SCORES, IMAGE_SCORES
+from posegen.evaluation.metrics import IMAGE_SCORES, JOINT_SCORES
 from posegen.storage import files
 from posegen.storage.files import reason_of
 
-PLAIN_EVERY = 10.0  # seconds between two lines of one task where there is no terminal
-SHOWN_TERMS = 4
-WAITING_LINES = 1000  # of the log that wait for a disk that cannot be written
+PLAIN_EVERY = 10.0  # seconds between two lines of one task without a terminal
+SHOWN_TERMS = 4  # loss terms beside the progress of a stage
+BUFFERED_LINES = 1000  # of the log, while its file cannot be written
 
 
 @dataclass
-class _Work:
+class _Task:
     total: int
     started: float = field(default_factory=time.monotonic)
     printed: float = 0.0
-    bar: TaskID | None = None
+    bar: rich_progress.TaskID | None = None
     marks: deque = field(default_factory=lambda: deque(maxlen=60))  # (time, done)
     finished: bool = False
 
 
 class _RunLog(logging.Handler):
-    """Appends lines to a file that may be impossible to write for a while: then they wait, and are written later."""
+    """Appends lines to a file; those that cannot be written are kept until the next one that can."""
 
-    def __init__(self, path: Path, complain: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         super().__init__()
-        self._path, self._complain, self._complained = path, complain, False
-        self._waiting: deque[str] = deque(maxlen=WAITING_LINES)
+        self._path, self._warn, self._warned = path, warn, False
+        self._buffer: deque[str] = deque(maxlen=BUFFERED_LINES)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._waiting.append(f"{self.format(record)}\n")
+        self._buffer.append(f"{self.format(record)}\n")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8", errors="replace") as file:
-                file.writelines(self._waiting)
+                file.writelines(self._buffer)
         except OSError as error:
-            if not self._complained:
-                self._complained = True
-                self._complain(f"the log {self._path} cannot be written: {reason_of(error)}; going on without it")
+            if not self._warned:
+                self._warned = True
+                self._warn(f"the log {self._path} cannot be written: {reason_of(error)}; going on without it")
             return
-        self._waiting.clear()
+        self._buffer.clear()
 
 
-class _OnScreen(logging.Handler):
-    """Shows the warnings of the storage: what is tried again."""
+class _ShowWarnings(logging.Handler):
+    """Shows the warnings of the storage about writes that are retried."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -66,26 +66,31 @@ class _OnScreen(logging.Handler):
         self._show(record.getMessage())
 
 
-class Display:
-    """A context manager that shows the progress of named works, several after one another.
+class Progress:
+    """A context manager that shows the progress of named tasks.
 
-    Neither a screen nor a log that cannot be written to ends what is shown: the first is left out, the second is
-    complained of once on the screen and goes on when it can.
+    A screen that cannot be written to is skipped. A log that cannot be written to is reported once on the screen; its
+    lines are buffered and written when it can be.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self._log = logging.getLogger("posegen")
-        self._storage = _OnScreen(self._show_warning)
-        self._works: dict[str, _Work] = {}
+        self._storage = _ShowWarnings(self._show_warning)
+        self._tasks: dict[str, _Task] = {}
         columns = (
-            TextColumn("{task.description:<14}"),
-            BarColumn(24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            rich_progress.TextColumn("{task.description:<14}"),
+            rich_progress.BarColumn(24),
+            rich_progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         )
-        self._bars = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[text]}"), console=self.console)
+        self._bars = rich_progress.Progress(
+            *columns,
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("{task.fields[text]}"),
+            console=self.console,
+        )
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "Progress":
         if self.console.is_terminal:
             self._bars.start()
         logging.getLogger(files.__name__).addHandler(self._storage)
@@ -97,22 +102,22 @@ class Display:
             self._bars.stop()
 
     def log_to(self, path: Path) -> None:
-        """Everything said from now on is also appended to this file, with the time."""
+        """Append every line from now on to this file too, with the time."""
         self._log.addHandler(_RunLog(path, self._show_warning))
         self._log.setLevel(logging.INFO)
         self._log.propagate = False
 
-    def say(self, text: str) -> None:
-        """One line for the user."""
+    def info(self, text: str) -> None:
+        """Print and log a line."""
         self._print(text)
         self._log.info(text)
 
     def table(self, table: Table) -> None:
-        """A table for the user."""
+        """Print a table."""
         self._print(table)
 
     def warn(self, text: str) -> None:
-        """One line that the user should not miss."""
+        """Print and log a warning."""
         self._show_warning(text)
         self._log.warning(text)
 
@@ -120,7 +125,7 @@ class Display:
         self._print(f"warning: {text}", style="yellow")
 
     def _print(self, shown: str | Table, style: str | None = None) -> None:
-        """Shows a line or a table; leaves it out where the screen is a file on a full disk, or a terminal that went."""
+        """Print a line or a table, unless the screen is a file on a full disk or a closed terminal."""
         with suppress(OSError):
             if isinstance(shown, Table):
                 self.console.print(shown)
@@ -128,16 +133,16 @@ class Display:
                 self.console.print(shown, markup=False, style=style, soft_wrap=True)
 
     def advance(self, what: str, done: int, total: int, text: str = "") -> None:
-        """`done` of `total` pieces of `what`; `text` is shown beside it."""
-        work = self._works.setdefault(what, _Work(total))
-        work.total = total
-        work.marks.append((time.monotonic(), done))
-        line = "  ".join(part for part in (self._pace(work, done), text) if part)
+        """Show `done` of `total` pieces of `what`, with `text` beside it."""
+        task = self._tasks.setdefault(what, _Task(total))
+        task.total = total
+        task.marks.append((time.monotonic(), done))
+        line = "  ".join(part for part in (self._pace(task, done), text) if part)
         if self.console.is_terminal:
-            self._show_bar(what, work, done, line)
-        due = time.monotonic() - work.printed > PLAIN_EVERY
-        if (due or done >= total) and not work.finished:
-            work.printed, work.finished = time.monotonic(), done >= total
+            self._show_bar(what, task, done, line)
+        due = time.monotonic() - task.printed > PLAIN_EVERY
+        if (due or done >= total) and not task.finished:
+            task.printed, task.finished = time.monotonic(), done >= total
             self._plain(f"{what:<14} {done:>7}/{total}  {line}")
 
     def _plain(self, line: str) -> None:
@@ -145,31 +150,31 @@ class Display:
         if not self.console.is_terminal:
             self._print(line)
 
-    def _show_bar(self, what: str, work: _Work, done: int, line: str) -> None:
-        if work.bar is None:
-            work.bar = self._bars.add_task(what, total=work.total, text="")
-        self._bars.update(work.bar, completed=done, total=work.total, text=line)
+    def _show_bar(self, what: str, task: _Task, done: int, line: str) -> None:
+        if task.bar is None:
+            task.bar = self._bars.add_task(what, total=task.total, text="")
+        self._bars.update(task.bar, completed=done, total=task.total, text=line)
 
     @staticmethod
-    def _pace(work: _Work, done: int) -> str:
-        (first_time, first_done), (last_time, last_done) = work.marks[0], work.marks[-1]
+    def _pace(task: _Task, done: int) -> str:
+        (first_time, first_done), (last_time, last_done) = task.marks[0], task.marks[-1]
         if last_time <= first_time or last_done <= first_done:
             return ""
         rate = (last_done - first_done) / (last_time - first_time)
-        left = max(0, round((work.total - done) / rate))
+        left = max(0, round((task.total - done) / rate))
         return f"{rate:.1f}/s" + (f"  {left // 60}:{left % 60:02d} left" if left else "")
 
 
 def terms_text(terms: dict[str, float]) -> str:
-    """The first few terms of a row, without the sums and gradients that only the curves show."""
+    """Return the first loss terms of a row, without sums and gradients, which only the curves show."""
     shown = [(k, v) for k, v in terms.items() if not k.endswith(("/total", "/gradient"))][:SHOWN_TERMS]
     return "  ".join(f"{name} {value:.3g}" for name, value in shown)
 
 
 def score_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """The main scores beside the baselines', from metrics.json's content: of images, of joints, of stages' images.
+    """Return tables of the main scores and the baselines', from metrics.json's content: images, joints, stages' images.
 
-    Those that there are, narrow enough for a terminal of 80 columns.
+    Each table that has scores, narrow enough for a terminal of 80 columns.
     """
     kinds = [[name for name in names if name in metrics["scores"]] for names in (IMAGE_SCORES, JOINT_SCORES)]
     title = f"scores on {metrics['pairs']:,} test pairs"

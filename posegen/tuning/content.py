@@ -9,7 +9,7 @@ from posegen.data.loading.dataset import Shards
 from posegen.evaluation.baselines import Uint8Image
 from posegen.evaluation.metrics import EVERY, Metric
 from posegen.report.panels import Panel, given_panels
-from posegen.runs.pipeline import open_tracking
+from posegen.runs.pipeline import tracking_address
 from posegen.tuning.plan import SweepPlan
 from posegen.tuning.ray_tune import rungs
 from posegen.tuning.records import Trial, Value
@@ -120,7 +120,7 @@ def sweep_content(plan: SweepPlan, trials: Sequence[Trial], best: Trial, command
         shared={"stages": shared, "steps": plan.steps_shared, "saved": plan.steps_saved},
         final=final_comparison(plan),
         command=command,
-        tracking=open_tracking(plan.run),
+        tracking=tracking_address(plan.run),
         settings=plan.settings,
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from posegen.catalog import override
-from posegen.runs.options import SEVERAL, Options, chosen, parse_settings, plan_for
+from posegen.runs.options import MULTIPLE, Options, parse_settings, plan_for, resolve_options
 
 if TYPE_CHECKING:  # Ray Tune takes seconds to import
     from posegen.tuning.plan import SweepPlan
@@ -30,7 +30,7 @@ class SweepOptions:
     "Search algorithm: Optuna's TPE (default), random search, or an even grid."
     scheduler: Literal["asha", "none"] | None = None
     "Early stopping: ASHA (default), or none (default with several metrics)."
-    metric: Annotated[list[str] | None, SEVERAL] = None
+    metric: Annotated[list[str] | None, MULTIPLE] = None
     "Validation score, any score of the system. Default: mask_ssim, or pose_error without images. Several: a front."
     space: str | None = None
     "Search space: a module of tune_spaces/, or a Python file with SPACE. Default: the system's own."
@@ -55,8 +55,8 @@ def sweep_for(given: Options, how: SweepOptions) -> "SweepPlan":
             f"--scheduler {scheduler} stops trials by one metric; {len(how.metric)} were given: "
             f"{', '.join(how.metric)}. Give --scheduler none, or one --metric."
         )
-    options = chosen(given)
-    plan = plan_for(replace(given, run=given.run or f"{options.place}-tune"), validation_share=how.validation_share)
+    options = resolve_options(given)
+    plan = plan_for(replace(given, run=given.run or f"{options.run_uri}-tune"), validation_share=how.validation_share)
     metrics = how.metric or [searched_by(plan.system)]
     check_metrics_of(plan.system, metrics)
     space = load_space(how.space, plan.system.name)

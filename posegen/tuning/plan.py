@@ -24,6 +24,7 @@ from posegen.evaluation.evaluate import chosen_pairs
 from posegen.evaluation.metrics import EVERY
 from posegen.runs.plan import Plan, Step
 from posegen.storage.files import read_json, write_json
+from posegen.storage.layout import LAYOUT
 from posegen.storage.store import Store
 from posegen.training.task import Task
 from posegen.tuning.ray_tune import SchedulerKind, validation_steps
@@ -131,7 +132,7 @@ class SweepPlan:
     def save(self) -> None:
         """Write sweep.json and plan.json, atomically."""
         self.base.save()
-        write_json(self.run / "sweep.json", {"settings": self.settings})
+        write_json(self.run / "sweep.json", {"layout": LAYOUT, "settings": self.settings})
         self.store.publish("sweep.json")
 
     def search_trials(self) -> tuple[list[Trial], list[Trial]]:

@@ -11,8 +11,16 @@ import cv2
 
 from posegen.evaluation.metrics import EVERY
 from posegen.report.drawing import SMALL, sheet
-from posegen.runs.pipeline import logged, open_tracking, place_of, prepare, read_everywhere, tracked, train
-from posegen.runs.progress import Display
+from posegen.runs.pipeline import (
+    folders_on_all_nodes,
+    logged,
+    prepare_shards,
+    step_prefix,
+    tracked,
+    tracking_address,
+    train,
+)
+from posegen.runs.progress import Progress
 from posegen.storage.files import digest, read_json, write_json
 from posegen.storage.run_lock import run_lock
 from posegen.training.checkpoints import newest_name, read_curve
@@ -39,17 +47,17 @@ def run_sweep(plan: SweepPlan, *, update: bool = False, command: Sequence[str] =
         ValueError: The folder was made with other settings and `update` is not given, another process works on it, the
             cluster has not the room, or no trial finished.
     """
-    with Display() as display, run_lock(plan.store, display.say), logged(plan.store, display):
-        anew = _settle_differences(plan, update, display)
+    with Progress() as progress, run_lock(plan.store, progress.info), logged(plan.store, progress):
+        anew = _resolve_differences(plan, update, progress)
         plan.save()
         for line in describe_sweep(plan):
-            display.say(line)
+            progress.info(line)
         page = read_json(plan.run / "report" / "fingerprint.json") or {}
         if not plan.search_trials()[1] and page.get("fingerprint") == _page_fingerprint(plan):
-            display.say("all of it is done already")
+            progress.info("all of it is done already")
         else:
-            _carry_out(plan, display, command, anew=anew)
-        _conclude(plan, display)
+            _run_steps(plan, progress, command, anew=anew)
+        _print_results(plan, progress)
 
 
 def describe_sweep(plan: SweepPlan) -> list[str]:
@@ -75,7 +83,7 @@ def describe_sweep(plan: SweepPlan) -> list[str]:
     return lines + [f"note     {stand_in}" for stand_in in plan.base.system.stand_ins()]
 
 
-def _settle_differences(plan: SweepPlan, update: bool, display: Display) -> bool:
+def _resolve_differences(plan: SweepPlan, update: bool, progress: Progress) -> bool:
     """Report what was made with other settings; with `update`, remove what depends on it. Whether there was any."""
     stale = [step.name for step in plan.shared_steps() if step.state == "differs"]
     reasons = plan.differences()
@@ -88,8 +96,8 @@ def _settle_differences(plan: SweepPlan, update: bool, display: Display) -> bool
             f"{plan.store.uri} was made with other settings:\n  {listed}\nThis would redo: {redone}. "
             "Give --update to redo them, or another --run to keep both."
         )
-    display.say(f"settings changed:\n  {listed}\nredoing: {redone}")
-    for name in (*map(place_of, stale), plan.folder.name, plan.finals.name, "report", "best.json"):
+    progress.info(f"settings changed:\n  {listed}\nredoing: {redone}")
+    for name in (*map(step_prefix, stale), plan.folder.name, plan.finals.name, "report", "best.json"):
         plan.store.remove(name)
     return True
 
@@ -98,31 +106,31 @@ def _page_fingerprint(plan: SweepPlan) -> str:
     return digest(plan.settings, plan.seeds, *map(repr, [*plan.folder.read(), *plan.finals.read()]))
 
 
-def _carry_out(plan: SweepPlan, display: Display, command: Sequence[str], *, anew: bool) -> None:
+def _run_steps(plan: SweepPlan, progress: Progress, command: Sequence[str], *, anew: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL)
     from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import
 
     here = connecting.slots_here(plan.base.device)
     if here is not None:
         trials_at_once(plan, here)  # refused before Ray starts, if possible
-    display.say("starting Ray")
+    progress.info("starting Ray")
     connecting.connect()
     try:
         use_gpu = resources.resolve_device(plan.base.device) == "cuda"
         side_by_side = trials_at_once(plan, resources.slots(use_gpu))
-        connecting.check_shared(plan.store, read_everywhere(plan.base))
-        with tracked(plan.run, plan.settings, display, anew=anew) as tracking:
+        connecting.check_shared(plan.store, folders_on_all_nodes(plan.base))
+        with tracked(plan.run, plan.settings, progress, anew=anew) as tracking:
             shards, *stages = plan.shared_steps()
             if shards.state == "done":
-                display.say("shards: done already")
+                progress.info("shards: done already")
             else:
-                prepare(plan.base, display)
+                prepare_shards(plan.base, progress)
             for index, step in enumerate(stages):
                 if step.state == "done":
-                    display.say(f"{step.name}: done already")
+                    progress.info(f"{step.name}: done already")
                 else:
-                    train(plan.base, index, tracking, use_gpu, display)
-            runner = TrialRunner(plan, tracking, display, use_gpu, side_by_side)
+                    train(plan.base, index, tracking, use_gpu, progress)
+            runner = TrialRunner(plan, tracking, progress, use_gpu, side_by_side)
             best = runner.search()
             tracking.files("pipeline", [write_best(plan, best)])
             runner.compare(best)
@@ -156,7 +164,7 @@ class TrialRunner:
 
     plan: SweepPlan
     tracking: Any
-    display: Display
+    progress: Progress
     use_gpu: bool
     side_by_side: int
 
@@ -188,8 +196,8 @@ class TrialRunner:
         from posegen.tuning.trainable import TrialSetup
 
         plan, metric, pairs = self.plan, self.plan.metrics[0], self.plan.pairs(split)
-        progress = SweepProgress(plan, self.tracking, self.display, folder, split, pairs)
-        progress.begin([*ended, *waiting])
+        callback = SweepProgress(plan, self.tracking, self.progress, folder, split, pairs)
+        callback.begin([*ended, *waiting])
         if not waiting:
             return
         kind = plan.scheduler if split == "validation" else "none"
@@ -201,7 +209,7 @@ class TrialRunner:
             budget=plan.budget,
             setup=TrialSetup(plan.task_maker(split, pairs), plan.base.workers, self.use_gpu, self.side_by_side),
             folder=folder,
-            callback=progress,
+            callback=callback,
         )
 
 
@@ -222,26 +230,26 @@ def write_best(plan: SweepPlan, best: Trial) -> Path:
     return path
 
 
-def _conclude(plan: SweepPlan, display: Display) -> None:
+def _print_results(plan: SweepPlan, progress: Progress) -> None:
     """Print the results, where they are, and what to do next."""
     trials = plan.folder.read()
     best = best_trial(trials, plan.metrics)
     if best is not None:
         metric = plan.metrics[0]
         paper = trials[0].score(metric)
-        display.say(
+        progress.info(
             f"best:     trial {best.number}, {EVERY[metric].title} {best.score(metric):.4f}"
             + (f" (the paper's weights: {paper:.4f})" if paper is not None else "")
         )
         for path, value in best.settings.items():
-            display.say(f"          {path} = {format(value, '.6g') if isinstance(value, float) else value}")
+            progress.info(f"          {path} = {format(value, '.6g') if isinstance(value, float) else value}")
     comparison = final_comparison(plan)
     if comparison is not None:
-        display.say(f"verdict:  {comparison['verdict']}")
-    display.say(f"report:   {(plan.run / 'report' / 'tune.html').resolve()}")
-    if opening := open_tracking(plan.run):
-        display.say(f"tracking: {opening}")
-    display.say(f"use it:   python flows/full_pipeline.py --settings {plan.run / 'best.json'}")
+        progress.info(f"verdict:  {comparison['verdict']}")
+    progress.info(f"report:   {(plan.run / 'report' / 'tune.html').resolve()}")
+    if address := tracking_address(plan.run):
+        progress.info(f"tracking: {address}")
+    progress.info(f"use it:   python flows/full_pipeline.py --settings {plan.run / 'best.json'}")
 
 
 def tracked_name(trial: Trial) -> str:
@@ -255,7 +263,7 @@ class SweepProgress:
 
     plan: SweepPlan
     tracking: Any
-    display: Display
+    progress: Progress
     folder: TrialFolder
     split: str
     pairs: Sequence[int]
@@ -277,7 +285,7 @@ class SweepProgress:
         before = self.trials[trial.number]
         self.trials[trial.number] = trial
         if trial.ended:
-            self.display.say(self._summary(trial))
+            self.progress.info(self._summary(trial))
             self._log_end(trial)
         elif before.state != "running" or trial.validations != before.validations:
             self._log(trial)
@@ -290,7 +298,7 @@ class SweepProgress:
         done = {n: each - self.plan.budget + t.step if t.validations else 0 for n, t in self.trials.items()}
         done |= {n: max(done[n], step) for n, step in self._reached.items() if not self.trials[n].ended}
         left = sum(each - done[n] for n, trial in self.trials.items() if not trial.ended)
-        self.display.advance(
+        self.progress.advance(
             "comparison" if self.split == "test" else "trials",
             sum(done.values()),
             sum(done.values()) + left,
@@ -301,7 +309,7 @@ class SweepProgress:
         """Print each warning once: a repeated failure has the same words."""
         if text not in self._warned:
             self._warned.add(text)
-            self.display.warn(text)
+            self.progress.warn(text)
 
     def _log(self, trial: Trial) -> None:
         name = tracked_name(trial)

@@ -19,6 +19,7 @@ from posegen.report.comparison_page import check_output, fixed_samples, tables, 
 from posegen.report.drawing import sheet
 from posegen.report.panels import chosen_rows
 from posegen.storage.files import digest
+from posegen.storage.layout import LAYOUT
 from posegen.storage.store import Store
 
 # More persons than are needed for resampling them; four pairs each.
@@ -58,6 +59,7 @@ def a_run(
     }  # fmt: skip
     (folder / "scores/metrics.json").write_text(json.dumps(metrics))
     content = {
+        "layout": LAYOUT,
         "system": {"name": plan.pop("system", "vdg"), "variant": "full"},
         "stages": [{"name": "coarse"}, {"name": "fine"}],
         "settings": {"coarse.steps": 1200, "fine.steps": 34, "dataset": "synthetic", **plan},

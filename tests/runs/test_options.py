@@ -10,8 +10,8 @@ import pytest
 
 from posegen.data.formats.posegan_csv import HEADER
 from posegen.storage.files import write_json
-from posegen.runs.options import Options, common_size, from_run, keep, parse_settings, parse_size, plan_for
-from posegen.runs.dry_run import about_data
+from posegen.runs.options import Options, common_size, from_run, kept_options, parse_settings, parse_size, plan_for
+from posegen.runs.dry_run import describe_data
 from posegen.systems.pix2pix import Translation
 from posegen.nets.pretrained import PRETRAINED
 from tests.data.masks.onnx_file import write_onnx
@@ -176,7 +176,7 @@ def test_values_may_hold_equals_signs():
 
 def test_later_commands_take_what_is_not_given_from_the_run(tmp_path: Path):
     first = options(system="pg2", set=["coarse.steps=9"], run=tmp_path, seed=4)
-    write_json(tmp_path / "options.json", keep(first))
+    write_json(tmp_path / "options.json", kept_options(first))
     later = from_run(options(run=tmp_path, seed=5))
     assert (later.system, later.set, later.seed) == ("pg2", ["coarse.steps=9"], 5)
     assert from_run(options(run=tmp_path, seed=0)).seed == 0, "given, though it is the default"
@@ -195,7 +195,7 @@ def test_without_the_file_a_random_network_stands_in_and_is_said(tmp_path: Path)
     plan = plan_for(options(system="defgan", weights_dir=tmp_path))
     assert plan.settings["generation.features"] == "random-vgg19"
     assert plan.weights == tmp_path
-    assert [line for line in about_data(plan) if "random-vgg19" in line and line.startswith("note")]
+    assert [line for line in describe_data(plan) if "random-vgg19" in line and line.startswith("note")]
     dsc = plan_for(options(system="defgan", variant="dsc", weights_dir=tmp_path))
     assert dsc.settings["generation.features"] == "vgg19"  # not looked at
     assert dsc.system.stand_ins() == []
@@ -232,10 +232,10 @@ def test_masks_are_estimated_where_the_system_reads_them_and_the_data_have_none(
     given = {"system": "pix2pix", "weights_dir": tmp_path, "dataset": "deepfashion", "root": fashion}
     plan = plan_for(options(**given))
     assert (plan.shard_settings.person_masks, plan.shard_settings.person_network) == ("estimated", "")
-    assert any("estimated, by GrabCut from the joints" in line for line in about_data(plan))
+    assert any("estimated, by GrabCut from the joints" in line for line in describe_data(plan))
     other = plan_for(options(**given | {"system": "vdg"}))
     assert other.shard_settings.person_masks == "own", "nobody reads them"
-    assert not any("estimated" in line for line in about_data(other))
+    assert not any("estimated" in line for line in describe_data(other))
     asked = plan_for(options(**given | {"system": "vdg"}, set=["shards.person_masks=estimated"]))
     assert asked.shard_settings.person_masks == "estimated"
     assert asked.shards_fingerprint != other.shards_fingerprint
@@ -266,7 +266,7 @@ def test_the_network_makes_the_masks_where_its_file_is_there(
     plan = plan_for(given)
     assert plan.shard_settings.person_network == plan.settings["shards.person_network"] == digits
     assert plan.shards_fingerprint != without.shards_fingerprint
-    assert any("by the network of --weights-dir" in line for line in about_data(plan))
+    assert any("by the network of --weights-dir" in line for line in describe_data(plan))
     with pytest.raises(ValueError, match=r"no setting .shards\.person_network."):
         plan_for(dataclasses.replace(given, set=[f"shards.person_network={digits}"]))
     kept = plan_for(dataclasses.replace(given, set=["shards.person_masks=own"]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from posegen.runs.progress import Display, score_tables, terms_text
+from posegen.runs.progress import Progress, score_tables, terms_text
 from posegen.storage.files import patiently
 
 
@@ -23,13 +23,13 @@ def _logs_end_with_the_test() -> Iterator[None]:
 
 def test_the_first_and_the_last_line_are_printed_and_what_lies_close_between_is_not(tmp_path: Path):
     text = io.StringIO()
-    with Display(Console(file=text, width=120)) as display:
-        display.log_to(tmp_path / "pipeline.log")
+    with Progress(Console(file=text, width=120)) as progress:
+        progress.log_to(tmp_path / "pipeline.log")
         for step in range(1, 101):
-            display.advance("coarse", step, 100, "generator/l1 0.5")
-        display.advance("coarse", 100, 100)
-        display.say("shards: done already")
-        display.warn("worker 0 failed")
+            progress.advance("coarse", step, 100, "generator/l1 0.5")
+        progress.advance("coarse", 100, 100)
+        progress.info("shards: done already")
+        progress.warn("worker 0 failed")
     lines = text.getvalue().rstrip().splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["coarse", "1/100"], ["coarse", "100/100"]]
     assert lines[2:] == ["shards: done already", "warning: worker 0 failed"]
@@ -42,13 +42,13 @@ def test_a_log_that_cannot_be_written_is_complained_of_once_and_catches_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     text, log = io.StringIO(), tmp_path / "run" / "pipeline.log"
-    with Display(Console(file=text, width=300)) as display:
-        display.log_to(log)
+    with Progress(Console(file=text, width=300)) as progress:
+        progress.log_to(log)
         log.mkdir(parents=True)  # in its place, so that it cannot be written
-        display.say("first")
-        display.warn("second")
+        progress.info("first")
+        progress.warn("second")
         log.rmdir()
-        display.say("third")
+        progress.info("third")
     assert text.getvalue().count("cannot be written: Is a directory; going on without it") == 1
     assert [line.split(" ", 3)[-1] for line in log.read_text().splitlines()] == ["first", "second", "third"]
     assert "Logging error" not in capsys.readouterr().err
@@ -57,12 +57,12 @@ def test_a_log_that_cannot_be_written_is_complained_of_once_and_catches_up(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk that is always full")
 def test_neither_a_full_disk_nor_a_full_screen_ends_a_run(capsys: pytest.CaptureFixture[str]):
     with open("/dev/full", "w", buffering=1) as screen:
-        with Display(Console(file=screen, width=100)) as display:
-            display.log_to(Path("/dev/full"))
+        with Progress(Console(file=screen, width=100)) as progress:
+            progress.log_to(Path("/dev/full"))
             for step in (1, 2):
-                display.advance("coarse", step, 2)
-            display.say("done")
-            display.table(score_tables({"pairs": 1, "scores": {"l1": 0.5}, "baselines": {}})[0])
+                progress.advance("coarse", step, 2)
+            progress.info("done")
+            progress.table(score_tables({"pairs": 1, "scores": {"l1": 0.5}, "baselines": {}})[0])
         with pytest.raises(OSError, match="No space left"):
             screen.close()
     assert "Logging error" not in capsys.readouterr().err
@@ -75,8 +75,8 @@ def test_warnings_of_the_storage_are_shown_and_logged(tmp_path: Path):
         if failures:
             raise failures.pop()
 
-    with Display(Console(file=text, width=400)) as display:
-        display.log_to(tmp_path / "pipeline.log")
+    with Progress(Console(file=text, width=400)) as progress:
+        progress.log_to(tmp_path / "pipeline.log")
         patiently(write, tmp_path / "scores.json", patience=5)
     logging.getLogger("posegen.storage.files").warning("nobody listens any more")
     (line,) = text.getvalue().strip().splitlines()

@@ -233,12 +233,12 @@ def test_a_settings_file_that_is_none_is_told(tmp_path: Path, content: str | Non
 
 
 def test_a_settings_file_is_kept_with_the_run(tmp_path: Path):
-    from posegen.runs.options import from_run, keep, plan_for
+    from posegen.runs.options import from_run, kept_options, plan_for
 
     path = tmp_path / "best.json"
     write_json(path, {"system": "pg2", "settings": {"refinement.l1_weight": 7.5}})
     options = Options(settings=path, run=tmp_path / "run")
-    write_json(tmp_path / "run" / "options.json", keep(options))
+    write_json(tmp_path / "run" / "options.json", kept_options(options))
     assert plan_for(from_run(Options(run=tmp_path / "run"))).settings["refinement.l1_weight"] == 7.5
 
 
