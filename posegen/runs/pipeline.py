@@ -11,6 +11,7 @@ from typing import Any
 from posegen.runs.progress import Display, score_tables, terms_text
 from posegen.storage.files import read_json, remove_leftovers
 from posegen.runs.plan import Plan, Step
+from posegen.data.shards.manifest import Manifest
 from posegen.storage.run_lock import run_lock
 from posegen.stage import Perceptive
 from posegen.storage.store import Store
@@ -179,14 +180,14 @@ def _pretrained(plan: Plan) -> bool:
     return any(isinstance(s, Perceptive) and s.pretrained and s.features == s.pretrained for s in plan.system.stages)
 
 
-def counts_lines(manifest: dict[str, Any]) -> list[str]:
+def counts_lines(manifest: Manifest) -> list[str]:
     """What the shards hold and what was rejected, in words."""
     lines = [
         f"{split}: {c['usable']:,} usable of {c['images']:,} images, {c['groups']:,} groups, {c['pairs']:,} pairs"
-        for split, c in manifest["counts"].items()
+        for split, c in manifest.counts.items()
     ]
-    rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest["rejects"].items())
-    notes = ", ".join(f"{n:,} {note}" for note, n in manifest["notes"].items())
+    rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest.rejects.items())
+    notes = ", ".join(f"{n:,} {note}" for note, n in manifest.notes.items())
     lines += [f"rejected (listed in shards/rejects.parquet): {rejects}"] if rejects else []
     return lines + ([f"kept, but to note: {notes}"] if notes else [])
 

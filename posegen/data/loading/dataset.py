@@ -15,7 +15,7 @@ from torch import Tensor
 from posegen.data.loading.collate import Filling, wanted_columns
 from posegen.data.loading.sampler import Draws, Plan, whole_plan, windowed_plan
 from posegen.data.shards.mapping import Shards
-from posegen.data.shards.out_of_core import WindowedOrder, shard_bytes
+from posegen.data.shards.out_of_core import WindowedOrder
 
 __all__ = ["Shards", "listed_batches", "share_of", "training_batches"]
 
@@ -67,7 +67,7 @@ def training_batches(
     if window is None:
         return _batches(filling, whole_plan(drawn, shards.split("train")), threads)
     index = shards.index("train")
-    order = WindowedOrder([(shard_bytes(shard), shard["pairs"]) for shard in index.shards], window, seed)
+    order = WindowedOrder([(shard.total_bytes, shard.pairs) for shard in index.shards], window, seed)
     return _batches(filling, windowed_plan(drawn, order, index, partial(shards.opened, "train")), threads)
 
 

@@ -6,9 +6,9 @@ Which entries and which given pairs make which shard: the driver's part, names a
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from posegen.data.geometry.joints import TORSO
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, Source
 from posegen.data.masks.person_masks import Estimate, person_mask
 from posegen.data.masks.pose_masks import pack, pose_mask
-from posegen.data.shards import manifest as shard_files
+from posegen.data.shards.manifest import IMAGES, PAIRS, SCHEMA_VERSION, ShardSummary, shard_stem, write_arrow
 from posegen.data.sources.pairs import ordered_pairs
 from posegen.storage.files import write_json
 
@@ -40,6 +40,16 @@ class ShardSettings:
     person_network: str = ""  # of estimated masks: first digits of the sha256 of the network's file; "" is GrabCut
 
 
+def made_from(listing: Listing, settings: ShardSettings, *, fingerprint: str) -> dict[str, Any]:
+    """Return the record of what shards are made from; those with the same record need not be made again."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": fingerprint,
+        "source": listing.fingerprint,
+        "settings": {**asdict(settings), "size": list(settings.size)},
+    }
+
+
 @dataclass(frozen=True)
 class Work:
     """What one task makes a shard of: entries, group by group, and the given pairs among them (None: pair by the rule).
@@ -54,7 +64,7 @@ class Work:
 
     @property
     def stem(self) -> str:
-        return shard_files.shard_stem(self.split, self.number)
+        return shard_stem(self.split, self.number)
 
 
 class Row(NamedTuple):
@@ -84,7 +94,7 @@ def make_shard(
     made_from: Mapping,
     *,
     estimate: Estimate = person_mask,
-) -> dict:
+) -> ShardSummary:
     """Write the files of one shard and return its summary, which is written last and holds `made_from`.
 
     Nothing but the summary is written where no image is usable. Reading and checking never raises for an image: it
@@ -94,24 +104,24 @@ def make_shard(
     pairs, lost = _pairs(work, rows)
     files = folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"
     if rows:
-        shard_files.write_arrow(files[0], shard_files.IMAGES, _image_columns(rows))
-        shard_files.write_arrow(files[1], shard_files.PAIRS, _pair_columns(pairs))
-    summary = {
-        "made_from": made_from,
-        "split": work.split,
-        "number": work.number,
-        "images": len(work.entries),
-        "rows": len(rows),
-        "groups": len({row.entry.group for row in rows}),
-        "pairs": len(pairs.order),
-        "order": pairs.order[[0, -1]].tolist() if len(pairs.order) else [],
-        "bytes": [file.stat().st_size for file in files] if rows else [0, 0],
-        "person_masks": sum(row.person_mask is not None for row in rows),
-        "azimuths": sum(math.isfinite(row.entry.azimuth) for row in rows),
-        "notes": Counter(note for row in rows for note in row.notes),
-        "rejects": [*rejects, *lost],
-    }
-    write_json(folder / f"{work.stem}.json", summary)
+        write_arrow(files[0], IMAGES, _image_columns(rows))
+        write_arrow(files[1], PAIRS, _pair_columns(pairs))
+    summary = ShardSummary(
+        made_from=made_from,
+        split=work.split,
+        number=work.number,
+        images=len(work.entries),
+        rows=len(rows),
+        groups=len({row.entry.group for row in rows}),
+        pairs=len(pairs.order),
+        order=pairs.order[[0, -1]].tolist() if len(pairs.order) else [],
+        bytes=[file.stat().st_size for file in files] if rows else [0, 0],
+        person_masks=sum(row.person_mask is not None for row in rows),
+        azimuths=sum(math.isfinite(row.entry.azimuth) for row in rows),
+        notes=Counter(note for row in rows for note in row.notes),
+        rejects=[*rejects, *lost],
+    )
+    write_json(folder / f"{work.stem}.json", summary.to_json())
     return summary
 
 

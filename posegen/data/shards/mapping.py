@@ -18,8 +18,16 @@ from jaxtyping import Bool, Int, UInt8
 from numpy import ndarray
 
 from posegen.data.formats.images import decode_into
-from posegen.data.shards.manifest import SplitIndex, file_sizes, read_arrow, read_manifest
-from posegen.data.shards.out_of_core import ShardCache, shard_bytes
+from posegen.data.shards.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    SplitIndex,
+    file_sizes,
+    read_arrow,
+    read_manifest,
+    stored_version,
+)
+from posegen.data.shards.out_of_core import ShardCache
 from posegen.storage.store import Store
 
 ROLES = ("source", "target")
@@ -157,17 +165,14 @@ class Shards:
     def __init__(self, folder: Path, cache: ShardCache | None = None) -> None:
         manifest = read_manifest(folder) if cache is None else cache.manifest()
         if manifest is None:
-            raise ValueError(
-                f"{folder if cache is None else cache.store.at(cache.name)} holds no complete shards of this version: "
-                f"make them first (`posegen shards`), or give the folder that has their manifest.json."
-            )
+            raise _no_shards(folder, folder if cache is None else cache.store.at(cache.name))
         if cache is not None:
             cache.check(manifest)
         self.folder, self.manifest = folder, manifest
-        self.size: tuple[int, int] = tuple(manifest["settings"]["size"])
-        kinds = {"image", *ALWAYS, "pose_mask", *manifest["columns"]} - {"azimuth"}
+        self.size: tuple[int, int] = tuple(manifest.settings["size"])
+        kinds = {"image", *ALWAYS, "pose_mask", *manifest.columns} - {"azimuth"}
         self.columns: set[str] = {f"{role}_{kind}" for role in ROLES for kind in kinds}
-        self.columns |= {"rotation"} if "azimuth" in manifest["columns"] else set()
+        self.columns |= {"rotation"} if "azimuth" in manifest.columns else set()
         self._cache = cache
         self._indices: dict[str, SplitIndex] = {}
         self._splits: dict[str, MappedSplit] = {}
@@ -181,14 +186,16 @@ class Shards:
     def index(self, split: str) -> SplitIndex:
         """Where the images and pairs of a split lie; empty where the manifest has none of it."""
         if split not in self._indices:
-            shards = [shard for shard in self.manifest["shards"] if shard["split"] == split]
-            self._indices[split] = SplitIndex(shards, partial(self._orders, split))
+            self._indices[split] = SplitIndex(self.manifest.shards_of(split), partial(self._orders, split))
         return self._indices[split]
 
     def split(self, split: str) -> MappedSplit:
         """All images and pairs of a split, mapped as long as this lives: where they fit on the node's disk."""
         if split not in self._splits:
-            needed, limit = sum(map(shard_bytes, self.index(split).shards)), self._cache and self._cache.limit
+            needed, limit = (
+                sum(shard.total_bytes for shard in self.index(split).shards),
+                self._cache and self._cache.limit,
+            )
             assert limit is None or needed <= limit, f"'{split}' takes {needed} bytes of {limit}: read it in windows"
             self._splits[split] = self.opened(split, range(len(self.index(split).shards)))
         return self._splits[split]
@@ -203,8 +210,8 @@ class Shards:
             self._cache.prefetch(file_sizes(entries), stop)
         if stop.is_set():
             raise CancelledError
-        images = [self._read(shard["file"], shard["bytes"]) for shard in entries]
-        return MappedSplit(images, [self._read(shard["pairs_file"], shard["pairs_bytes"]) for shard in entries])
+        images = [self._read(shard.file, shard.bytes) for shard in entries]
+        return MappedSplit(images, [self._read(shard.pairs_file, shard.pairs_bytes) for shard in entries])
 
     def pieces(self, split: str) -> Iterator[Piece]:
         """All of a split in the order of the manifest: at once where it is in place, else one shard after the other."""
@@ -276,13 +283,26 @@ class Shards:
         return read_arrow(self.folder / file) if self._cache is None else self._cache.read(file, size)
 
     def _orders(self, split: str) -> Int[ndarray, " pairs"]:
-        files = [(shard["pairs_file"], shard["pairs_bytes"]) for shard in self.index(split).shards]
+        files = [(shard.pairs_file, shard.pairs_bytes) for shard in self.index(split).shards]
         return np.concatenate([self._read(*file).column("order").to_numpy() for file in files])
 
 
-def _room_for(manifest: dict, limit: int | None) -> int | None:
+def _no_shards(folder: Path, shown: Path | str) -> ValueError:
+    version = stored_version(folder)
+    if version not in (None, SCHEMA_VERSION):
+        return ValueError(
+            f"{shown} holds shards of version {version}, and this version of posegen reads version {SCHEMA_VERSION}: "
+            f"make the run anew, in an empty folder."
+        )
+    return ValueError(
+        f"{shown} holds no complete shards of this version: make them first (`posegen shards`), or give the folder "
+        f"that has their manifest.json."
+    )
+
+
+def _room_for(manifest: Manifest, limit: int | None) -> int | None:
     """How many shards of one reader may be mapped at once, at least one."""
-    largest = max((shard_bytes(shard) for shard in manifest["shards"]), default=1)
+    largest = max((shard.total_bytes for shard in manifest.shards), default=1)
     return None if limit is None else max(1, limit // largest)
 
 

@@ -36,40 +36,31 @@ from jaxtyping import Int
 from numpy import ndarray
 
 from posegen.data.random_streams import PAIRS_OF_WINDOW, SHARDS_OF_EPOCH, random_stream
-from posegen.data.shards.manifest import MANIFEST, file_sizes, manifest_alone, read_arrow
+from posegen.data.shards.manifest import MANIFEST, Manifest, file_sizes, manifest_alone, read_arrow
 from posegen.storage.files import StorageFailed, locked
 from posegen.storage.store import Store, cache_folder
 
 
-def shard_bytes(shard: Mapping) -> int:
-    """Bytes of the files of one of the manifest's shards."""
-    return shard["bytes"] + shard["pairs_bytes"]
-
-
-def window_bytes(manifest: Mapping, limit: int | None) -> int | None:
+def window_bytes(manifest: Manifest, limit: int | None) -> int | None:
     """Bytes of a window of training shards under a cache's limit; None where all of them fit, or nothing limits them.
 
     Where it is a number, it decides the order of the pairs, so it belongs to what a stage's training depends on.
     """
-    total = sum(shard_bytes(shard) for shard in _training(manifest))
+    total = sum(shard.total_bytes for shard in manifest.shards_of("train"))
     return None if limit is None or total <= limit else max(1, limit // 2)
 
 
-def window_words(manifest: Mapping, limit: int | None) -> str | None:
+def window_words(manifest: Manifest, limit: int | None) -> str | None:
     """What the user is told of windows under a cache's limit in bytes; None where there are none."""
     window = window_bytes(manifest, limit)
     if window is None or limit is None:
         return None
-    sizes = [shard_bytes(shard) for shard in _training(manifest)]
+    sizes = [shard.total_bytes for shard in manifest.shards_of("train")]
     mean = sum(sizes) / len(sizes)
     return (
         f"training pairs keep to windows of about {max(1, int(window / mean)):,} of {len(sizes):,} shards: the data "
         f"set ({sum(sizes) / 1e9:,.1f} GB) is larger than --cache-gb {limit / 1e9:g}"
     )
-
-
-def _training(manifest: Mapping) -> list[Mapping]:
-    return [shard for shard in manifest["shards"] if shard["split"] == "train"]
 
 
 def windows(sizes: Mapping[int, int], window: int, *, seed: int, epoch: int) -> list[tuple[int, ...]]:
@@ -184,7 +175,7 @@ class ShardCache:
         """The cache of a run, or None where its shards are mapped in place: in a folder, without a limit."""
         return ShardCache(store, name, limit) if store.remote or limit is not None else None
 
-    def manifest(self) -> dict | None:
+    def manifest(self) -> Manifest | None:
         """The manifest as the store has it now; None where it has none of this version."""
         return manifest_alone(self.store.fetch(f"{self.name}/{MANIFEST}").parent)
 
@@ -199,13 +190,13 @@ class ShardCache:
         """Where this node keeps its copies."""
         return _root() / self.fingerprint
 
-    def check(self, manifest: Mapping) -> None:
+    def check(self, manifest: Manifest) -> None:
         """Raises ValueError where a shard alone is larger than the limit, or the disk has no room for the copies."""
         if self.limit is not None:
             _check_largest(manifest, self.limit)
         root = _root()
         copies = list(_files(root, ".arrow"))
-        total = sum(file_sizes(manifest["shards"]).values())
+        total = sum(file_sizes(manifest.shards).values())
         missing = total - sum(copy.size for copy in copies if Path(copy.path).parent == self.folder)
         held = sum(copy.size for copy in copies)
         growth = missing if self.limit is None else min(self.limit, held + missing) - held
@@ -318,13 +309,13 @@ def _root() -> Path:
     return cache_folder() / "shards"
 
 
-def _check_largest(manifest: Mapping, limit: int) -> None:
-    largest = max(manifest["shards"], key=shard_bytes, default=None)
-    if largest is not None and shard_bytes(largest) > limit:
+def _check_largest(manifest: Manifest, limit: int) -> None:
+    largest = max(manifest.shards, key=lambda shard: shard.total_bytes, default=None)
+    if largest is not None and largest.total_bytes > limit:
         raise ValueError(
-            f"--cache-gb {limit / 1e9:g} was given, and {largest['file']} with its pairs alone takes "
-            f"{shard_bytes(largest) / 1e9:g} GB: give at least twice that, or make smaller shards by --set "
-            f"shards.images_per_shard={largest['rows'] // 4 or 1}."
+            f"--cache-gb {limit / 1e9:g} was given, and {largest.file} with its pairs alone takes "
+            f"{largest.total_bytes / 1e9:g} GB: give at least twice that, or make smaller shards by --set "
+            f"shards.images_per_shard={largest.rows // 4 or 1}."
         )
 
 

@@ -7,12 +7,13 @@ import pytest
 
 from posegen.data.random_streams import SHARDS_OF_EPOCH, epoch_pairs, flips, random_stream
 from posegen.data.shards.out_of_core import Turn, WindowedOrder, window_bytes, window_words, windows
+from tests.data.shards.made_up import manifest_with, shard_entry
 
 
 def manifest(*sizes, test=10**9):
     """A manifest with training shards of these sizes, and one large test shard."""
-    shards = [{"split": "train", "bytes": size - 1, "pairs_bytes": 1} for size in sizes]
-    return {"shards": [*shards, {"split": "test", "bytes": test, "pairs_bytes": 0}]}
+    shards = [shard_entry(bytes=size - 1, pairs_bytes=1) for size in sizes]
+    return manifest_with([*shards, shard_entry(split="test", bytes=test)])
 
 
 def test_the_order_without_windows_is_what_it_always_was():
