@@ -78,7 +78,7 @@ def metadata(images: int) -> dict[str, Cost]:
     print(f"{images:,} images: the first work takes {len(pickle.dumps(works[0])):,} bytes pickled", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.of(folder)
-        place = store.folder / making.PLACE
+        place = store.folder / making.FOLDER
         place.mkdir()
         summaries = [_summary(work) for work in works]
         for work, summary in zip(works, summaries, strict=True):
@@ -153,19 +153,19 @@ def manifest(shards: int) -> dict[str, Cost]:
     """What opening a data set of so many shards takes, and the order of an epoch in windows."""
     part, content = Parts(), made_up_manifest(shards)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, making.PLACE)
+        place = Path(folder, making.FOLDER)
         part("manifest written", lambda: write_json(place / MANIFEST, content.to_json()))
         part("manifest read", lambda: manifest_alone(place))
         cache = ShardCache(Store.of(folder), limit=LIMIT)
         opened = part("Shards opened through a cache", lambda: Shards(place, cache))
         index = part("index of the training split", lambda: opened.index("train"))
         order = WindowedOrder([(s.total_bytes, s.pairs) for s in index.shards], LIMIT // 2, 0)
-        part("windows of an epoch", lambda: order.turn(0))
+        part("windows of an epoch", lambda: order.window_at(0))
         start = index.pair_count // 2
-        part("first draw in a window", lambda: list(order.stretches(start, start + BATCH)))
+        part("first draw in a window", lambda: list(order.slices(start, start + BATCH)))
         part(
             "every other draw, in 1,000",
-            lambda: [list(order.stretches(start + n, start + n + 64)) for n in range(1000)],
+            lambda: [list(order.slices(start + n, start + n + 64)) for n in range(1000)],
         )
         places = np.random.default_rng(0).integers(0, index.pair_count, BATCH)
         part("pairs found in shards, 1,000 draws", lambda: [index.pairs(places) for _ in range(1000)])
@@ -176,7 +176,7 @@ def listed_files(shards: int) -> dict[str, Cost]:
     """`Plan.steps` on a folder with the files of so many shards; these are holes, for only their sizes are read."""
     part, content = Parts(), made_up_manifest(shards)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, making.PLACE)
+        place = Path(folder, making.FOLDER)
         place.mkdir()
         for name, size in file_sizes(content.shards).items():
             with open(place / name, "wb") as file:

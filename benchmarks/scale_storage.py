@@ -22,7 +22,7 @@ from posegen.data.listing import Source
 from posegen.data.loading.dataset import Shards, training_batches
 from posegen.data.shards import preparing as making
 from posegen.data.shards.making import Work, made_from, make_shard, plan_works
-from posegen.data.shards.manifest import PAIRS, Manifest, read_arrow, write_arrow
+from posegen.data.shards.manifest import PAIRS, Manifest, ShardSummary, read_arrow, write_arrow
 from posegen.data.shards.out_of_core import ShardCache, window_bytes
 from posegen.data.shards.preparing import Progress, ShardSettings, write_shards
 from posegen.storage.store import Store, cache_folder
@@ -57,8 +57,22 @@ def _tasks(shards: int, images: int, cpus: int) -> dict[str, Cost]:
     return {"tasks, the driver's part": cost, "tasks, by the clock": Cost(wall, wall, 0, 0)}
 
 
-def _nothing(work: Work) -> dict:
-    return {"split": work.split, "number": work.number}
+def _nothing(work: Work) -> ShardSummary:
+    return ShardSummary(
+        made_from={},
+        split=work.split,
+        number=work.number,
+        images=0,
+        rows=0,
+        groups=0,
+        pairs=0,
+        order=[],
+        bytes=[0, 0],
+        person_masks=0,
+        azimuths=0,
+        notes={},
+        rejects=[],
+    )
 
 
 def stored(images: Sequence[int], cpus: int, seconds: float) -> None:
@@ -117,7 +131,7 @@ def _made(folder: Path, images: int, cpus: int) -> dict[str, float]:
 
 def made_here(folder: Path, source: Source, settings: ShardSettings, progress: Progress) -> Manifest:
     """Complete shards, one after the other in this process; the manifest."""
-    place = folder / making.PLACE
+    place = folder / making.FOLDER
     place.mkdir(parents=True)
     listing = source.listing()
     works, rejects = plan_works(listing, settings.images_per_shard)

@@ -45,18 +45,18 @@ def test_works_are_cut_at_whole_groups_and_hold_each_entry_once():
 def published(store: Store) -> Blocks:
     """Blocks with one person a shard, in a run at a URI."""
     source = Blocks(people=9)
-    shards_of(source, store.folder / making.PLACE, images_per_shard=4)
-    store.publish(making.PLACE, last="manifest.json")
+    shards_of(source, store.folder / making.FOLDER, images_per_shard=4)
+    store.publish(making.FOLDER, last="manifest.json")
     return source
 
 
 def test_no_command_fetches_the_summaries_of_shards(s3_server, two_nodes):
     store = Store.of("s3://runs/summaries")
     published(store)
-    assert any(name.startswith("train-") and name.endswith(".json") for name in store.sizes(making.PLACE))
+    assert any(name.startswith("train-") and name.endswith(".json") for name in store.sizes(making.FOLDER))
     two_nodes("second")
     opened(store.place)
-    assert {path.name for path in (store.folder / making.PLACE).iterdir()} == {"manifest.json", "rejects.parquet"}
+    assert {path.name for path in (store.folder / making.FOLDER).iterdir()} == {"manifest.json", "rejects.parquet"}
 
 
 def test_finished_shards_are_known_by_their_manifest_alone(s3_server, two_nodes):
@@ -72,7 +72,7 @@ def test_finished_shards_are_known_by_their_manifest_alone(s3_server, two_nodes)
         progress=lambda *_: pytest.fail("nothing is left to make"),
     )
     assert len(manifest.shards) == 9
-    assert [path.name for path in (store.folder / making.PLACE).iterdir()] == ["manifest.json"]
+    assert [path.name for path in (store.folder / making.FOLDER).iterdir()] == ["manifest.json"]
 
 
 def copies() -> set[str]:
@@ -94,7 +94,7 @@ def test_a_draw_fetches_its_window_and_the_next_alone(tmp_path: Path, two_nodes)
     sizes = [(shard.total_bytes, shard.pairs) for shard in index.shards]
     window = 3 * max(size for size, _ in sizes)
     order = WindowedOrder(sizes, window, seed=0)
-    first = order.turn(0)
+    first = order.window_at(0)
     batches = training_batches(
         shards, columns=["source_image"], batch_size=4, seed=0, draws=range(1000), flip=False, window=window
     )

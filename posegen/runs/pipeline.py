@@ -152,7 +152,7 @@ def prepare(plan: Plan, display: Display) -> None:
     """Makes the shards."""
     from posegen.data.masks.person_masks import mask_estimate
     from posegen.data.shards.preparing import write_shards
-    from posegen.data.shards.out_of_core import window_words
+    from posegen.data.shards.out_of_core import describe_windows
 
     manifest = write_shards(
         plan.source,
@@ -165,7 +165,7 @@ def prepare(plan: Plan, display: Display) -> None:
     )
     for line in counts_lines(manifest):
         display.say(line)
-    if words := window_words(manifest, plan.cache_bytes):
+    if words := describe_windows(manifest, plan.cache_bytes):
         display.say(words)
 
 

@@ -225,9 +225,9 @@ def write_arrow(path: Path, schema: pa.Schema, columns: Mapping[str, pa.Array]) 
 
 
 def read_arrow(path: Path) -> pa.RecordBatch:
-    """The one record batch of a file of `write_arrow`, memory-mapped: nothing is read before it is used.
+    """Return the record batch of a file of `write_arrow`, memory-mapped: nothing is read before it is used.
 
-    Raises ValueError where the process may map no further file.
+    Raises ValueError if the process may map no further file.
     """
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
@@ -242,14 +242,14 @@ def read_arrow(path: Path) -> pa.RecordBatch:
 
 
 class SplitIndex:
-    """Shards are numbered from 0 as the manifest has them; images and pairs are counted within a shard or a split.
+    """Positions of images and pairs in the shards of a split, which are numbered from 0 in the order of the manifest.
 
-    Where a given list mixes the shards, places in it are known from the "order" of all pairs (16 bytes a pair are
-    held then); else from the numbers of pairs alone.
+    Where a given list mixes the shards, indices in it are known from the "order" of all pairs (16 bytes a pair are
+    held then); otherwise from the numbers of pairs alone.
     """
 
     def __init__(self, shards: Sequence[ShardEntry], orders: Callable[[], Int[ndarray, " pairs"]]) -> None:
-        """`shards` are the split's entries of the manifest; `orders` reads the "order" of all its pairs, as stored."""
+        """Index the split's entries of the manifest; `orders` reads the "order" of all its pairs, as stored."""
         self.shards, self._orders = list(shards), orders
         self._rows = np.cumsum([0, *(shard.rows for shard in shards)])
         self._pairs = np.cumsum([0, *(shard.pairs for shard in shards)])
@@ -258,33 +258,35 @@ class SplitIndex:
 
     @property
     def image_count(self) -> int:
+        """Return the number of images."""
         return int(self._rows[-1])
 
     @property
     def pair_count(self) -> int:
+        """Return the number of pairs."""
         return int(self._pairs[-1])
 
     def first_row(self, shard: int) -> int:
-        """The row in the split of a shard's first image."""
+        """Return the row in the split of a shard's first image."""
         return int(self._rows[shard])
 
     def rows(self, rows: Int[ndarray, " n"]) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
-        """The shards of images given by their rows in the split, and their rows there."""
+        """Return the shards of images given by their rows in the split, and their rows in these shards."""
         return _found(rows, self._rows)
 
     def pairs(self, places: Int[ndarray, " n"]) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
-        """The shards of pairs given by their places in the split's list, and their places in the lists of these."""
+        """Return the shards of pairs given by their indices in the split's list, and their indices in these shards."""
         return _found(self._listed[places] if self._mixed else places, self._pairs)
 
     def places(self, shards: Sequence[int]) -> Int[ndarray, " n"]:
-        """The places in the split's list of all pairs of some shards, in ascending order."""
+        """Return the indices in the split's list of all pairs of some shards, in ascending order."""
         stored = [np.arange(self._pairs[shard], self._pairs[shard + 1]) for shard in sorted(shards)]
         numbers = np.concatenate([np.empty(0, np.int64), *stored])
         return np.sort(self._place_of[numbers]) if self._mixed else numbers
 
     @cached_property
     def _listed(self) -> Int[ndarray, " pairs"]:
-        """Which stored pair stands at each place of the list."""
+        """Return the stored pair at each index of the list."""
         return np.argsort(self._orders())
 
     @cached_property

@@ -1,12 +1,12 @@
-"""A source's images to shards, on Ray Data: decoded and checked, resized where needed, with pose masks and pairs.
+"""Preparing shards on Ray Data: images are decoded, checked, resized where needed, masked and paired.
 
 The driver handles names and joints only. One task makes one shard of whole groups, so pairs are formed inside a shard
-without a join, memory is bounded by the size of a shard times the number of CPUs, and no pixel passes the driver. What
-was finished before an interruption is kept.
+without a join, memory is bounded by the size of a shard times the number of CPUs, and no pixel passes the driver.
+Shards finished before an interruption are kept.
 
-Given pair lists decide for their split: what they name is stored and paired, even a distractor or an image without
-shoulders or hips (published lists decide what is scored), and other images that could be paired are stored as well.
-Without a list: all ordered pairs of a group's usable images.
+Given pair lists decide for their split: the images they name are stored and paired, even a distractor or an image
+without shoulders or hips (published lists decide what is scored), and other images that could be paired are stored as
+well. Without a list: all ordered pairs of a group's usable images.
 """
 
 import pickle
@@ -38,7 +38,7 @@ from posegen.storage.store import Store
 
 __all__ = ["Progress", "ShardSettings", "read_manifest", "write_shards"]
 
-PLACE = "shards"  # within the run
+FOLDER = "shards"  # within the run
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 
@@ -52,22 +52,29 @@ def write_shards(
     progress: Progress,
     estimate: Estimate = person_mask,
 ) -> Manifest:
-    """Make the shards of a source in a run and return the manifest; the caller has initialised Ray.
+    """Make the shards of a source in a run and return the manifest. Ray must be initialised.
 
-    `listing` is the source's own, or that with a validation split (`splits.with_validation`).
-    Shards that are there already for the same fingerprint,
-    listing and settings are kept; files of others are removed first. `progress` hears of images done, on the driver.
-    `estimate` makes the person masks that the source lacks, where the settings say so.
+    Shards that exist for the same fingerprint, listing and settings are kept; files of others are removed first.
 
-    Raises ValueError, with the counts by reason, where the training, the test or a listed split ends without a pair,
-    and StorageFailed where the run cannot be written.
+    Args:
+        source: Loads the images.
+        store: The run.
+        settings: Size and masks of the stored images.
+        listing: The source's own, or that with a validation split (`splits.with_validation`).
+        fingerprint: Of data and settings, kept in the manifest.
+        progress: Receives the number of images done, on the driver.
+        estimate: Makes the person masks that the source lacks, if the settings ask for it.
+
+    Raises:
+        ValueError: The training, the test or a listed split ends without a pair; with the counts by reason.
+        StorageFailed: The run cannot be written.
     """
     record = made_from(listing, settings, fingerprint=fingerprint)
-    sizes = store.sizes(PLACE)
-    finished = read_manifest(store.fetch(PLACE, wanted=MANIFEST.__eq__), sizes=sizes)
+    sizes = store.sizes(FOLDER)
+    finished = read_manifest(store.fetch(FOLDER, wanted=MANIFEST.__eq__), sizes=sizes)
     if finished is not None and finished.made_from == record:
         return finished
-    folder = store.fetch(PLACE, wanted=lambda name: name.endswith(".json"))
+    folder = store.fetch(FOLDER, wanted=lambda name: name.endswith(".json"))
     folder.mkdir(parents=True, exist_ok=True)
     works, rejects = plan_works(listing, settings.images_per_shard)
     summaries = _finished(folder, works, record, sizes)
@@ -94,7 +101,7 @@ def write_shards(
 def _finished(
     folder: Path, works: Sequence[Work], made_from: Mapping, sizes: Mapping[str, int]
 ) -> dict[str, ShardSummary]:
-    """Summaries, by stem, of the shards that are there; `sizes` are the bytes of the files that the run has."""
+    """Return the summaries of complete shards by stem; `sizes` are the bytes of the run's files."""
     summaries = {}
     for work in works:
         content = read_json(folder / f"{work.stem}.json")
@@ -106,31 +113,31 @@ def _finished(
 
 
 def _remove_all_but(store: Store, stems: Iterable[str]) -> None:
-    """Remove what an earlier run left, but for the shards named; summaries first, so that no shard is half there."""
+    """Remove all files but those of the shards named; summaries first, so that no shard is left incomplete."""
     kept = {f"{stem}.{kind}" for stem in stems for kind in ("json", "arrow", "pairs.arrow")}
-    there = store.sizes(PLACE).keys() - kept
+    there = store.sizes(FOLDER).keys() - kept
     for name in sorted(there, key=lambda name: not name.endswith(".json")):
         if name.endswith((".json", ".arrow", ".tmp")) or name == REJECTS:
-            store.remove(f"{PLACE}/{name}")
+            store.remove(f"{FOLDER}/{name}")
 
 
 def _make_and_publish(
     work: Work, source: Source, store: Store, settings: ShardSettings, made_from: Mapping, *, estimate: Estimate
 ) -> ShardSummary:
-    """One shard in the run, its summary last. Where the run is a URI, the images do not stay on this node."""
-    folder = store.folder / PLACE
+    """Make one shard in the run, its summary last. If the run is a URI, the images do not stay on this node."""
+    folder = store.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     summary = make_shard(work, source, folder, settings, made_from, estimate=estimate)
     images = [f"{work.stem}.arrow", f"{work.stem}.pairs.arrow"] if summary.rows else []
     for name in (*images, f"{work.stem}.json"):
-        store.publish(f"{PLACE}/{name}")
+        store.publish(f"{FOLDER}/{name}")
     for name in images if store.remote else ():
         (folder / name).unlink()
     return summary
 
 
 def _made(works: Sequence[Work], make: Callable[[Work], ShardSummary]) -> Iterator[ShardSummary]:
-    """Summaries of the shards, as the tasks end."""
+    """Yield the summaries of shards, as their tasks end."""
     if not works:
         return
     rows = [{"work": pickle.dumps(work)} for work in works]
@@ -143,7 +150,7 @@ def _made(works: Sequence[Work], make: Callable[[Work], ShardSummary]) -> Iterat
 
 
 def _task(row: dict, make: Callable[[Work], ShardSummary]) -> dict:
-    """The summary of a shard. A failure of the storage as a value: Ray Data gives no task's error back as it was."""
+    """Return the summary of a shard, or a storage failure as a value: Ray Data wraps errors that tasks raise."""
     try:
         return {"summary": pickle.dumps(make(pickle.loads(row["work"]))), "failed": ""}
     except StorageFailed as error:
@@ -153,11 +160,11 @@ def _task(row: dict, make: Callable[[Work], ShardSummary]) -> dict:
 def _conclude(
     store: Store, name: str, made_from: Mapping, rejects: Sequence[Reject], summaries: Sequence[ShardSummary]
 ) -> Manifest:
-    """Write the rejects and, where all splits have pairs, the manifest."""
-    folder = store.folder / PLACE
+    """Write the rejects and, if all splits have pairs, the manifest."""
+    folder = store.folder / FOLDER
     rejects = [*rejects, *(reject for summary in summaries for reject in summary.rejects)]
     write_whole(folder / REJECTS, partial(_write_rejects, rejects))
-    store.publish(f"{PLACE}/{REJECTS}")
+    store.publish(f"{FOLDER}/{REJECTS}")
     splits = dict.fromkeys((*SPLITS, *(summary.split for summary in summaries)))
     counts = {split: _counts(split, rejects, summaries) for split in splits}
     for split in counts:
@@ -179,7 +186,7 @@ def _conclude(
         shards=[summary.entry for summary in stored],
     )
     write_json(folder / MANIFEST, manifest.to_json())
-    store.publish(f"{PLACE}/{MANIFEST}")
+    store.publish(f"{FOLDER}/{MANIFEST}")
     return manifest
 
 
@@ -189,7 +196,7 @@ def _write_rejects(rejects: Sequence[Reject], path: Path) -> None:
 
 
 def _counts(split: str, rejects: Sequence[Reject], summaries: Sequence[ShardSummary]) -> dict[str, int]:
-    """Usable are the stored images and those that lack nothing but a partner; the others were rejected."""
+    """Count a split. Usable are the stored images and those that only lack a partner; the others were rejected."""
     of_split = [summary for summary in summaries if summary.split == split]
     why = [reject.reason for reject in rejects if reject.split == split]
     usable = sum(summary.rows for summary in of_split) + why.count(reasons.ALONE)
