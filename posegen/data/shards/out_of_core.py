@@ -11,10 +11,10 @@ The cache holds a node's copies of shards in bounded disk, shared by all its pro
     <cache>/shards/.lock                         held while room is made
 
 A file is complete when it has the manifest's size. Before one is fetched, the least recently used files of all runs
-are removed until it fits. Removing a mapped file is harmless: Linux keeps its bytes until it is unmapped, so the disk in
-use may exceed the limit by the mapped bytes. While a file is fetched, its lock file is as long as the file will be (a
-hole, which takes no disk), so that other processes can count pending bytes. The lock of a killed process is free, and
-its leftovers are removed by the next process that makes room or fetches the file.
+are removed until it fits. Removing a mapped file is harmless: Linux keeps its bytes until it is unmapped, so the disk
+in use may exceed the limit by the mapped bytes. While a file is fetched, its lock file is as long as the file will be
+(a hole, which takes no disk), so that other processes can count pending bytes. The lock of a killed process is free,
+and its leftovers are removed by the next process that makes room or fetches the file.
 """
 
 import os
