@@ -55,12 +55,10 @@ def main(
 def _cases(folder: Path) -> dict[str, tuple[Shards, int | None]]:
     """Shards and windows in bytes, by name."""
     in_place = Shards(folder / "shards")
-    total = sum(shard["bytes"] + shard["pairs_bytes"] for shard in in_place.manifest["shards"])
+    total = sum(shard.total_bytes for shard in in_place.manifest.shards)
     cache = ShardCache(Store.of(folder), limit=total // 2)
     window = window_bytes(in_place.manifest, cache.limit)
-    print(
-        f"{len(in_place.manifest['shards'])} shards of {total / 1e6:,.1f} MB, windows of {(window or 0) / 1e6:,.1f} MB"
-    )
+    print(f"{len(in_place.manifest.shards)} shards of {total / 1e6:,.1f} MB, windows of {(window or 0) / 1e6:,.1f} MB")
     return {
         "in place": (in_place, None),
         "windows": (in_place, window),

@@ -13,15 +13,24 @@ from posegen.catalog import system
 from posegen.data.listing import Entry, Listing, Reject, fingerprint
 from posegen.data.random_streams import epoch_order, epoch_pairs
 from posegen.data.shards import preparing as making
-from posegen.data.shards.making import ShardSettings, Work, plan_works
-from posegen.data.shards.manifest import MANIFEST, SCHEMA_VERSION, file_sizes, read_manifest, shard_stem
+from posegen.data.shards.making import ShardSettings, Work, made_from, plan_works
+from posegen.data.shards.manifest import (
+    MANIFEST,
+    Manifest,
+    ShardEntry,
+    ShardSummary,
+    file_sizes,
+    manifest_alone,
+    read_manifest,
+    shard_stem,
+)
 from posegen.data.shards.mapping import Shards
-from posegen.data.shards.out_of_core import ShardCache, WindowedOrder, shard_bytes
+from posegen.data.shards.out_of_core import ShardCache, WindowedOrder
 from posegen.data.sources.folder import Folder
 from posegen.data.sources.splits import with_validation
 from posegen.data.sources.synthetic.source import SyntheticPeople
 from posegen.runs.plan import Plan
-from posegen.storage.files import read_json, write_json
+from posegen.storage.files import write_json
 from posegen.storage.store import Store
 
 GROUP = 20  # images of a person
@@ -69,12 +78,12 @@ def metadata(images: int) -> dict[str, Cost]:
     print(f"{images:,} images: the first work takes {len(pickle.dumps(works[0])):,} bytes pickled", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.of(folder)
-        place = store.folder / making.PLACE
+        place = store.folder / making.FOLDER
         place.mkdir()
         summaries = [_summary(work) for work in works]
         for work, summary in zip(works, summaries, strict=True):
-            write_json(place / f"{work.stem}.json", summary)
-        sizes = file_sizes(making._shard(summary) for summary in summaries)
+            write_json(place / f"{work.stem}.json", summary.to_json())
+        sizes = file_sizes(summary.entry for summary in summaries)
         part("summaries read again", lambda: making._finished(place, works, _made_from(), sizes))
         part("rejects and manifest", lambda: making._conclude(store, "made-up", _made_from(), [], summaries))
         part("manifest read", lambda: read_manifest(place, sizes=sizes))
@@ -82,32 +91,27 @@ def metadata(images: int) -> dict[str, Cost]:
 
 
 def _made_from() -> dict:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": "0123456789abcdef",
-        "source": "0" * 64,
-        "settings": {"size": [128, 64]},
-    }
+    return made_from(Listing([], "0" * 64), SETTINGS, fingerprint="0123456789abcdef")
 
 
-def _summary(work: Work) -> dict:
+def _summary(work: Work) -> ShardSummary:
     """As of a shard whose every hundredth image was rejected."""
     count = len(work.entries)
-    return {
-        "made_from": _made_from(),
-        "split": work.split,
-        "number": work.number,
-        "images": count,
-        "rows": count,
-        "groups": count // GROUP,
-        "pairs": count * (GROUP - 1),
-        "order": [0, count * (GROUP - 1) - 1],
-        "bytes": [count * IMAGE_BYTES, count * (GROUP - 1) * PAIR_BYTES],
-        "person_masks": 0,
-        "azimuths": 0,
-        "notes": {},
-        "rejects": [Reject(entry.name, work.split, "no joint is visible") for entry in work.entries[::100]],
-    }
+    return ShardSummary(
+        made_from=_made_from(),
+        split=work.split,
+        number=work.number,
+        images=count,
+        rows=count,
+        groups=count // GROUP,
+        pairs=count * (GROUP - 1),
+        order=[0, count * (GROUP - 1) - 1],
+        bytes=[count * IMAGE_BYTES, count * (GROUP - 1) * PAIR_BYTES],
+        person_masks=0,
+        azimuths=0,
+        notes={},
+        rejects=[Reject(entry.name, work.split, "no joint is visible") for entry in work.entries[::100]],
+    )
 
 
 def reader(images: int) -> dict[str, Cost]:
@@ -124,44 +128,44 @@ def reader(images: int) -> dict[str, Cost]:
     return part.costs
 
 
-def made_up_manifest(shards: int) -> dict:
+def made_up_manifest(shards: int) -> Manifest:
     """Of as many training shards of 2,000 images, nearly, and one of each other split."""
     rows = SETTINGS.images_per_shard
     pairs = rows * (GROUP - 1)
     entries = [
-        {
-            "split": split,
-            "file": f"{shard_stem(split, number)}.arrow",
-            "pairs_file": f"{shard_stem(split, number)}.pairs.arrow",
-            "bytes": rows * IMAGE_BYTES + number % 1000,
-            "pairs_bytes": pairs * PAIR_BYTES,
-            "rows": rows,
-            "pairs": pairs,
-            "order": [number * pairs, (number + 1) * pairs - 1],
-        }
+        ShardEntry(
+            split=split,
+            file=f"{shard_stem(split, number)}.arrow",
+            pairs_file=f"{shard_stem(split, number)}.pairs.arrow",
+            bytes=rows * IMAGE_BYTES + number % 1000,
+            pairs_bytes=pairs * PAIR_BYTES,
+            rows=rows,
+            pairs=pairs,
+            order=[number * pairs, (number + 1) * pairs - 1],
+        )
         for split, count in (("test", 1), ("train", shards))
         for number in range(count)
     ]
-    return {**_made_from(), "columns": [], "counts": {}, "rejects": {}, "notes": {}, "shards": entries}
+    return Manifest(**_made_from(), columns=[], counts={}, rejects={}, notes={}, shards=entries)
 
 
 def manifest(shards: int) -> dict[str, Cost]:
     """What opening a data set of so many shards takes, and the order of an epoch in windows."""
     part, content = Parts(), made_up_manifest(shards)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, making.PLACE)
-        part("manifest written", lambda: write_json(place / MANIFEST, content))
-        part("manifest read", lambda: read_json(place / MANIFEST))
+        place = Path(folder, making.FOLDER)
+        part("manifest written", lambda: write_json(place / MANIFEST, content.to_json()))
+        part("manifest read", lambda: manifest_alone(place))
         cache = ShardCache(Store.of(folder), limit=LIMIT)
         opened = part("Shards opened through a cache", lambda: Shards(place, cache))
         index = part("index of the training split", lambda: opened.index("train"))
-        order = WindowedOrder([(shard_bytes(s), s["pairs"]) for s in index.shards], LIMIT // 2, 0)
-        part("windows of an epoch", lambda: order.turn(0))
+        order = WindowedOrder([(s.total_bytes, s.pairs) for s in index.shards], LIMIT // 2, 0)
+        part("windows of an epoch", lambda: order.window_at(0))
         start = index.pair_count // 2
-        part("first draw in a window", lambda: list(order.stretches(start, start + BATCH)))
+        part("first draw in a window", lambda: list(order.slices(start, start + BATCH)))
         part(
             "every other draw, in 1,000",
-            lambda: [list(order.stretches(start + n, start + n + 64)) for n in range(1000)],
+            lambda: [list(order.slices(start + n, start + n + 64)) for n in range(1000)],
         )
         places = np.random.default_rng(0).integers(0, index.pair_count, BATCH)
         part("pairs found in shards, 1,000 draws", lambda: [index.pairs(places) for _ in range(1000)])
@@ -172,14 +176,14 @@ def listed_files(shards: int) -> dict[str, Cost]:
     """`Plan.steps` on a folder with the files of so many shards; these are holes, for only their sizes are read."""
     part, content = Parts(), made_up_manifest(shards)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, making.PLACE)
+        place = Path(folder, making.FOLDER)
         place.mkdir()
-        for name, size in file_sizes(content["shards"]).items():
+        for name, size in file_sizes(content.shards).items():
             with open(place / name, "wb") as file:
                 file.truncate(size)
             if not name.endswith(".pairs.arrow"):
                 (place / f"{name.removesuffix('.arrow')}.json").touch()
-        write_json(place / MANIFEST, content)
+        write_json(place / MANIFEST, content.to_json())
         plan = Plan(
             store=Store.of(folder),
             system=system("vdg", "synthetic"),

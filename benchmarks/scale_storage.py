@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from scale_metadata import made_up_listing
 from posegen.data.listing import Source
 from posegen.data.loading.dataset import Shards, training_batches
 from posegen.data.shards import preparing as making
-from posegen.data.shards.making import Work, make_shard, plan_works
-from posegen.data.shards.manifest import PAIRS, SCHEMA_VERSION, read_arrow, write_arrow
+from posegen.data.shards.making import Work, made_from, make_shard, plan_works
+from posegen.data.shards.manifest import PAIRS, Manifest, ShardSummary, read_arrow, write_arrow
 from posegen.data.shards.out_of_core import ShardCache, window_bytes
 from posegen.data.shards.preparing import Progress, ShardSettings, write_shards
 from posegen.storage.store import Store, cache_folder
@@ -58,8 +57,22 @@ def _tasks(shards: int, images: int, cpus: int) -> dict[str, Cost]:
     return {"tasks, the driver's part": cost, "tasks, by the clock": Cost(wall, wall, 0, 0)}
 
 
-def _nothing(work: Work) -> dict:
-    return {"split": work.split, "number": work.number}
+def _nothing(work: Work) -> ShardSummary:
+    return ShardSummary(
+        made_from={},
+        split=work.split,
+        number=work.number,
+        images=0,
+        rows=0,
+        groups=0,
+        pairs=0,
+        order=[],
+        bytes=[0, 0],
+        person_masks=0,
+        azimuths=0,
+        notes={},
+        rejects=[],
+    )
 
 
 def stored(images: Sequence[int], cpus: int, seconds: float) -> None:
@@ -102,39 +115,34 @@ def _made(folder: Path, images: int, cpus: int) -> dict[str, float]:
     else:
         manifest, cost = measured(lambda: made_here(folder, source, settings, progress))
     (begin, _), (first, skipped), (end, done) = times[0], times[1], times[-1]
-    shards = manifest["shards"]
+    shards = manifest.shards
     return {
         "seconds in all": end - begin,
         "images/s after the first shard": (done - skipped) / (end - first),
         "driver's processor time": cost.processor,
         "driver's peak memory": cost.peak,
         "bytes on disk": bytes_in(folder / "shards"),
-        "bytes of pairs": sum(shard["pairs_bytes"] for shard in shards),
+        "bytes of pairs": sum(shard.pairs_bytes for shard in shards),
         "bytes an image": bytes_in(folder / "shards") / images,
-        "training pairs": manifest["counts"]["train"]["pairs"],
+        "training pairs": manifest.counts["train"]["pairs"],
         "shards": len(shards),
     }
 
 
-def made_here(folder: Path, source: Source, settings: ShardSettings, progress: Progress) -> dict:
+def made_here(folder: Path, source: Source, settings: ShardSettings, progress: Progress) -> Manifest:
     """Complete shards, one after the other in this process; the manifest."""
-    place = folder / making.PLACE
+    place = folder / making.FOLDER
     place.mkdir(parents=True)
     listing = source.listing()
     works, rejects = plan_works(listing, settings.images_per_shard)
-    made_from = {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": "benchmark",
-        "source": listing.fingerprint,
-        "settings": {**asdict(settings), "size": list(settings.size)},
-    }
+    record = made_from(listing, settings, fingerprint="benchmark")
     summaries, done = [], 0
     progress("images", 0, len(listing.entries))
     for work in works:
-        summaries.append(make_shard(work, source, place, settings, made_from))
+        summaries.append(make_shard(work, source, place, settings, record))
         done += len(work.entries)
         progress("images", done, len(listing.entries))
-    return making._conclude(Store.of(folder), source.name, made_from, rejects, summaries)
+    return making._conclude(Store.of(folder), source.name, record, rejects, summaries)
 
 
 def _opened(folder: Path) -> dict[str, float]:
@@ -169,9 +177,7 @@ def _read(shards: Shards, window: int | None, seconds: float, how: str) -> dict[
 
 def _bounded(folder: Path, seconds: float) -> dict[str, float]:
     """The same through a cache of a fifth of the training shards, with the disk that it really takes."""
-    training = sum(
-        s["bytes"] + s["pairs_bytes"] for s in Shards(folder / "shards").manifest["shards"] if s["split"] == "train"
-    )
+    training = sum(s.total_bytes for s in Shards(folder / "shards").manifest.shards if s.split == "train")
     cache = ShardCache(Store.of(folder), limit=training // 5)
     shards = Shards(folder / "shards", cache)
     with disk_used() as used:

@@ -1,7 +1,7 @@
 """What the tests share: images of blocks with joints, in shards, made without Ray; an S3 server; two nodes."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from posegen.data.listing import Entry, Listing, LoadedImage, Source
-from posegen.data.shards.making import ShardSettings, make_shard, plan_works
-from posegen.data.shards.manifest import SCHEMA_VERSION
+from posegen.data.shards.making import ShardSettings, made_from, make_shard, plan_works
 from posegen.data.sources.synthetic.source import SyntheticViews
 from posegen.storage.store import Store
 
@@ -70,15 +69,10 @@ def shards_of(source: Source, folder: Path, *, images_per_shard: int = 2000) -> 
     folder.mkdir(parents=True)
     listing = source.listing()
     settings = ShardSettings(size=(64, 32), mask_radius=2, images_per_shard=images_per_shard)
-    made_from = {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": source.name,
-        "source": listing.fingerprint,
-        "settings": {**asdict(settings), "size": list(settings.size)},
-    }
+    record = made_from(listing, settings, fingerprint=source.name)
     works, rejects = plan_works(listing, settings.images_per_shard)
-    summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
-    _conclude(Store.of(folder.parent), source.name, made_from, rejects, summaries)
+    summaries = [make_shard(work, source, folder, settings, record) for work in works]
+    _conclude(Store.of(folder.parent), source.name, record, rejects, summaries)
     return folder
 
 

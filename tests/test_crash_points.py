@@ -4,13 +4,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from posegen.data.shards.making import ShardSettings, make_shard, plan_works
-from posegen.data.shards.manifest import SCHEMA_VERSION, read_arrow
+from posegen.data.shards.making import ShardSettings, made_from, make_shard, plan_works
+from posegen.data.shards.manifest import ShardSummary, read_arrow
 from posegen.data.shards.preparing import _finished
 from posegen.storage.files import read_json, remove_leftovers, remove_whole, write_json
 from posegen.training.checkpoints import Progress, checkpoints, latest_checkpoint, restore, snapshot, write_snapshot
@@ -102,19 +101,19 @@ def sizes(folder: Path) -> dict[str, int]:
 def test_a_shard_is_whole_or_made_again(tmp_path: Path):
     folder, source, settings = tmp_path / "shards", Blocks(), ShardSettings(size=(64, 32), mask_radius=2)
     works, _ = plan_works(source.listing(), settings.images_per_shard)
-    made_from = {"schema_version": SCHEMA_VERSION, "settings": {**asdict(settings), "size": [64, 32]}}
+    record = made_from(source.listing(), settings, fingerprint="")
     work = works[0]
 
-    def make() -> dict:
-        return make_shard(work, source, folder, settings, made_from)
+    def make() -> ShardSummary:
+        return make_shard(work, source, folder, settings, record)
 
     points = 0
     for points in crashes(make, lambda: emptied(folder)):  # noqa: B007
-        finished = _finished(folder, [work], made_from, sizes(folder))
+        finished = _finished(folder, [work], record, sizes(folder))
         if finished:
-            assert read_arrow(folder / f"{work.stem}.arrow").num_rows == finished[work.stem]["rows"]
+            assert read_arrow(folder / f"{work.stem}.arrow").num_rows == finished[work.stem].rows
         make()
-        assert _finished(folder, [work], made_from, sizes(folder))
+        assert _finished(folder, [work], record, sizes(folder))
     assert points >= 5
 
 

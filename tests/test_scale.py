@@ -12,7 +12,7 @@ from posegen.data.listing import Entry, Listing
 from posegen.data.loading.dataset import Shards, training_batches
 from posegen.data.shards import preparing as making
 from posegen.data.shards.making import ShardSettings, plan_works
-from posegen.data.shards.out_of_core import ShardCache, WindowedOrder, shard_bytes
+from posegen.data.shards.out_of_core import ShardCache, WindowedOrder
 from posegen.data.shards.preparing import write_shards
 from posegen.runs.options import open_store
 from posegen.storage.store import Store, cache_folder
@@ -45,18 +45,18 @@ def test_works_are_cut_at_whole_groups_and_hold_each_entry_once():
 def published(store: Store) -> Blocks:
     """Blocks with one person a shard, in a run at a URI."""
     source = Blocks(people=9)
-    shards_of(source, store.folder / making.PLACE, images_per_shard=4)
-    store.publish(making.PLACE, last="manifest.json")
+    shards_of(source, store.folder / making.FOLDER, images_per_shard=4)
+    store.publish(making.FOLDER, last="manifest.json")
     return source
 
 
 def test_no_command_fetches_the_summaries_of_shards(s3_server, two_nodes):
     store = Store.of("s3://runs/summaries")
     published(store)
-    assert any(name.startswith("train-") and name.endswith(".json") for name in store.sizes(making.PLACE))
+    assert any(name.startswith("train-") and name.endswith(".json") for name in store.sizes(making.FOLDER))
     two_nodes("second")
     open_store(store.uri)
-    assert {path.name for path in (store.folder / making.PLACE).iterdir()} == {"manifest.json", "rejects.parquet"}
+    assert {path.name for path in (store.folder / making.FOLDER).iterdir()} == {"manifest.json", "rejects.parquet"}
 
 
 def test_finished_shards_are_known_by_their_manifest_alone(s3_server, two_nodes):
@@ -71,8 +71,8 @@ def test_finished_shards_are_known_by_their_manifest_alone(s3_server, two_nodes)
         fingerprint=source.name,
         progress=lambda *_: pytest.fail("nothing is left to make"),
     )
-    assert len(manifest["shards"]) == 9
-    assert [path.name for path in (store.folder / making.PLACE).iterdir()] == ["manifest.json"]
+    assert len(manifest.shards) == 9
+    assert [path.name for path in (store.folder / making.FOLDER).iterdir()] == ["manifest.json"]
 
 
 def copies() -> set[str]:
@@ -91,18 +91,18 @@ def test_a_draw_fetches_its_window_and_the_next_alone(tmp_path: Path, two_nodes)
     folder = shards_of(Blocks(people=30), tmp_path / "run" / "shards", images_per_shard=4)
     shards = Shards(folder, ShardCache(Store.of(tmp_path / "run"), limit=10**6))
     index = shards.index("train")
-    sizes = [(shard_bytes(shard), shard["pairs"]) for shard in index.shards]
+    sizes = [(shard.total_bytes, shard.pairs) for shard in index.shards]
     window = 3 * max(size for size, _ in sizes)
     order = WindowedOrder(sizes, window, seed=0)
-    first = order.turn(0)
+    first = order.window_at(0)
     batches = training_batches(
         shards, columns=["source_image"], batch_size=4, seed=0, draws=range(1000), flip=False, window=window
     )
     next(batches)
     batches.close()
     two = [index.shards[number] for turn in (first, order.after(first)) for number in order.shards_of(turn)]
-    assert {shard["file"] for shard in two[: len(order.shards_of(first))]} <= copies()
-    assert copies() <= {name for shard in two for name in (shard["file"], shard["pairs_file"])}
+    assert {shard.file for shard in two[: len(order.shards_of(first))]} <= copies()
+    assert copies() <= {name for shard in two for name in (shard.file, shard.pairs_file)}
     assert len(two) < len(index.shards) / 2
 
 

@@ -85,7 +85,7 @@ def assert_nothing_is_half_there(run: Path) -> None:
     """What counts as complete is complete, and what failed has left nothing."""
     assert not list(run.rglob(TEMPORARY))
     if (manifest := read_manifest(run / "shards")) is not None:
-        assert manifest["counts"]["train"]["pairs"] > 0
+        assert manifest.counts["train"]["pairs"] > 0
     for checkpoint in checkpoints(run / "stages" / "coarse"):
         load_networks(checkpoint, {})
         assert (checkpoint / "optimizers.pt").stat().st_size > 100_000

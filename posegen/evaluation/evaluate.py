@@ -56,7 +56,7 @@ def evaluate(
     for stage in system.stages:
         fetch_newest(store, f"{STAGES}/{stage.name}")
     data = Shards.of(store, limit=cache_bytes)
-    check_known("split", split, data.manifest["counts"])
+    check_known("split", split, data.manifest.counts)
     chosen = chosen_pairs(data.pair_count(split), pairs, split=split)
     load(system, store.folder / STAGES, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
     store.remove(f"{SCORES}/metrics.json")

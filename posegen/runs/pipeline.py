@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posegen.runs.plan import Plan, Step
+from posegen.data.shards.manifest import Manifest
 from posegen.runs.progress import Progress, score_tables, terms_text
 from posegen.stage import UsesPretrained
 from posegen.storage.files import read_json, remove_leftovers
@@ -152,7 +153,7 @@ def tracked(run: Path, settings: Mapping[str, Any], progress: Progress, *, anew:
 def prepare_shards(plan: Plan, progress: Progress) -> None:
     """Write the run's shards, and print what they hold."""
     from posegen.data.masks.person_masks import mask_estimate
-    from posegen.data.shards.out_of_core import window_words
+    from posegen.data.shards.out_of_core import describe_windows
     from posegen.data.shards.preparing import write_shards
 
     manifest = write_shards(
@@ -166,7 +167,7 @@ def prepare_shards(plan: Plan, progress: Progress) -> None:
     )
     for line in describe_counts(manifest):
         progress.info(line)
-    if note := window_words(manifest, plan.cache_bytes):
+    if note := describe_windows(manifest, plan.cache_bytes):
         progress.info(note)
 
 
@@ -180,14 +181,14 @@ def folders_on_all_nodes(plan: Plan) -> list[Path]:
     return ([] if root is None else [Path(root)]) + weights
 
 
-def describe_counts(manifest: dict[str, Any]) -> list[str]:
+def describe_counts(manifest: Manifest) -> list[str]:
     """Return lines on what the shards hold, what was rejected, and why."""
     lines = [
         f"{split}: {c['usable']:,} usable of {c['images']:,} images, {c['groups']:,} groups, {c['pairs']:,} pairs"
-        for split, c in manifest["counts"].items()
+        for split, c in manifest.counts.items()
     ]
-    rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest["rejects"].items())
-    notes = ", ".join(f"{n:,} {note}" for note, n in manifest["notes"].items())
+    rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest.rejects.items())
+    notes = ", ".join(f"{n:,} {note}" for note, n in manifest.notes.items())
     lines += [f"rejected (listed in shards/rejects.parquet): {rejects}"] if rejects else []
     return lines + ([f"kept, but to note: {notes}"] if notes else [])
 

@@ -159,7 +159,7 @@ class Plan:
         if manifest is None:
             state: State = "started" if sizes or self.shards.is_dir() else "missing"
             return Step("shards", self.shards_fingerprint, state)
-        state = "done" if manifest.get("fingerprint") == self.shards_fingerprint else "differs"
+        state = "done" if manifest.fingerprint == self.shards_fingerprint else "differs"
         return Step("shards", self.shards_fingerprint, state)
 
     def _stage_step(self, index: int) -> Step:

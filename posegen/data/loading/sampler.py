@@ -1,4 +1,4 @@
-"""What the batches of training pairs are made of, draw by draw; windows of shards are opened ahead of their turn."""
+"""The pairs of each training batch; with windows of shards, the next window is opened while one is used."""
 
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,90 +12,85 @@ from numpy import ndarray
 
 from posegen.data.random_streams import epoch_pairs, flips
 from posegen.data.shards.manifest import SplitIndex
-from posegen.data.shards.mapping import MappedSplit, Run
-from posegen.data.shards.out_of_core import Turn, WindowedOrder
+from posegen.data.shards.mapping import MappedSplit, PairSlice
+from posegen.data.shards.out_of_core import WindowedOrder, WindowIndex
 
-Plan = Generator[list[Run], None, None]
-Opener = Callable[[tuple[int, ...], Event], MappedSplit]  # of shards by number; ends early once the event is set
+OpenShards = Callable[[tuple[int, ...], Event], MappedSplit]  # by number; ends early once the event is set
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
-    """Which draws, and which part of each a rank takes."""
+class Sampler:
+    """The batches to draw, and the share of one rank.
 
-    numbers: range
+    Batch number d takes the positions d * batch_size .. (d + 1) * batch_size - 1 of an endless stream of pairs.
+    """
+
+    draws: range  # numbers of the batches
     batch_size: int  # of the global batch
-    own: slice  # of the global batch
+    share: slice  # of the global batch
     seed: int
     flip: bool
 
-    @property
-    def end(self) -> int:
-        """The place of the endless stream at which the last draw ends."""
-        return (self.numbers[-1] + 1) * self.batch_size if self.numbers else 0
+    def permuted(self, split: MappedSplit) -> Generator[list[PairSlice], None, None]:
+        """Yield batches where all shards are mapped: each epoch permutes all pairs of the split."""
+        at = np.arange(self.share.stop - self.share.start)
+        for draw in self.draws:
+            pairs = epoch_pairs(split.pair_count, self.seed, self._start(draw) + at)
+            yield [PairSlice(lambda: split, at, pairs, pairs, self._flips(draw))]
 
-    def start(self, draw: int) -> int:
-        """The place of the endless stream at which the rank's part of a draw begins."""
-        return draw * self.batch_size + self.own.start
+    def windowed(
+        self, order: WindowedOrder, index: SplitIndex, open_shards: OpenShards
+    ) -> Generator[list[PairSlice], None, None]:
+        """Yield batches window by window, with the shards of the current window and of the next one mapped."""
+        if not self.draws:
+            return
+        last = order.window_at((self.draws[-1] + 1) * self.batch_size - 1)
+        prefetcher = _WindowPrefetcher(order, open_shards, last=last)
+        listed = lru_cache(maxsize=2)(index.places)
+        try:
+            for draw in self.draws:
+                start, flips, slices = self._start(draw), self._flips(draw), []
+                for part in order.slices(start, start + self.share.stop - self.share.start):
+                    at = np.arange(part.positions.start, part.positions.stop)
+                    mapped = prefetcher.opened(part.window).result
+                    pairs = listed(part.shards)[part.pairs]
+                    slices.append(PairSlice(mapped, at, part.pairs, pairs, flips[part.positions]))
+                yield slices
+        except GeneratorExit:
+            prefetcher.stop()
+            raise
+        finally:
+            prefetcher.close()
 
-    @property
-    def share(self) -> int:
-        return self.own.stop - self.own.start
+    def _start(self, draw: int) -> int:
+        """Return the position in the stream at which the rank's share of a batch begins."""
+        return draw * self.batch_size + self.share.start
 
-    def flips(self, draw: int) -> Bool[ndarray, " share"]:
-        return flips(self.batch_size, self.seed, draw, share=0.5 if self.flip else 0.0)[self.own]
-
-
-def whole_plan(draws: Draws, split: MappedSplit) -> Plan:
-    """Every epoch permutes all pairs of the split."""
-    at = np.arange(draws.share)
-    for draw in draws.numbers:
-        pairs = epoch_pairs(split.pair_count, draws.seed, draws.start(draw) + at)
-        yield [Run(lambda: split, at, pairs, pairs, draws.flips(draw))]
-
-
-def windowed_plan(draws: Draws, order: WindowedOrder, index: SplitIndex, opener: Opener) -> Plan:
-    """Every epoch goes through windows of shards; the shards of two are held: of the one in use, and of the next."""
-    if not draws.numbers:
-        return
-    opening = _Opening(order, opener, last=order.turn(draws.end - 1))
-    places = lru_cache(maxsize=2)(index.places)
-    try:
-        for draw in draws.numbers:
-            start, flips = draws.start(draw), draws.flips(draw)
-            runs = []
-            for part, turn, shards, pairs in order.stretches(start, start + draws.share):
-                at = np.arange(part.start, part.stop)
-                runs.append(Run(opening.begun(turn).result, at, pairs, places(shards)[pairs], flips[part]))
-            yield runs
-    except GeneratorExit:
-        opening.stop()
-        raise
-    finally:
-        opening.end()
+    def _flips(self, draw: int) -> Bool[ndarray, " share"]:
+        return flips(self.batch_size, self.seed, draw, share=0.5 if self.flip else 0.0)[self.share]
 
 
-class _Opening:
-    """Opens the shards of turns on one thread: a turn's and, ahead of time, those of the turn that follows it."""
+class _WindowPrefetcher:
+    """Opens shards on one thread: those of a window and, in advance, those of the window after it."""
 
-    def __init__(self, order: WindowedOrder, opener: Opener, *, last: Turn) -> None:
-        self._order, self._opener, self._last = order, opener, last
-        self._stop, self._opened = Event(), dict[Turn, Future[MappedSplit]]()
+    def __init__(self, order: WindowedOrder, open_shards: OpenShards, *, last: WindowIndex) -> None:
+        self._order, self._open_shards, self._last = order, open_shards, last
+        self._stop, self._opened = Event(), dict[WindowIndex, Future[MappedSplit]]()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="posegen-windows")
 
-    def begun(self, turn: Turn) -> Future[MappedSplit]:
-        """The shards of a turn that is now in use. Those before it are let go by who still reads them."""
-        held = [turn, self._order.after(turn)] if turn < self._last else [turn]
+    def opened(self, window: WindowIndex) -> Future[MappedSplit]:
+        """Return the shards of the current window; those before it are released once their readers finish."""
+        held = [window, self._order.after(window)] if window < self._last else [window]
         self._opened = {each: self._opened.get(each) or self._submitted(each) for each in held}
-        return self._opened[turn]
+        return self._opened[window]
 
-    def _submitted(self, turn: Turn) -> Future[MappedSplit]:
-        return self._thread.submit(self._opener, self._order.shards_of(turn), self._stop)
+    def _submitted(self, window: WindowIndex) -> Future[MappedSplit]:
+        return self._thread.submit(self._open_shards, self._order.shards_of(window), self._stop)
 
     def stop(self) -> None:
-        """Nothing more is fetched, but for the files that are on their way."""
+        """Start no further download; those in progress are finished."""
         self._stop.set()
 
-    def end(self) -> None:
-        """Waits for what was begun."""
+    def close(self) -> None:
+        """Wait for the windows that are being opened."""
         self._thread.shutdown()

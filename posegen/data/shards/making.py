@@ -1,14 +1,11 @@
-"""One shard: from the entries of whole groups to its files. Pure of Ray; `shards` runs it in tasks.
-
-Which entries and which given pairs make which shard: the driver's part, names and joints only.
-"""
+"""Making one shard from the entries of whole groups, and dividing a listing into shards. Without Ray."""
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +18,7 @@ from posegen.data.geometry.joints import TORSO
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, Source
 from posegen.data.masks.person_masks import Estimate, person_mask
 from posegen.data.masks.pose_masks import pack, pose_mask
-from posegen.data.shards import manifest as shard_files
+from posegen.data.shards.manifest import IMAGES, PAIRS, SCHEMA_VERSION, ShardSummary, shard_stem, write_arrow
 from posegen.data.sources.pairs import ordered_pairs
 from posegen.storage.files import write_json
 
@@ -30,21 +27,31 @@ COORDINATE_LIMIT = 1e5  # pixels; joints beyond it are no coordinates of any ima
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """What the stored images look like. Radius 4 is PG2's at both of its sizes; the rest is our choice."""
+    """Settings of the stored images. Radius 4 is PG2's at both of its sizes; the rest is our choice."""
 
     size: tuple[int, int]  # height, width in pixels
     mask_radius: int = 4  # pixels
     images_per_shard: int = 2000  # a larger group is a shard of its own
     jpeg_quality: int = 95  # of images that had to be resized
-    person_masks: Literal["own", "estimated"] = "own"  # what the data set has; or what it lacks estimated
+    person_masks: Literal["own", "estimated"] = "own"  # of the data set alone, or missing ones estimated
     person_network: str = ""  # of estimated masks: first digits of the sha256 of the network's file; "" is GrabCut
+
+
+def made_from(listing: Listing, settings: ShardSettings, *, fingerprint: str) -> dict[str, Any]:
+    """Return the record of what shards are made from; those with the same record need not be made again."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": fingerprint,
+        "source": listing.fingerprint,
+        "settings": {**asdict(settings), "size": list(settings.size)},
+    }
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one task makes a shard of: entries, group by group, and the given pairs among them (None: pair by the rule).
+    """Input of one shard: entries, group by group, and the given pairs among them (None: pair by the rule).
 
-    A given pair is (place in the split's list, source name, target name).
+    A given pair is (index in the split's list, source name, target name).
     """
 
     split: str
@@ -54,11 +61,12 @@ class Work:
 
     @property
     def stem(self) -> str:
-        return shard_files.shard_stem(self.split, self.number)
+        """Return the name of the shard's files, without ending."""
+        return shard_stem(self.split, self.number)
 
 
 class Row(NamedTuple):
-    """One image as it is stored, and what there is to note about it."""
+    """One image as it is stored, with its notes."""
 
     entry: Entry
     image: bytes
@@ -70,7 +78,7 @@ class Row(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Pairs of rows (n, 2), and their places (n,) in the order of the split."""
+    """Pairs of rows (n, 2), and their "order" (n,) in the split."""
 
     rows: ndarray
     order: ndarray
@@ -84,34 +92,41 @@ def make_shard(
     made_from: Mapping,
     *,
     estimate: Estimate = person_mask,
-) -> dict:
+) -> ShardSummary:
     """Write the files of one shard and return its summary, which is written last and holds `made_from`.
 
-    Nothing but the summary is written where no image is usable. Reading and checking never raises for an image: it
-    becomes a reject.
+    Without a usable image, only the summary is written. An image that cannot be read or used becomes a reject.
+
+    Args:
+        work: Entries and given pairs.
+        source: Loads the images.
+        folder: The folder of the shards.
+        settings: Size and masks of the stored images.
+        made_from: The record of `made_from`, kept in the summary.
+        estimate: Makes the person masks that the source lacks, if the settings ask for it.
     """
     rows, rejects = _usable_rows(work, source, settings, estimate)
     pairs, lost = _pairs(work, rows)
     files = folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"
     if rows:
-        shard_files.write_arrow(files[0], shard_files.IMAGES, _image_columns(rows))
-        shard_files.write_arrow(files[1], shard_files.PAIRS, _pair_columns(pairs))
-    summary = {
-        "made_from": made_from,
-        "split": work.split,
-        "number": work.number,
-        "images": len(work.entries),
-        "rows": len(rows),
-        "groups": len({row.entry.group for row in rows}),
-        "pairs": len(pairs.order),
-        "order": pairs.order[[0, -1]].tolist() if len(pairs.order) else [],
-        "bytes": [file.stat().st_size for file in files] if rows else [0, 0],
-        "person_masks": sum(row.person_mask is not None for row in rows),
-        "azimuths": sum(math.isfinite(row.entry.azimuth) for row in rows),
-        "notes": Counter(note for row in rows for note in row.notes),
-        "rejects": [*rejects, *lost],
-    }
-    write_json(folder / f"{work.stem}.json", summary)
+        write_arrow(files[0], IMAGES, _image_columns(rows))
+        write_arrow(files[1], PAIRS, _pair_columns(pairs))
+    summary = ShardSummary(
+        made_from=made_from,
+        split=work.split,
+        number=work.number,
+        images=len(work.entries),
+        rows=len(rows),
+        groups=len({row.entry.group for row in rows}),
+        pairs=len(pairs.order),
+        order=pairs.order[[0, -1]].tolist() if len(pairs.order) else [],
+        bytes=[file.stat().st_size for file in files] if rows else [0, 0],
+        person_masks=sum(row.person_mask is not None for row in rows),
+        azimuths=sum(math.isfinite(row.entry.azimuth) for row in rows),
+        notes=Counter(note for row in rows for note in row.notes),
+        rejects=[*rejects, *lost],
+    )
+    write_json(folder / f"{work.stem}.json", summary.to_json())
     return summary
 
 
@@ -141,11 +156,19 @@ def _reject(entry: Entry, error: Exception) -> Reject:
 def prepare(
     entry: Entry, source: Source, settings: ShardSettings, *, listed: bool, estimate: Estimate = person_mask
 ) -> Row:
-    """Load, check, fit and mask one image. `listed`: a given pair names it, so that it need not fit the pairing rule.
+    """Load, check, fit and mask one image.
 
-    A person mask that the data set does not have is estimated on what is stored, where the settings say so.
+    A person mask that the data set lacks is estimated on the stored image, if the settings ask for it.
 
-    Raises ValueError(reason, detail), the reason one of `reasons` or the source's own.
+    Args:
+        entry: The image.
+        source: Loads it.
+        settings: Size and masks of the stored image.
+        listed: Whether a given pair names the image, so that it need not fit the pairing rule.
+        estimate: Estimates the person mask.
+
+    Raises:
+        ValueError: (reason, detail), the reason one of `reasons` or the source's own.
     """
     if entry.distractor and not listed:
         raise ValueError(reasons.DISTRACTOR)
@@ -193,7 +216,7 @@ def _check_coordinates(joints: ndarray) -> None:
 
 
 def _any_outside(joints: ndarray, height: int, width: int) -> bool:
-    """Whether a joint lies on no pixel; a pixel reaches half a pixel around its whole-numbered centre."""
+    """Return whether a joint lies on no pixel; pixels reach half a pixel around their integer centres."""
     return bool(((joints < -0.5) | (joints >= (width - 0.5, height - 0.5))).any())
 
 
@@ -210,16 +233,14 @@ def _pairs(work: Work, rows: Sequence[Row]) -> tuple[Pairs, list[Reject]]:
     if work.pairs is None:
         pairs = ordered_pairs([row.entry.group for row in rows])
         return Pairs(pairs, (work.number << 32) + np.arange(len(pairs))), []
-    places = {row.entry.name: place for place, row in enumerate(rows)}
-    made = [pair for pair in work.pairs if pair[1] in places and pair[2] in places]
+    index = {row.entry.name: number for number, row in enumerate(rows)}
+    made = [pair for pair in work.pairs if pair[1] in index and pair[2] in index]
     kept = {order for order, _, _ in made}
-    lost = [_lost(work.split, pair[1:], reasons.PAIR_OF_REJECTED) for pair in work.pairs if pair[0] not in kept]
-    numbers = np.array([(places[source], places[target]) for _, source, target in made], np.int64).reshape(-1, 2)
+    lost = [
+        Reject(",".join(pair[1:]), work.split, reasons.PAIR_OF_REJECTED) for pair in work.pairs if pair[0] not in kept
+    ]
+    numbers = np.array([(index[source], index[target]) for _, source, target in made], np.int64).reshape(-1, 2)
     return Pairs(numbers, np.array([order for order, _, _ in made], np.int64)), lost
-
-
-def _lost(split: str, pair: Iterable[str], reason: str) -> Reject:
-    return Reject(",".join(pair), split, reason)
 
 
 def _image_columns(rows: Sequence[Row]) -> dict[str, pa.Array]:
@@ -246,11 +267,10 @@ def _pair_columns(pairs: Pairs) -> dict[str, pa.Array]:
 
 
 def plan_works(listing: Listing, images_per_shard: int) -> tuple[list[Work], list[Reject]]:
-    """Works of whole groups of one split, and what is rejected before an image is opened.
+    """Divide a listing into shards of whole groups of one split, and reject entries before an image is opened.
 
-    Groups come in the order in which the listing first names them; they share a shard as long as it stays within
-    `images_per_shard`. Rejects: entries whose name their split has already, given pairs that join two groups or name
-    an image that the listing does not have.
+    Groups keep the order of the listing; they share a shard as long as it stays within `images_per_shard`. Rejects:
+    entries with a repeated name in their split, given pairs that join two groups or name an unknown image.
     """
     works, rejects = [], []
     for split in sorted({entry.split for entry in listing.entries} | set(listing.pairs)):
@@ -289,15 +309,15 @@ def _packs(entries: Sequence[Entry], images_per_shard: int) -> Iterator[list[Ent
 def _spread(
     split: str, given: Sequence[tuple[str, str]], packs: Sequence[Sequence[Entry]]
 ) -> tuple[list[tuple[tuple[int, str, str], ...]], list[Reject]]:
-    """The given pairs of each pack, with their places in the list; and those that no pack can have."""
+    """Return the given pairs of each pack, with their indices in the list; and the impossible ones as rejects."""
     home = {entry.name: (number, entry.group) for number, pack in enumerate(packs) for entry in pack}
     spread: list[list[tuple[int, str, str]]] = [[] for _ in packs]
     rejects = []
-    for place, (source, target) in enumerate(given):
+    for number, (source, target) in enumerate(given):
         if reason := _impossible(source, target, home):
             rejects.append(Reject(f"{source},{target}", split, reason))
         else:
-            spread[home[source][0]].append((place, source, target))
+            spread[home[source][0]].append((number, source, target))
     return [tuple(pairs) for pairs in spread], rejects
 
 

@@ -230,8 +230,8 @@ def test_shards_estimate_what_the_data_set_lacks(tmp_path: Path):
     work = plan_works(Walkers().listing(), 10)[0][1]
     assert work.split == "train"
     summary = make_shard(work, Walkers(), tmp_path, ESTIMATED, {})
-    assert summary["person_masks"] == summary["rows"] == 2
-    assert summary["notes"] == {reasons.RESIZED: 2, reasons.ESTIMATED_MASK: 1}
+    assert summary.person_masks == summary.rows == 2
+    assert summary.notes == {reasons.RESIZED: 2, reasons.ESTIMATED_MASK: 1}
     stored = read_arrow(tmp_path / "train-00000.arrow").column("person_mask").to_pylist()
     own, estimated = unpack(stored, 128, 64)
     assert own.all(), "the data set's own mask is kept"

@@ -16,10 +16,11 @@ from functools import partialmethod
 import pyarrow as pa
 import pytest
 
-from posegen.data.shards.manifest import PAIRS, SCHEMA_VERSION, write_arrow
+from posegen.data.shards.manifest import PAIRS, write_arrow
 from posegen.data.shards.out_of_core import ShardCache
 from posegen.storage.files import TEMPORARY, locked, temporary_beside
 from posegen.storage.store import Store, cache_folder
+from tests.data.shards.made_up import manifest_with, shard_entry
 
 SIZE = 1000
 NAMES = "abcdef"
@@ -32,9 +33,8 @@ def make_store(folder, sizes=None, fingerprint="f"):
     entries = []
     for name, size in (sizes or dict.fromkeys(NAMES, SIZE)).items():
         (shards / f"{name}.arrow").write_bytes((name * size).encode())
-        entries.append({"file": f"{name}.arrow", "bytes": size, "pairs_file": "none", "pairs_bytes": 0, "rows": 8})
-    manifest = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "shards": entries}
-    (shards / "manifest.json").write_text(json.dumps(manifest))
+        entries.append(shard_entry(file=f"{name}.arrow", bytes=size, pairs_file="none", rows=8))
+    (shards / "manifest.json").write_text(json.dumps(manifest_with(entries, fingerprint).to_json()))
     return Store.of(folder)
 
 
@@ -329,7 +329,7 @@ def test_files_come_from_a_uri(s3_server, two_nodes):
     store.publish("shards", last="manifest.json")
     two_nodes("second")
     cache = ShardCache(store, limit=2 * SIZE)
-    assert manifest_of(cache)["fingerprint"] == "f"
+    assert manifest_of(cache).fingerprint == "f"
     for name in NAMES:
         get(cache, name)
     assert files_in_cache() == ["e", "f"]

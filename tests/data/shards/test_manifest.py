@@ -1,15 +1,18 @@
 """Where images and pairs lie: worked out by hand, for pairs by the rule and for a list that mixes the shards."""
 
+import json
+
 import numpy as np
 import pytest
 
-from posegen.data.shards.manifest import SplitIndex
+from posegen.data.shards.manifest import Manifest, ShardEntry, SplitIndex
+from tests.data.shards.made_up import manifest_with, shard_entry
 
 
 def index(orders):
     """Shards of 3, 1 and 2 images, with pairs of these orders."""
     shards = [
-        {"rows": rows, "pairs": len(order), "order": [order[0], order[-1]] if order else []}
+        shard_entry(rows=rows, pairs=len(order), order=[order[0], order[-1]] if order else [])
         for rows, order in zip((3, 1, 2), orders, strict=True)
     ]
 
@@ -55,3 +58,24 @@ def test_lists_that_mix_shards_are_noticed(orders):
     ranks = np.argsort(np.argsort(np.concatenate(orders), kind="stable"), kind="stable")
     for shard, start in enumerate(np.cumsum([0, *map(len, orders[:-1])])):
         assert mixed.places([shard]).tolist() == sorted(ranks[start : start + len(orders[shard])].tolist())
+
+
+def test_manifests_go_to_json_and_back():
+    made = manifest_with([shard_entry(pairs=2, order=[0, 1]), shard_entry(split="test")])
+    assert Manifest.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"counts": None}, "the manifest of the shards: the field 'counts' is None, expected Mapping"),
+        ({"shards": [{"split": "train"}]}, "a shard of the manifest has no field 'file'; it has split"),
+        ({"shards": [3]}, "a shard of the manifest has no field 'split'; it has none"),
+        ({"shards": [{**vars(shard_entry()), "rows": "8"}]}, "the field 'rows' is '8', expected int"),
+    ],
+)
+def test_a_missing_or_wrong_field_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Manifest.from_json(manifest_with([]).to_json() | change)
+    with pytest.raises(ValueError, match="has no field 'split'"):
+        ShardEntry.from_json({})

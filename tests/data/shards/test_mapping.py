@@ -14,7 +14,7 @@ import torch
 
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
 from posegen.data.shards.mapping import MappedSplit
-from posegen.data.shards.out_of_core import ShardCache, shard_bytes, window_bytes
+from posegen.data.shards.out_of_core import ShardCache, window_bytes
 from posegen.evaluation.baselines import mean_image
 from posegen.evaluation.metrics import mean_pose
 from posegen.report.panels import pairs_by_group
@@ -59,7 +59,7 @@ def shards(run):
 
 
 def largest(shards):
-    return max(shard_bytes(shard) for shard in shards.manifest["shards"])
+    return max(shard.total_bytes for shard in shards.manifest.shards)
 
 
 def through_cache(run, limit):
@@ -126,7 +126,7 @@ def test_training_from_a_uri_equals_that_from_a_folder(run, shards, s3_server, t
 
 @pytest.mark.parametrize("less", [1, 10_000])
 def test_an_epoch_under_any_limit_holds_every_pair_once(run, shards, less):
-    total = sum(shard_bytes(shard) for shard in shards.manifest["shards"] if shard["split"] == "train")
+    total = sum(shard.total_bytes for shard in shards.manifest.shards if shard.split == "train")
     limit = total - less
     window = window_bytes(shards.manifest, limit)
     cached = through_cache(run, limit)

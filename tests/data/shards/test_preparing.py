@@ -16,7 +16,7 @@ from posegen.data.listing import Entry, Listing, LoadedImage, Reject
 from posegen.data.masks.pose_masks import pose_mask, unpack
 from posegen.data.shards import preparing as shards
 from posegen.data.shards.making import Work, make_shard, plan_works, prepare
-from posegen.data.shards.manifest import read_arrow
+from posegen.data.shards.manifest import ShardSummary, read_arrow
 from posegen.data.shards.preparing import ShardSettings, read_manifest, write_shards
 from posegen.data.sources.splits import with_validation
 from posegen.data.sources.synthetic.source import SyntheticPeople
@@ -76,10 +76,14 @@ def without(joint):
 TEST_ENTRIES = tuple(entry(name, "z", "test") for name in ("t0", "t1"))
 
 
+def through_json(summary):
+    return ShardSummary.from_json(json.loads(json.dumps(summary.to_json())))
+
+
 @pytest.fixture
 def in_place(monkeypatch):
-    """Tasks run here, one after another, their summaries going through JSON as they do between processes."""
-    monkeypatch.setattr(shards, "_made", lambda works, make: (json.loads(json.dumps(make(work))) for work in works))
+    """Tasks run here, one after another, their summaries going through JSON as they do from run to run."""
+    monkeypatch.setattr(shards, "_made", lambda works, make: map(through_json, map(make, works)))
 
 
 @pytest.fixture
@@ -106,10 +110,10 @@ def stored_rejects(folder):
 def stored_pairs(folder, manifest, split):
     """The split's pairs by name, in their order."""
     found = []
-    for shard in manifest["shards"]:
-        if shard["split"] == split:
-            names = read_arrow(folder / shard["file"]).column("name").to_pylist()
-            for pair in read_arrow(folder / shard["pairs_file"]).to_pylist():
+    for shard in manifest.shards:
+        if shard.split == split:
+            names = read_arrow(folder / shard.file).column("name").to_pylist()
+            for pair in read_arrow(folder / shard.pairs_file).to_pylist():
                 found.append((pair["order"], names[pair["source"]], names[pair["target"]]))
     return [(source, target) for _, source, target in sorted(found)]
 
@@ -135,7 +139,7 @@ BAD_ENTRIES = (
 def test_everything_unusable_is_counted_with_its_reason(in_place, tmp_path):
     listed = (Reject("orphan", "train", reasons.NO_IMAGE), Reject("bare", "train", "no annotation"))
     manifest = write(Drawn(BAD_ENTRIES, rejects=listed), tmp_path)
-    assert manifest["rejects"] == {
+    assert manifest.rejects == {
         reasons.NO_IMAGE: 1,
         "no annotation": 1,
         reasons.DUPLICATE: 1,
@@ -147,12 +151,12 @@ def test_everything_unusable_is_counted_with_its_reason(in_place, tmp_path):
         reasons.DISTRACTOR: 1,
         reasons.ALONE: 2,
     }
-    assert manifest["counts"] == {
+    assert manifest.counts == {
         "train": {"images": 14, "usable": 4, "groups": 1, "pairs": 2},  # 13 entries and the one without annotation
         "test": {"images": 2, "usable": 2, "groups": 1, "pairs": 2},
     }
     rejects = stored_rejects(tmp_path)
-    assert len(rejects) == sum(manifest["rejects"].values())
+    assert len(rejects) == sum(manifest.rejects.values())
     assert {reject.name for reject in rejects if reject.reason == reasons.ALONE} == {"single", "survivor"}
     assert next(reject.detail for reject in rejects if reject.name == "gone") == "gone is not there"
 
@@ -160,7 +164,7 @@ def test_everything_unusable_is_counted_with_its_reason(in_place, tmp_path):
 def test_rows_hold_what_was_given(in_place, tmp_path):
     manifest = write(Drawn(BAD_ENTRIES), tmp_path)
     assert manifest == read_manifest(tmp_path)
-    (file,) = [shard["file"] for shard in manifest["shards"] if shard["split"] == "test"]
+    (file,) = [shard.file for shard in manifest.shards if shard.split == "test"]
     rows = read_arrow(tmp_path / file).to_pylist()
     assert [row["name"] for row in rows] == ["t0", "t1"]
     for row, given in zip(rows, TEST_ENTRIES, strict=True):
@@ -178,11 +182,11 @@ def test_shards_hold_whole_groups_and_all_ordered_pairs_in_order(in_place, tmp_p
     names = [(f"{group}{number}", group) for number in range(6) for group, size in sizes.items() if number < size]
     entries = (*(entry(name, group) for name, group in names), *TEST_ENTRIES)
     manifest = write(Drawn(entries), tmp_path)
-    rows = [shard["rows"] for shard in manifest["shards"] if shard["split"] == "train"]
+    rows = [shard.rows for shard in manifest.shards if shard.split == "train"]
     assert rows == [3, 2, 6, 4]  # at most four images, but for the group of six
     expected = [pair for group, size in sizes.items() for pair in permutations([f"{group}{i}" for i in range(size)], 2)]
     assert stored_pairs(tmp_path, manifest, "train") == expected
-    assert manifest["counts"]["train"] == {"images": 15, "usable": 15, "groups": 5, "pairs": len(expected)}
+    assert manifest.counts["train"] == {"images": 15, "usable": 15, "groups": 5, "pairs": len(expected)}
 
 
 def test_given_pairs_decide_in_their_order(in_place, tmp_path):
@@ -205,12 +209,12 @@ def test_given_pairs_decide_in_their_order(in_place, tmp_path):
         ("truncated", reasons.DAMAGED),
         ("unlisted-junk", reasons.DISTRACTOR),
     }
-    assert manifest["notes"] == {reasons.LISTED_ANYWAY: 2}
-    assert manifest["counts"]["train"] == {"images": 9, "usable": 7, "groups": 2, "pairs": 4}
+    assert manifest.notes == {reasons.LISTED_ANYWAY: 2}
+    assert manifest.counts["train"] == {"images": 9, "usable": 7, "groups": 2, "pairs": 4}
 
 
 def stored_identities(folder, manifest, split):
-    files = [shard["file"] for shard in manifest["shards"] if shard["split"] == split]
+    files = [shard.file for shard in manifest.shards if shard.split == split]
     return {name for file in files for name in read_arrow(folder / file).column("identity").to_pylist()}
 
 
@@ -222,7 +226,7 @@ def test_a_validation_split_has_shards_counts_and_pairs_of_its_own(in_place, tmp
     listing = with_validation(source.listing(), 0.25)
     manifest = write(source, tmp_path, listing=listing)
     assert read_manifest(tmp_path) == manifest
-    assert manifest["source"] == listing.fingerprint != source.listing().fingerprint
+    assert manifest.source == listing.fingerprint != source.listing().fingerprint
     (held,) = stored_identities(tmp_path, manifest, "validation")
     assert stored_identities(tmp_path, manifest, "train") == set("abcd") - {held}
     every = (
@@ -231,9 +235,9 @@ def test_a_validation_split_has_shards_counts_and_pairs_of_its_own(in_place, tmp
     for split in ("train", "validation"):
         expected = [pair for pair in every if (pair[0][0] == held) == (split == "validation")]
         assert stored_pairs(tmp_path, manifest, split) == expected
-    assert list(manifest["counts"]) == ["train", "test", "validation"]
-    assert manifest["counts"]["train"] == {"images": 9, "usable": 9, "groups": 3, "pairs": 3 if given else 18}
-    assert manifest["counts"]["validation"] == {"images": 3, "usable": 3, "groups": 1, "pairs": 1 if given else 6}
+    assert list(manifest.counts) == ["train", "test", "validation"]
+    assert manifest.counts["train"] == {"images": 9, "usable": 9, "groups": 3, "pairs": 3 if given else 18}
+    assert manifest.counts["validation"] == {"images": 3, "usable": 3, "groups": 1, "pairs": 1 if given else 6}
 
 
 def test_a_validation_split_without_a_pair_is_an_error_that_says_why(in_place, tmp_path):
@@ -249,22 +253,18 @@ def test_a_pair_across_training_and_validation_is_a_reject_and_no_image(in_place
     entries = (*(entry(f"{group}{number}", group) for group in "ab" for number in range(2)), *TEST_ENTRIES)
     source = Drawn(entries, pairs=(("train", (("a0", "a1"), ("a0", "b0"), ("b1", "b0"))),))
     manifest = write(source, tmp_path, listing=with_validation(source.listing(), 0.5))
-    assert manifest["rejects"] == {reasons.PAIR_ACROSS_SPLITS: 1}
+    assert manifest.rejects == {reasons.PAIR_ACROSS_SPLITS: 1}
     assert stored_rejects(tmp_path) == [Reject("a0,b0", "train", reasons.PAIR_ACROSS_SPLITS)]
-    assert [manifest["counts"][split]["images"] for split in ("train", "validation")] == [2, 2]
+    assert [manifest.counts[split]["images"] for split in ("train", "validation")] == [2, 2]
 
 
 def test_embedded_people_who_are_held_out_are_stored_as_they_were(in_place, tmp_path):
     source = SyntheticPeople(train_people=3, test_people=1, images_per_person=4)
     plain = write(source, tmp_path / "plain" / "shards")
     held = write(source, tmp_path / "held" / "shards", listing=with_validation(source.listing(), 0.3))
-    assert held["counts"]["validation"]["images"] == 4
+    assert held.counts["validation"]["images"] == 4
     rows = [
-        {
-            (row["identity"], row["name"]): row
-            for s in made["shards"]
-            for row in read_arrow(folder / s["file"]).to_pylist()
-        }
+        {(row["identity"], row["name"]): row for s in made.shards for row in read_arrow(folder / s.file).to_pylist()}
         for made, folder in ((plain, tmp_path / "plain" / "shards"), (held, tmp_path / "held" / "shards"))
     ]
     assert rows[0] == rows[1]
@@ -304,10 +304,10 @@ def test_files_of_another_making_are_replaced(in_place, tmp_path, change):
     (tmp_path / "notes.txt").write_text("the user's own")
     if change == "fingerprint":
         manifest = write(Drawn(entries[4:]), tmp_path, fingerprint="second")
-        assert manifest["fingerprint"] == "second"
+        assert manifest.fingerprint == "second"
     else:
         manifest = write(Drawn(entries), tmp_path, settings=replace(SETTINGS, images_per_shard=8))
-    named = {name for shard in manifest["shards"] for name in (shard["file"], shard["pairs_file"])}
+    named = {name for shard in manifest.shards for name in (shard.file, shard.pairs_file)}
     assert {path.name for path in tmp_path.glob("*.arrow")} == named
     assert (tmp_path / "notes.txt").exists()
 
@@ -340,7 +340,7 @@ def test_wrong_sizes_are_resized_and_their_joints_follow(in_place, tmp_path):
     joints = np.full((18, 2), 20.5, np.float32)
     entries = (entry("large0", "a", joints=joints), entry("large1", "a"), entry("a0", "a"), *TEST_ENTRIES)
     manifest = write(Drawn(entries), tmp_path)
-    assert manifest["notes"] == {reasons.RESIZED: 2}
+    assert manifest.notes == {reasons.RESIZED: 2}
     row = read_arrow(tmp_path / "train-00000.arrow").to_pylist()[0]
     assert row["joints"] == [10.0] * 36  # the corner of four pixels, 20 | 21, is the corner of two images' pixels
     image = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
@@ -360,7 +360,7 @@ def test_joints_outside_are_kept_and_counted(in_place, tmp_path):
         entry("hidden", "a", joints=hidden, visible=without(0)),
         *TEST_ENTRIES,
     )
-    assert write(Drawn(entries), tmp_path)["notes"] == {reasons.OUTSIDE: 1}
+    assert write(Drawn(entries), tmp_path).notes == {reasons.OUTSIDE: 1}
 
 
 def test_unknown_joints_may_be_anything():
@@ -399,14 +399,14 @@ class Masked:
 
 
 def test_person_masks_are_a_column_only_where_all_images_have_one(in_place, tmp_path):
-    assert write(Masked(both=True), tmp_path)["columns"] == ["person_mask"]
+    assert write(Masked(both=True), tmp_path).columns == ["person_mask"]
     rows = read_arrow(tmp_path / "train-00000.arrow").to_pylist()
     mask = unpack([rows[0]["person_mask"]], HEIGHT, WIDTH)[0]
     assert mask[:, : WIDTH // 2].all()
     assert not mask[:, WIDTH // 2 :].any()
     manifest = write(Masked(both=False), tmp_path)
-    assert manifest["columns"] == []
-    assert manifest["notes"] == {reasons.RESIZED: 4, reasons.NO_PERSON_MASK: 1}
+    assert manifest.columns == []
+    assert manifest.notes == {reasons.RESIZED: 4, reasons.NO_PERSON_MASK: 1}
 
 
 def test_planning_never_splits_a_group_and_keeps_the_listing_order():
@@ -425,7 +425,7 @@ def test_a_shard_without_usable_images_leaves_its_summary_only(tmp_path):
     work = Work("train", 7, (entry("truncated0", "a"), entry("truncated1", "a")))
     summary = make_shard(work, Drawn(()), tmp_path, SETTINGS, {"fingerprint": "x"})
     assert [path.name for path in tmp_path.iterdir()] == ["train-00007.json"]
-    assert (summary["rows"], summary["pairs"], len(summary["rejects"])) == (0, 0, 2)
+    assert (summary.rows, summary.pairs, len(summary.rejects)) == (0, 0, 2)
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +444,7 @@ def test_ray_makes_the_same_files(local_ray, tmp_path, monkeypatch):
     total = len(entries) - 1  # the duplicate is never opened
     assert (told[0], told[-1]) == (("images", 0, total), ("images", total, total))
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
-    monkeypatch.setattr(shards, "_made", lambda works, make: (json.loads(json.dumps(make(work))) for work in works))
+    monkeypatch.setattr(shards, "_made", lambda works, make: map(through_json, map(make, works)))
     assert write(Drawn(entries), tmp_path / "here" / "shards") == manifest
     for path in (tmp_path / "here" / "shards").iterdir():
         assert (tmp_path / "ray" / "shards" / path.name).read_bytes() == path.read_bytes()
@@ -455,8 +455,8 @@ def test_market_subset_gives_the_published_counts_in_little_space(in_place, tmp_
     from posegen.data.sources.market1501 import Market1501
 
     manifest = write(Market1501(SUBSET), tmp_path, settings=ShardSettings(size=(128, 64)))
-    train, test = manifest["counts"]["train"], manifest["counts"]["test"]
+    train, test = manifest.counts["train"], manifest.counts["test"]
     assert (train["images"], train["usable"], train["pairs"], test["pairs"]) == (1747, 1554, 45648, 100)
-    assert sum(count for reason, count in manifest["rejects"].items() if reason != reasons.ALONE) == 1747 - 1554
+    assert sum(count for reason, count in manifest.rejects.items() if reason != reasons.ALONE) == 1747 - 1554
     jpegs = sum(path.stat().st_size for path in SUBSET.glob("bounding_box_*/*.jpg"))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1.5 * jpegs

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from posegen.data.random_streams import SHARDS_OF_EPOCH, epoch_pairs, flips, random_stream
-from posegen.data.shards.out_of_core import Turn, WindowedOrder, window_bytes, window_words, windows
+from posegen.data.shards.out_of_core import WindowedOrder, WindowIndex, describe_windows, window_bytes, windows
+from tests.data.shards.made_up import manifest_with, shard_entry
 
 
 def manifest(*sizes, test=10**9):
     """A manifest with training shards of these sizes, and one large test shard."""
-    shards = [{"split": "train", "bytes": size - 1, "pairs_bytes": 1} for size in sizes]
-    return {"shards": [*shards, {"split": "test", "bytes": test, "pairs_bytes": 0}]}
+    shards = [shard_entry(bytes=size - 1, pairs_bytes=1) for size in sizes]
+    return manifest_with([*shards, shard_entry(split="test", bytes=test)])
 
 
 def test_the_order_without_windows_is_what_it_always_was():
@@ -65,7 +66,7 @@ def test_epochs_and_seeds_have_windows_of_their_own():
 
 def pairs_of(order, start, stop):
     """(shards of the window, pair within it) of places of the stream."""
-    return [(stretch.shards, int(pair)) for stretch in order.stretches(start, stop) for pair in stretch.pairs]
+    return [(part.shards, int(pair)) for part in order.slices(start, stop) for pair in part.pairs]
 
 
 @pytest.mark.parametrize("window", [1, 5, 12, 1000])
@@ -85,19 +86,19 @@ def test_any_cut_of_the_stream_is_the_same_stream():
     whole = pairs_of(order, 0, 60)
     for size in (1, 4, 30):
         assert [pair for start in range(0, 60, size) for pair in pairs_of(order, start, start + size)] == whole
-    places = [range(60)[stretch.places] for stretch in order.stretches(0, 60)]
+    places = [range(60)[part.positions] for part in order.slices(0, 60)]
     assert [place for each in places for place in each] == list(range(60))
 
 
 def test_turns_follow_each_other():
     order = WindowedOrder(((3, 4), (5, 3), (4, 6)), 7, 1)
-    turns = [stretch.turn for stretch in order.stretches(0, 60)]
+    turns = [part.window for part in order.slices(0, 60)]
     assert turns == sorted(turns)
     assert all(order.after(before) == turn for before, turn in pairwise(turns))
-    assert turns[0] == Turn(0, 0)
-    assert (order.turn(0), order.turn(59)) == (turns[0], turns[-1])
-    for stretch in order.stretches(0, 60):
-        assert order.shards_of(stretch.turn) == stretch.shards
+    assert turns[0] == WindowIndex(0, 0)
+    assert (order.window_at(0), order.window_at(59)) == (turns[0], turns[-1])
+    for part in order.slices(0, 60):
+        assert order.shards_of(part.window) == part.shards
 
 
 def test_pairs_of_a_window_are_permuted_anew_each_time():
@@ -109,9 +110,9 @@ def test_pairs_of_a_window_are_permuted_anew_each_time():
 
 def test_the_user_is_told_of_windows():
     many = manifest(*[2_000_000_000] * 24)
-    assert window_words(many, 12_000_000_000) == (
+    assert describe_windows(many, 12_000_000_000) == (
         "training pairs keep to windows of about 3 of 24 shards: the data set (48.0 GB) is larger than --cache-gb 12"
     )
-    assert "of about 1 of 24 shards" in window_words(many, 3_000_000_000)
-    assert window_words(many, None) is None
-    assert window_words(many, 48_000_000_000) is None
+    assert "of about 1 of 24 shards" in describe_windows(many, 3_000_000_000)
+    assert describe_windows(many, None) is None
+    assert describe_windows(many, 48_000_000_000) is None

@@ -528,7 +528,7 @@ class TestBadImages:
                 "256x256" if crop == "none" else "176x256"
             )
             shard = Work("train", 0, tuple(source.listing().entries[:6]))
-            found = make_shard(shard, source, root, ShardSettings(size=source.size), {})["rejects"]
+            found = make_shard(shard, source, root, ShardSettings(size=source.size), {}).rejects
             reasons = [(reject.name, f"{reject.reason} {reject.detail}") for reject in found]
             assert reasons[0] == (entries[1].name, expected)
             damaged = "truncated or damaged image"

@@ -163,11 +163,11 @@ def test_shards_hold_every_ordered_pair_of_an_instant_with_its_azimuths(recorded
     works, rejects = plan_works(source.listing(), images_per_shard=1000)
     assert rejects == []
     summaries = [make_shard(work, source, tmp_path, ShardSettings(size=(64, 64)), {}) for work in works]
-    assert {summary["split"]: (summary["rows"], summary["pairs"]) for summary in summaries} == {
+    assert {summary.split: (summary.rows, summary.pairs) for summary in summaries} == {
         "test": (16, 4 * 12),
         "train": (32, 8 * 12),
     }
-    assert all(summary["rejects"] == [] for summary in summaries)
+    assert all(summary.rejects == [] for summary in summaries)
     stored = read_arrow(tmp_path / f"{works[0].stem}.arrow")
     assert stored.column("view").to_pylist() == list(IDS) * 4
     assert stored.column("azimuth").to_pylist() == pytest.approx([67.5, -68.8, 107.8, -113.9] * 4, abs=0.05)

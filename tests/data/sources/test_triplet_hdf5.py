@@ -266,7 +266,7 @@ class TestLoading:
         (train,) = [work for work in plan_works(source.listing(), 100)[0] if work.split == "train"]
         (tmp_path / "shards").mkdir()
         summary = make_shard(train, source, tmp_path / "shards", settings, {})
-        assert (summary["rows"], summary["pairs"], summary["rejects"]) == (5, 4, [])
+        assert (summary.rows, summary.pairs, summary.rejects) == (5, 4, [])
         rows = read_arrow(tmp_path / "shards/train-00000.arrow")
         pairs = read_arrow(tmp_path / "shards/train-00000.pairs.arrow")
         names = rows["name"].to_pylist()

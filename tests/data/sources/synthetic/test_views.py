@@ -9,8 +9,7 @@ import pytest
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.listing import Entry
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
-from posegen.data.shards.making import ShardSettings, make_shard, plan_works
-from posegen.data.shards.manifest import SCHEMA_VERSION
+from posegen.data.shards.making import ShardSettings, made_from, make_shard, plan_works
 from posegen.data.shards.preparing import _conclude
 from posegen.data.sources.synthetic.source import HUMAN36M_AZIMUTHS, SyntheticViews, view_sheet
 from posegen.storage.store import Store
@@ -23,10 +22,10 @@ def shards_of(source: SyntheticViews, folder: Path) -> Shards:
     folder.mkdir()
     settings = ShardSettings(size=source.size, mask_radius=2)
     listing = source.listing()
-    made_from = {"schema_version": SCHEMA_VERSION, "fingerprint": "", "source": "", "settings": {"size": source.size}}
+    record = made_from(listing, settings, fingerprint="")
     works, rejects = plan_works(listing, 100)
-    summaries = [make_shard(work, source, folder, settings, made_from) for work in works]
-    _conclude(Store.of(folder.parent), source.name, made_from, rejects, summaries)
+    summaries = [make_shard(work, source, folder, settings, record) for work in works]
+    _conclude(Store.of(folder.parent), source.name, record, rejects, summaries)
     return Shards(folder)
 
 
