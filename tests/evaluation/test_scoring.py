@@ -11,7 +11,7 @@ from posegen.evaluation.baselines import BASELINES, Pose, moved_torso
 from posegen.evaluation.metrics import METRICS, POSE_BASELINES, POSE_METRICS, mean_pose, to_uint8
 from posegen.evaluation.scoring import (
     STOOD_IN,
-    Images,
+    CheckedImages,
     Made,
     Means,
     columns_read,
@@ -196,7 +196,10 @@ def test_joints_are_scored_beside_their_baselines(raw):
 
 def test_images_on_the_way_have_one_score(raw):
     broken = np.array([True, True, False, True, True])
-    stages = {"coarse_image": Images(raw["target_image"], broken), "other_image": Images(raw["source_image"], ALL)}
+    stages = {
+        "coarse_image": CheckedImages(raw["target_image"], broken),
+        "other_image": CheckedImages(raw["source_image"], ALL),
+    }
     table = score_pairs(raw, Made(image=raw["target_image"], finite=ALL, stages=stages), Means(image=MEAN))
     np.testing.assert_array_equal(table["coarse_image.mask_l1"], np.where(broken, 0.0, np.nan))
     np.testing.assert_array_equal(table["other_image.mask_l1"], table["source.mask_l1"])
