@@ -20,7 +20,7 @@ from posegen.evaluation.metrics import EVERY, IMAGE_SCORES, JOINT_SCORES
 from posegen.report.drawing import SMALL, AnyImage, cut_sheet, data_uri
 from posegen.report.page import shown, template
 from posegen.report.panels import Panel, chosen_rows, given_panels
-from posegen.report.score_table import best_mean, interval_text, score_text
+from posegen.report.score_table import best_mean, score_cell
 from posegen.storage.files import digest, read_json, write_whole
 
 Means = Mapping[str, Any]
@@ -127,12 +127,8 @@ def _rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
     for index, (label, means, intervals) in enumerate(named):
         cells = [
-            {
-                "text": score_text(name, means.get(name)),
-                "interval": interval_text(name, intervals.get(name)),
-                "best": means.get(name) is not None and means[name] == best[name],
-                "difference": _difference_cell(name, comparison.differences.get((index, name))),
-            }
+            score_cell(name, means.get(name), intervals.get(name), best[name])
+            | {"difference": _difference_cell(name, comparison.differences.get((index, name)))}
             for name in comparison.metrics
         ]
         rows.append({"label": label, "run": index if index < len(comparison.runs) else None, "cells": cells})

@@ -66,7 +66,8 @@ def write_report(
     metrics, table = _read_scores(scores)
     scored = _among(CASE_SCORES, metrics)
     cases = {name: make_cases(trained, data, table, rows, scored) for name, rows in chosen_rows(table).items()}
-    curves = {stage.name: _stage_charts(stages / stage.name) for stage in trained.system.stages}
+    checkpoints = {stage.name: latest_checkpoint(stages / stage.name) for stage in trained.system.stages}
+    curves = {name: charts(read_curve(folder)) if folder else [] for name, folder in checkpoints.items()}
     content = {"fingerprint": fingerprint, "plan": plan, "reproduce": reproduce, "manifest": data.manifest}
     content |= {"size": trained.system.size, "paper": trained.system.paper, "cases": cases, "curves": curves}
     page = _render(content | {"views": every_view(trained, data)} | _score_content(metrics, table))
@@ -110,11 +111,6 @@ def _baseline_text(baseline: str, scored: Sequence[str]) -> str:
     """Describe a baseline of images, of joints or of both, depending on the scores."""
     texts = {BASELINES[baseline]: METRICS, POSE_BASELINES.get(baseline, ""): POSE_METRICS}
     return "; of joints: ".join(text for text, metrics in texts.items() if text and metrics.keys() & set(scored))
-
-
-def _stage_charts(folder: Path) -> list:
-    checkpoint = latest_checkpoint(folder)
-    return charts(read_curve(checkpoint)) if checkpoint else []
 
 
 def _sheet_png(cases: Sequence[Case], height: int) -> bytes:

@@ -19,14 +19,7 @@ from posegen.evaluation.baselines import Pose, Uint8Image
 from posegen.evaluation.metrics import ranking_metric, to_uint8
 from posegen.evaluation.scoring import stage_images, synthesized
 from posegen.inference import Trained
-from posegen.report.drawing import (
-    both_skeletons,
-    difference_heatmap,
-    enlargement,
-    silhouette,
-    skeleton,
-    skeleton_over,
-)
+from posegen.report.drawing import both_skeletons, difference_heatmap, enlargement, silhouette, skeleton, skeleton_over
 from posegen.stage import System
 
 FIXED = 12  # pairs of the fixed draw

@@ -52,9 +52,8 @@ def stage_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "name": name.replace("_", " "),
                 "stage": name in metrics["stages"],
-                "text": score_text(STAGE_METRIC, mean),
-                "interval": interval_text(STAGE_METRIC, intervals[name][STAGE_METRIC]),
                 "ratio": ratio[0] if ratio else "",
+                **score_cell(STAGE_METRIC, mean, intervals[name][STAGE_METRIC]),
             }
         )
     return rows
@@ -90,14 +89,7 @@ def score_row(metric: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     means = [scores.get(metric) for scores in (metrics["scores"], *metrics["baselines"].values())]
     intervals = [ends.get(metric) for ends in (metrics["intervals"], *metrics["baseline_intervals"].values())]
     best = best_mean(metric, means)
-    cells = [
-        {
-            "text": score_text(metric, mean),
-            "interval": interval_text(metric, interval),
-            "best": mean is not None and mean == best,
-        }
-        for mean, interval in zip(means, intervals, strict=True)
-    ]
+    cells = [score_cell(metric, *ends, best) for ends in zip(means, intervals, strict=True)]
     ratio = against_best_baseline(metric, metrics, metrics["scores"][metric])
     return {"metric": EVERY[metric], "cells": cells, "ratio": ratio[0] if ratio else "–"}
 
@@ -109,9 +101,12 @@ def score_text(metric: str, value: float | None) -> str:
     return f"{value:.2f}" if EVERY[metric].unit else f"{value:.3f}"
 
 
-def interval_text(metric: str, interval: Sequence[float] | None) -> str:
-    """Format the ends of an interval, "" where there is none."""
-    return " – ".join(score_text(metric, end) for end in interval) if interval else ""
+def score_cell(
+    metric: str, mean: float | None, interval: Sequence[float] | None, best: float | None = None
+) -> dict[str, Any]:
+    """Return the texts of a mean and its interval, and whether the mean is the best one."""
+    ends = " – ".join(score_text(metric, end) for end in interval) if interval else ""
+    return {"text": score_text(metric, mean), "interval": ends, "best": mean is not None and mean == best}
 
 
 def win_percentage(table: Mapping[str, np.ndarray]) -> int | None:
