@@ -236,7 +236,7 @@ def summary(table: Table, persons: Sequence[str]) -> dict:
     """
     units, unit_name = resampling_units(persons)
     draws = bootstrap_draws(int(units.max()) + 1)
-    baselines, stages = _baselines_in(table), _stages_in(table)
+    baselines, stages = _prefixes(table)
     blocks = {prefix: _means_and_intervals(table, prefix, units, draws) for prefix in ("", *baselines, *stages)}
     content = {
         "scores": blocks[""][0],
@@ -263,13 +263,11 @@ def _column(prefix: str, metric: str) -> str:
     return f"{prefix}.{metric}" if prefix else metric
 
 
-def _baselines_in(table: Table) -> list[str]:
-    return [name for name in BASELINES if metrics_in(table, name)]
-
-
-def _stages_in(table: Table) -> list[str]:
-    scored = [column.removesuffix(f".{STAGE_METRIC}") for column in table if column.endswith(f".{STAGE_METRIC}")]
-    return [name for name in scored if name not in BASELINES]
+def _prefixes(table: Table) -> tuple[list[str], list[str]]:
+    """Return the baselines and the intermediate images in a table."""
+    ending = f".{STAGE_METRIC}"
+    scored = [column.removesuffix(ending) for column in table if column.endswith(ending)]
+    return [name for name in BASELINES if metrics_in(table, name)], [name for name in scored if name not in BASELINES]
 
 
 def resampling_units(persons: Sequence[str]) -> tuple[np.ndarray, str]:
@@ -314,7 +312,8 @@ def _notes(table: Table) -> dict[str, int]:
     counts = {f"{scored} values that are not finite: no score": int((~table["finite"]).sum())}
     if STOOD_IN in table:
         counts["similarity: the source is used, a shoulder or hip is unknown"] = int(table[STOOD_IN].sum())
-    for prefix in ("", *_baselines_in(table), *_stages_in(table)):
+    baselines, stages = _prefixes(table)
+    for prefix in ("", *baselines, *stages):
         usable = np.ones(len(table["finite"]), dtype=bool) if prefix in BASELINES else table["finite"]
         for name in metrics_in(table, prefix):
             column = _column(prefix, name)

@@ -73,14 +73,13 @@ def _with_skeleton(
 
     `colours` are those of the limbs and of the joints; lines are `slender` times thinner than usual.
     """
-    limb_colours, joint_colours = colours
     thickness = max(2, round(canvas.shape[0] / 70 / slender))
     centres = (np.nan_to_num(pose.joints) + 0.5) * scale - 0.5
     points = [tuple(point) for point in np.rint(centres * 16).clip(-(2**20), 2**20).astype(int).tolist()]  # 16ths
-    for (start, end), colour in zip(DRAWN_LIMBS, limb_colours, strict=True):
+    for (start, end), colour in zip(DRAWN_LIMBS, colours[0], strict=True):
         if pose.visible[start] and pose.visible[end]:
             cv2.line(canvas, points[start], points[end], colour, thickness, cv2.LINE_AA, shift=4)
-    for point, visible, colour in zip(points, pose.visible, joint_colours, strict=True):
+    for point, visible, colour in zip(points, pose.visible, colours[1], strict=True):
         if visible:
             cv2.circle(canvas, point, round(thickness * 0.85) * 16, colour, -1, cv2.LINE_AA, shift=4)
     return canvas
@@ -108,9 +107,9 @@ def data_uri(image: Uint8Image) -> str:
 def sheet(rows: Sequence[Sequence[AnyImage]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
     """Join rows of images, each resized to `height`, into one image with white gaps."""
     gap = _gap(height)
-    cells = [[_resized(image, height) for image in row] for row in rows]
-    padded = [[np.pad(c, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for c in row] for row in cells]
-    whole = np.concatenate([np.concatenate(row, axis=1) for row in padded])
+    borders = ((gap, 0), (gap, 0), (0, 0))
+    cells = [[np.pad(_resized(image, height), borders, constant_values=255) for image in row] for row in rows]
+    whole = np.concatenate([np.concatenate(row, axis=1) for row in cells])
     return np.pad(whole, ((0, gap), (0, gap), (0, 0)), constant_values=255).astype(np.uint8)
 
 

@@ -67,7 +67,7 @@ def write_report(
     scored = _among(CASE_SCORES, metrics)
     cases = {name: make_cases(trained, data, table, rows, scored) for name, rows in chosen_rows(table).items()}
     checkpoints = {stage.name: latest_checkpoint(stages / stage.name) for stage in trained.system.stages}
-    curves = {name: charts(read_curve(folder)) if folder else [] for name, folder in checkpoints.items()}
+    curves = {name: charts(read_curve(checkpoint)) if checkpoint else [] for name, checkpoint in checkpoints.items()}
     content = {"fingerprint": fingerprint, "plan": plan, "reproduce": reproduce, "manifest": data.manifest}
     content |= {"size": trained.system.size, "paper": trained.system.paper, "cases": cases, "curves": curves}
     page = _render(content | {"views": every_view(trained, data)} | _score_content(metrics, table))

@@ -87,7 +87,7 @@ def test_source_stands_in_where_the_torso_is_unknown(raw):
     np.testing.assert_array_equal(table["similarity.ssim"] == table["source.ssim"], table[STOOD_IN])
 
 
-def test_a_image_that_is_no_number_has_no_score(raw):
+def test_an_image_that_is_no_number_has_no_score(raw):
     finite = np.array([True, True, False, True, True])
     table = scores_of(raw, raw["target_image"], finite)
     for name in METRICS:

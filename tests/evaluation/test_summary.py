@@ -55,7 +55,7 @@ def test_missing_values_are_left_out_and_counted():
     assert found["notes"][f"source.mask_l1 is undefined: {reason}"] == 1
 
 
-def test_pairs_without_a_image_are_counted_once():
+def test_pairs_without_an_image_are_counted_once():
     columns = table(np.full(6, 0.5))
     for name in METRICS:
         columns[name] = np.array([0.5] * 5 + [np.nan])
