@@ -1,6 +1,6 @@
-"""posegen: train, compare and serve the systems of the pose-guided human image synthesis papers.
+"""Train, compare and serve systems for pose-guided human image synthesis from published papers.
 
-Names are loaded when they are first used, so that `import posegen` costs nothing.
+Names are imported on first use, so that `import posegen` is fast.
 """
 
 import importlib

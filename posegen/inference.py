@@ -1,8 +1,7 @@
-"""A trained system and a batch of columns to images: the only inference path.
+"""Inference: images from a trained system and a batch, and joints of images from a trained hourglass.
 
-Joints for images that have none: a trained hourglass in one file, and a folder of images to an annotation file.
-
-The file is safetensors: the weights, and as metadata the settings in JSON. Nothing in it is run when it is read.
+An hourglass is exported to one safetensors file: the weights, and the settings as JSON metadata. Reading the file
+executes no code.
 """
 
 import csv
@@ -57,7 +56,7 @@ class Trained:
 
 
 def load(system: System, stages: Path, device: torch.device) -> Trained:
-    """Networks of every stage from `stages/<stage>/checkpoint_*`, the newest one; averages where there are any.
+    """Load the networks of every stage from its newest checkpoint in `stages/<stage>`, averaged ones if there are any.
 
     Raises ValueError where a stage has no checkpoint or is not trained to its last step.
     """
@@ -69,7 +68,7 @@ def load(system: System, stages: Path, device: torch.device) -> Trained:
 
 @torch.no_grad()
 def synthesize(trained: Trained, columns: Batch) -> dict[str, Tensor]:
-    """The columns with every stage's outputs added; `columns[trained.system.image]` is the result, in [-1, 1]."""
+    """Return the columns and every stage's outputs; the column `trained.system.image` is the result, in [-1, 1]."""
     result = dict(columns)
     for stage in trained.system.stages:
         with autocast(trained.device):
@@ -96,7 +95,7 @@ class Estimator:
     def __call__(
         self, images: UInt8[ndarray, "batch height width 3"]
     ) -> tuple[Float[ndarray, "batch 18 2"], Float[ndarray, "batch 18"]]:
-        """Joints in pixels of RGB images of the stage's size, and in [0, 1] how sure each is."""
+        """Return joints in pixels and their confidences in [0, 1] for RGB images of the stage's size."""
         batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5)
         with autocast(self.device):
             outputs = self.stage.outputs(self.canvas, self.networks, {"target_image": batch})
@@ -105,11 +104,10 @@ class Estimator:
 
 
 def open_estimator(given: str | Path, device: torch.device, *, size: tuple[int, int] | None = None) -> Estimator:
-    """The hourglass of a run, by its folder or URI, or of an exported file; `size` is what images are brought to, as
-    (height, width).
+    """Open the hourglass of a run, by its folder or URI, or of an exported file.
 
-    Where no size is given it is the one of training. Raises ValueError, worded for the user, where there is neither, it
-    is not trained to its end, or the size does not fit.
+    Images are resized to `size`, (height, width), by default that of training. Raises ValueError, worded for the user,
+    where there is neither, it is not trained to its end, or the size does not fit.
     """
     path, is_run = Path(given), is_uri(str(given)) or Path(given).is_dir()
     if not is_run and not path.exists():
@@ -122,7 +120,7 @@ def open_estimator(given: str | Path, device: torch.device, *, size: tuple[int, 
 
 
 def _fetched(given: str | Path) -> Store:
-    """A run with its plan and the newest networks of the hourglass on this node."""
+    """Fetch the plan and the newest networks of the hourglass of a run to this node."""
     store, place = Store.of(given), f"stages/{Estimation.name}"
     refresh(store, wanted=lambda inside: inside == "plan.json")
     check_layout(store)
@@ -186,10 +184,9 @@ def _canvas(stage: Estimation, size: Sequence[int]) -> Canvas:
 
 
 def export(run: str | Path, output: Path) -> Estimator:
-    """Writes the trained hourglass of a run, named by its folder or URI, to one file, its averaged weights where it has
-    any. Returns it.
+    """Write the trained hourglass of a run, by its folder or URI, to one file and return it.
 
-    Raises ValueError as `open_estimator` does, and where the file is there already.
+    Averaged weights are written if there are any. Raises ValueError as `open_estimator` does, and if the file exists.
     """
     check_free(output)
     if not is_uri(str(run)) and not Path(run).is_dir():
@@ -206,24 +203,24 @@ def export(run: str | Path, output: Path) -> Estimator:
 
 
 def check_free(output: Path) -> None:
-    """Raise ValueError where a file is there already: it may have been made by hand."""
+    """Raise ValueError where the file exists: it may have been made by hand."""
     if output.exists():
         raise ValueError(f"'{output}' is there already. Give another --output, or remove it.")
 
 
 class Annotated(NamedTuple):
-    """What came of a folder of images."""
+    """Poses and rejects of a folder of images."""
 
     poses: dict[str, Pose]  # by path inside the folder of images
     rejects: list[Reject]
 
 
 def annotate(estimator: Estimator, images: Path, *, threshold: float, progress: Progress) -> Annotated:
-    """The joints of every image in `images/images`, or else anywhere below `images`, as `Folder` looks for them.
+    """Estimate the joints of every image in `images/images`, or else anywhere below `images`, as `Folder` finds them.
 
-    An image is one person's box: it is brought to the estimator's size as shards are, and the joints back to its own
-    pixels. Joints of a confidence below `threshold` are unknown. Images that cannot be read are rejected with the
-    reason. Raises ValueError where there is no image, and where none can be read.
+    An image is one person's box: it is resized as for shards, and joints are scaled back to its own pixels. Joints with
+    a confidence below `threshold` are unknown. Unreadable images are rejected with the reason. Raises ValueError where
+    there is no image, and where none can be read.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"--threshold {threshold} was given; it must lie between 0 and 1.")
@@ -245,7 +242,7 @@ def annotate(estimator: Estimator, images: Path, *, threshold: float, progress: 
 def _estimated(
     estimator: Estimator, folder: Path, names: Sequence[str], threshold: float, rejects: list[Reject]
 ) -> dict[str, Pose]:
-    """Poses of a batch of images by name; what cannot be read is added to the rejects."""
+    """Return the poses of a batch of images by name; unreadable images are added to the rejects."""
     height, width = estimator.canvas.size
     images, scales = np.empty((len(names), height, width, 3), np.uint8), {}
     for name in names:
@@ -266,7 +263,7 @@ def _estimated(
 
 
 def write_annotation(path: Path, annotated: Annotated) -> Path | None:
-    """Writes the poses as a pose-gan CSV, and the rejects, where there are any, beside it; returns the latter's path.
+    """Write the poses as a pose-gan CSV, and rejects, if there are any, next to it; return the path of the rejects.
 
     Pixels have two decimals; an unknown joint is -1, -1. `annotation.csv` has its rejects in `annotation.rejects.csv`,
     with the columns name, reason and detail.

@@ -1,1 +1,1 @@
-"""Scores by published protocols, baselines, and the comparison of runs."""
+"""Published metrics, baselines, evaluation of a run and comparison of runs."""

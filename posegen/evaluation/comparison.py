@@ -1,9 +1,9 @@
-"""Scored runs beside each other: the same scores of the same pairs, and whether a run differs from the first one.
+"""Comparison of scored runs: the same scores on the same pairs, and paired differences from the first run.
 
-Two runs are scored on the same data where their tables name the same pairs and the source baseline scores the same on
-each: it depends on the images, the joints and the masks of the pair alone. A difference is taken pair by pair; its
-95 % interval is the bootstrap over persons of `metrics.summary`, with the same draws. Our choice; the papers compare
-means alone.
+Two runs are scored on the same data if their tables name the same pairs and the source baseline has the same score on
+each: it depends only on the images, joints and masks of the pair. Differences are taken pair by pair; their 95 %
+intervals are the bootstrap over persons of `scoring.summary`, with the same draws. Our choice; the papers compare means
+only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from posegen.evaluation.metrics import EVERY
-from posegen.evaluation.scoring import interval, metrics_in, resampling, resampling_units
+from posegen.evaluation.scoring import bootstrap_draws, confidence_interval, metrics_in, resampling_units
 from posegen.storage.files import read_json
 from posegen.storage.layout import check_layout
 from posegen.storage.run_lock import refresh
@@ -24,58 +24,59 @@ from posegen.storage.store import Store
 
 READ = ("plan.json", "shards/manifest.json", "scores/metrics.json", "scores/pairs.parquet")  # of a run
 READ_OF_REPORTS = ("report/fingerprint.json", "report/sample_sheet.png")
-SAME = 1e-6  # relative: what the arithmetic of another machine may change in a score
+TOLERANCE = 1e-6  # relative; floating-point differences between machines
 Outcome = Literal["better", "same", "worse"]
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """One run's scores."""
+    """The scores and the plan of one run."""
 
-    store: Store  # the run
+    store: Store
     metrics: Mapping[str, Any]  # metrics.json
     table: Mapping[str, np.ndarray]  # pairs.parquet
     plan: Mapping[str, Any]  # plan.json; empty where there is none
 
     @property
     def folder(self) -> Path:
-        """The run folder on this node."""
+        """Run folder on this node."""
         return self.store.folder
 
     @property
-    def place(self) -> str:
+    def uri(self) -> str:
+        """URI or path of the run."""
         return self.store.uri
 
     @property
     def system(self) -> str:
-        return self._described("name")
+        """Name of the system, a dash if unknown."""
+        return str(self.plan.get("system", {}).get("name", "–"))
 
     @property
     def variant(self) -> str:
-        return self._described("variant")
+        """Name of the variant, a dash if unknown."""
+        return str(self.plan.get("system", {}).get("variant", "–"))
 
     @property
     def steps(self) -> dict[str, int]:
-        """Steps of each stage, in their order."""
+        """Steps of each stage, in training order."""
         names = [stage["name"] for stage in self.plan.get("stages", [])]
         return {name: self.settings[f"{name}.steps"] for name in names if f"{name}.steps" in self.settings}
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """Settings by dotted path."""
         return self.plan.get("settings", {})
 
     @cached_property
     def names(self) -> list[tuple[str, str]]:
-        """The pairs, by the names of their images."""
+        """Source and target names of the pairs."""
         return list(zip(self.table["source"].tolist(), self.table["target"].tolist(), strict=True))
-
-    def _described(self, name: str) -> str:
-        return str(self.plan.get("system", {}).get(name, "–"))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A run's mean minus the first one's, its interval, and what that says in the metric's direction."""
+    """A run's mean minus the first run's, its interval, and the outcome given the metric's direction."""
 
     mean: float
     interval: list[float]
@@ -84,7 +85,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs that were scored on the same pairs. `differences` are by the run's place and the metric."""
+    """Runs that were scored on the same pairs. `differences` are keyed by the run's index and the metric."""
 
     runs: Sequence[ScoredRun]
     labels: Sequence[str]
@@ -93,12 +94,12 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        """The scores that any of the runs has."""
+        """Scores that at least one run has."""
         return [name for name in EVERY if any(name in run.metrics["scores"] for run in self.runs)]
 
     @property
     def baselines(self) -> Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-        """Means and intervals of each baseline: the same in all runs, so taken from the first that has it."""
+        """Means and intervals of each baseline, from the first run that has it: all runs agree."""
         found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         for run in reversed(self.runs):
             for name, means in run.metrics["baselines"].items():
@@ -107,31 +108,32 @@ class Comparison:
         return found
 
 
-def compare_runs(places: Sequence[str | Path]) -> Comparison:
-    """Reads scored runs, each a folder or a URI, and compares all with the first.
+def compare_runs(uris: Sequence[str | Path]) -> Comparison:
+    """Read scored runs, each a folder or a URI, and compare all with the first.
 
-    Raises ValueError, worded for the user, for fewer than two runs, one without scores, runs without a score in common,
-    and runs that were scored on other pairs or data.
+    Raises ValueError, worded for the user, for fewer than two runs, a run without scores, runs without a common score,
+    and runs that were scored on different pairs or data.
     """
-    if len(places) < 2:
-        raise ValueError(f"{len(places)} run(s) were given to compare; give at least two run folders.")
-    runs = [read_run(place) for place in places]
+    if len(uris) < 2:
+        raise ValueError(f"{len(uris)} run(s) were given to compare; give at least two run folders.")
+    runs = [read_run(uri) for uri in uris]
     for run in runs[1:]:
         _check_same_pairs(runs[0], run)
         _check_same_data(runs[0], run)
     differences = {
-        (place, name): difference(runs[0], run, name)
-        for place, run in enumerate(runs)
+        (index, name): found
+        for index, run in enumerate(runs)
         for name in metrics_in(run.table)
-        if place and name in runs[0].table
+        if index and name in runs[0].table and (found := paired_difference(runs[0], run, name))
     }
-    known = {key: found for key, found in differences.items() if found is not None}
-    return Comparison(runs, _labels(runs), known, _notes(runs))
+    names = [run.store.name if run.store.remote else run.folder.resolve().name for run in runs]
+    labels = names if len(set(names)) == len(names) else [run.uri for run in runs]
+    return Comparison(runs, labels, differences, _notes(runs))
 
 
-def read_run(place: str | Path) -> ScoredRun:
-    """A run by its folder or URI. Raises ValueError where there is no such folder, or where it is not scored."""
-    store = Store.of(place)
+def read_run(uri: str | Path) -> ScoredRun:
+    """Read a run by its folder or URI. Raises ValueError where there is no such folder or it is not scored."""
+    store = Store.of(uri)
     refresh(store, wanted=lambda inside: inside in (*READ, *READ_OF_REPORTS))
     if not store.folder.is_dir():
         raise ValueError(f"{store.uri} was given to compare, and there is no such run folder.")
@@ -145,84 +147,75 @@ def read_run(place: str | Path) -> ScoredRun:
     return ScoredRun(store, metrics, columns, read_json(store.folder / "plan.json") or {})
 
 
-def _labels(runs: Sequence[ScoredRun]) -> list[str]:
-    """The runs' names, or their places where two have the same name."""
-    names = [run.store.name if run.store.remote else run.folder.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [run.place for run in runs]
-
-
 def _check_same_pairs(first: ScoredRun, run: ScoredRun) -> None:
     if first.names == run.names and first.metrics.get("split") == run.metrics.get("split"):
         return
     common = len(set(first.names) & set(run.names))
     if len(first.names) == len(run.names) or not common:
-        raise _other_data(first, run, [f"{common:,} of {len(run.names):,} pairs are the same"])
+        raise _other_data(first, run, f"{common:,} of {len(run.names):,} pairs are the same")
     fewer, more = sorted((first, run), key=lambda each: len(each.names))
     raise ValueError(
-        f"{run.place} was scored on other pairs than {first.place}: {len(first.names):,} there, {len(run.names):,} "
-        f"here, {common:,} in common. Score both on the same: posegen evaluate --run {more.place} --pairs "
+        f"{run.uri} was scored on other pairs than {first.uri}: {len(first.names):,} there, {len(run.names):,} "
+        f"here, {common:,} in common. Score both on the same: posegen evaluate --run {more.uri} --pairs "
         f"{len(fewer.names)} --update"
     )
 
 
 def _check_same_data(first: ScoredRun, run: ScoredRun) -> None:
-    """By the source baseline, which both tables have of the images, of the joints or of both."""
     if not set(metrics_in(first.table)) & set(metrics_in(run.table)):
         raise ValueError(
-            f"{first.place} and {run.place} have no score in common: {', '.join(metrics_in(first.table))} there, "
+            f"{first.uri} and {run.uri} have no score in common: {', '.join(metrics_in(first.table))} there, "
             f"{', '.join(metrics_in(run.table))} here. Compare systems that both make images, or both predict joints."
         )
     if not _same_scores(first, run, "source"):
-        raise _other_data(first, run, ["the images, joints or masks of the same pairs are others"])
+        raise _other_data(first, run, "the images, joints or masks of the same pairs differ")
 
 
-def _other_data(first: ScoredRun, run: ScoredRun, reasons: Sequence[str]) -> ValueError:
-    """Says what was found, and which settings of the data differ."""
-    apart = settings_apart([first, run], heads=("dataset", "data", "shards"))
-    named = [f"{path}: {there} there, {here} here" for path, (there, here) in apart.items()]
-    listed = "\n  ".join([*reasons, *named])
+def _other_data(first: ScoredRun, run: ScoredRun, reason: str) -> ValueError:
+    settings = differing_settings([first, run], heads=("dataset", "data", "shards"))
+    listed = "\n  ".join([reason, *(f"{path}: {there} there, {here} here" for path, (there, here) in settings.items())])
     return ValueError(
-        f"{run.place} was scored on other data than {first.place}:\n  {listed}\nMake both runs with the same "
+        f"{run.uri} was scored on other data than {first.uri}:\n  {listed}\nMake both runs with the same "
         "--dataset, --root, --size and settings of data.* and shards.*."
     )
 
 
 def _same_scores(first: ScoredRun, run: ScoredRun, baseline: str) -> bool:
-    """Whether a baseline has the same scores on every pair, of those that both tables have."""
+    """Return whether the scores of a baseline that both tables have agree on every pair."""
     columns = [f"{baseline}.{name}" for name in metrics_in(first.table, baseline) if f"{baseline}.{name}" in run.table]
     pairs = ((first.table[column], run.table[column]) for column in columns)
-    return all(np.allclose(there, here, rtol=SAME, atol=SAME, equal_nan=True) for there, here in pairs)
+    return all(np.allclose(there, here, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True) for there, here in pairs)
 
 
-def settings_apart(runs: Sequence[ScoredRun], heads: Sequence[str] = ()) -> dict[str, list[Any]]:
-    """The settings that are not the same in all runs, by dotted path; only those under `heads` where any are given."""
+def differing_settings(runs: Sequence[ScoredRun], heads: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Return the settings that differ between runs, by dotted path; only those under `heads` if any are given."""
     paths = dict.fromkeys(path for run in runs for path in run.settings)
-    found = {path: [run.settings.get(path, "unset") for run in runs] for path in paths}
-    asked = {path: values for path, values in found.items() if not heads or path.partition(".")[0] in heads}
-    return {path: values for path, values in asked.items() if any(value != values[0] for value in values)}
+    if heads:
+        paths = [path for path in paths if path.partition(".")[0] in heads]
+    values = {path: [run.settings.get(path, "unset") for run in runs] for path in paths}
+    return {path: given for path, given in values.items() if any(value != given[0] for value in given)}
 
 
 def _notes(runs: Sequence[ScoredRun]) -> list[str]:
-    """What is to be known of a comparison that is allowed."""
-    notes = []
-    for run in runs[1:]:
-        if not _same_scores(runs[0], run, "mean"):
-            notes.append(
-                f"{run.place} learnt from other images than {runs[0].place}, for their mean is another one; the "
-                f"baseline 'mean' is that of {runs[0].place}"
-            )
-    stand_ins = {note: None for run in runs for note in run.metrics.get("stand_ins", [])}
-    return [*notes, *stand_ins]
+    """Return differences between the runs that do not prevent a comparison."""
+    first = runs[0]
+    notes = [
+        f"{run.uri} was trained on other images than {first.uri}: their means differ; the baseline 'mean' is that of "
+        f"{first.uri}"
+        for run in runs[1:]
+        if not _same_scores(first, run, "mean")
+    ]
+    return [*notes, *dict.fromkeys(note for run in runs for note in run.metrics.get("stand_ins", []))]
 
 
-def difference(first: ScoredRun, run: ScoredRun, metric: str) -> Difference | None:
-    """Over the pairs on which both have the score; None where there is no such pair."""
-    apart = run.table[metric] - first.table[metric]
+def paired_difference(first: ScoredRun, run: ScoredRun, metric: str) -> Difference | None:
+    """Return the mean difference over the pairs on which both runs have the score; None if there is no such pair."""
+    differences = run.table[metric] - first.table[metric]
     units, _ = resampling_units(first.table["person"].tolist())
-    ends = interval(apart, units, resampling(int(units.max()) + 1))
+    ends = confidence_interval(differences, units, bootstrap_draws(int(units.max()) + 1))
     if ends is None:
         return None
     sign = 1 if EVERY[metric].higher else -1
     low, high = sorted(sign * end for end in ends)
     outcome: Outcome = "better" if low > 0 else "worse" if high < 0 else "same"
-    return Difference(float(apart[np.isfinite(apart)].mean()), ends, outcome)
+    return Difference(float(differences[np.isfinite(differences)].mean()), ends, outcome)

@@ -1,9 +1,9 @@
-"""Scores of a trained system on the pairs of a split, on Ray Data: one row a pair, then means, intervals and baselines.
+"""Evaluate a trained system on the pairs of a split with Ray Data: scores per pair, means, intervals and baselines.
 
-scores/parts/part-00000.parquet  while it runs: one file a chunk, so that what is done is not done again
-scores/pairs.parquet             one row a pair: pair, source, target, person, every metric, "<baseline>.<metric>",
-                                 and "<column>.mask_l1" of images that stages before the result make
-scores/metrics.json              written last: it is there when, and only when, the scores are complete
+scores/parts/part-00000.parquet  one file per chunk while it runs, so that finished chunks are not repeated
+scores/pairs.parquet             one row per pair: pair, source, target, person, every metric, "<baseline>.<metric>",
+                                 and "<column>.mask_l1" of intermediate images
+scores/metrics.json              written last: present if and only if the scores are complete
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ import torch
 
 from posegen.data.loading.dataset import Shards
 from posegen.data.shards.preparing import Progress
-from posegen.evaluation.scoring import Means, score_chunk, summary, training_means
+from posegen.evaluation.scoring import TrainingMeans, score_chunk, summary, training_means
 from posegen.inference import Trained, load
 from posegen.stage import System
 from posegen.storage.files import StorageFailed, write_json, write_whole
@@ -28,10 +28,10 @@ from posegen.storage.store import Store
 from posegen.systems.fields import check_known
 from posegen.training.checkpoints import fetch_newest
 
-SHARDS, STAGES, SCORES, PARTS = "shards", "stages", "scores", "parts"  # folders of a run, and of its scores
+STAGES, SCORES, PARTS = "stages", "scores", "scores/parts"  # folders of a run
 CHUNK = 64  # pairs scored between two writes
 SEED = 0  # of the draw of pairs
-TASKS_PER_GPU = 4  # most of the time goes into SSIM on the CPU, so several share a GPU
+TASKS_PER_GPU = 4  # SSIM on the CPU takes most of the time
 
 
 def evaluate(
@@ -45,24 +45,34 @@ def evaluate(
     progress: Progress,
     split: str = "test",
 ) -> dict:
-    """Scores pairs of a split by a run's shards and stages, and gives what its scores/metrics.json says.
+    """Score pairs of a split of a run, write its scores folder and return the content of scores/metrics.json.
 
-    All pairs in listed order, or `pairs` of them drawn by seed 0 where there are more. Chunks that an interrupted
-    evaluation of the same split with the same fingerprint has written are kept. Ray must be initialised.
+    Chunks written by an interrupted evaluation with the same split and fingerprint are kept. Ray must be initialised.
 
-    Raises ValueError where the shards have no such split or no pair of it, `pairs` is below 1, or a stage is not
-    trained, and StorageFailed where the scores cannot be written.
+    Args:
+        system: The system whose stages the run has trained.
+        store: The run.
+        cache_bytes: Limit of the shards' cache; None for the default.
+        pairs: Number of pairs, drawn by seed 0 if there are more; None for all in listed order.
+        fingerprint: Digest of all inputs of the scores, stored with them.
+        use_gpu: Synthesize on GPUs.
+        progress: Called with the task, the pairs done and their total.
+        split: Name of the split.
+
+    Raises:
+        ValueError: The shards lack the split or pairs of it, `pairs` is below 1, or a stage is not trained.
+        StorageFailed: The scores cannot be written.
     """
     for stage in system.stages:
         fetch_newest(store, f"{STAGES}/{stage.name}")
     data = Shards.of(store, limit=cache_bytes)
     check_known("split", split, data.manifest.counts)
     chosen = chosen_pairs(data.pair_count(split), pairs, split=split)
-    load(system, store.folder / STAGES, torch.device("cpu"))  # a stage that is not trained is told here, not by a task
+    load(system, store.folder / STAGES, torch.device("cpu"))  # fails here, not in a task, if a stage is not trained
     store.remove(f"{SCORES}/metrics.json")
-    store.fetch(f"{SCORES}/{PARTS}").mkdir(parents=True, exist_ok=True)
+    store.fetch(PARTS).mkdir(parents=True, exist_ok=True)
     chunks = [chosen[start : start + CHUNK] for start in range(0, len(chosen), CHUNK)]
-    parts = {f"{SCORES}/{PARTS}/part-{number:05d}.parquet": chunk for number, chunk in enumerate(chunks)}
+    parts = {f"{PARTS}/part-{index:05d}.parquet": chunk for index, chunk in enumerate(chunks)}
     scorer = _Scorer(system, store, cache_bytes, fingerprint, "cuda" if use_gpu else "cpu", split)
     missing = {file: chunk for file, chunk in parts.items() if not _done(store.folder / file, chunk, scorer)}
     done = len(chosen) - sum(map(len, missing.values()))
@@ -74,9 +84,9 @@ def evaluate(
 
 
 def chosen_pairs(available: int, pairs: int | None, *, split: str = "test") -> list[int]:
-    """The pairs of a split to score: all in listed order, or `pairs` of them drawn by seed 0, in listed order too.
+    """Return the pairs of a split to score, in listed order: all, or `pairs` of them drawn by seed 0.
 
-    Raises ValueError, with the split's name, where there is none, and where `pairs` is below 1.
+    Raises ValueError where there is no pair, naming the split, and where `pairs` is below 1.
     """
     if available == 0:
         raise ValueError(
@@ -91,7 +101,7 @@ def chosen_pairs(available: int, pairs: int | None, *, split: str = "test") -> l
 
 @dataclass(frozen=True)
 class _Scorer:
-    """What scores a chunk of pairs and writes it as one part; pickles to tasks."""
+    """Callable that scores a chunk of pairs and writes it as one part; pickled to tasks."""
 
     system: System
     store: Store
@@ -102,7 +112,7 @@ class _Scorer:
 
     @property
     def signature(self) -> dict[str, str]:
-        """What a written part carries: it is kept where this is the same."""
+        """Metadata of a written part, which is kept if this is unchanged."""
         return {"fingerprint": self.fingerprint, "split": self.split}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -113,14 +123,14 @@ class _Scorer:
         try:
             write_whole(self.store.folder / row["file"], partial(pq.write_table, signed))
             self.store.publish(row["file"])
-        except StorageFailed as error:  # as a value: Ray Data gives no task's error back as it was
+        except StorageFailed as error:  # returned: Ray Data does not preserve the type of a task's error
             return {"pairs": 0, "failed": str(error)}
         return {"pairs": len(pairs), "failed": ""}
 
 
 @lru_cache(maxsize=1)
-def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Means]:
-    """Networks, data and the baselines' means: loaded once in a worker's process, which runs many tasks."""
+def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, TrainingMeans]:
+    """Load networks, data and the baselines' means, once per worker process, which runs many tasks."""
     store, system = scorer.store, scorer.system
     for stage in system.stages:
         fetch_newest(store, f"{STAGES}/{stage.name}")
@@ -129,7 +139,7 @@ def _loaded(scorer: _Scorer) -> tuple[Trained, Shards, Means]:
 
 
 def _done(file: Path, chunk: Sequence[int], scorer: _Scorer) -> bool:
-    """Whether a part holds exactly these pairs, scored from the same inputs."""
+    """Return whether a part holds exactly these pairs, scored from the same inputs."""
     if not file.is_file():
         return False
     written = pq.read_schema(file).metadata or {}
@@ -138,7 +148,7 @@ def _done(file: Path, chunk: Sequence[int], scorer: _Scorer) -> bool:
 
 
 def _score(missing: Mapping[str, Sequence[int]], scorer: _Scorer) -> Iterator[int]:
-    """Scores the chunks in tasks; gives the number of pairs of each as it is written."""
+    """Score the chunks in tasks; yield the number of pairs of each when written."""
     if not missing:
         return
     items = [{"file": file, "pairs": list(chunk)} for file, chunk in missing.items()]
@@ -152,21 +162,20 @@ def _score(missing: Mapping[str, Sequence[int]], scorer: _Scorer) -> Iterator[in
 
 
 def _finish(parts: Sequence[str], scorer: _Scorer) -> dict:
-    """Merges the parts, writes pairs.parquet and then metrics.json, and removes the parts."""
+    """Merge the parts, write pairs.parquet and then metrics.json, and remove the parts."""
     store, split = scorer.store, scorer.split
-    store.fetch(f"{SCORES}/{PARTS}")
+    store.fetch(PARTS)
     table = pa.concat_tables([pq.read_table(store.folder / part) for part in parts])
     shards, scores = Shards.of(store, limit=scorer.cache_bytes), store.folder / SCORES
     identities = shards.identities(split)
     persons = [identities[name] for name in table["target"].to_pylist()]
-    named = table.add_column(3, "person", pa.array(persons))
-    write_whole(scores / "pairs.parquet", partial(pq.write_table, named))
+    write_whole(scores / "pairs.parquet", partial(pq.write_table, table.add_column(3, "person", pa.array(persons))))
     available = shards.pair_count(split)
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    drawn = f"all {split} pairs" if table.num_rows == available else f"{split} pairs drawn by seed {SEED}"
-    metrics = {**scorer.signature, "pairs": table.num_rows, "pairs_available": available, "selection": drawn}
+    selection = f"all {split} pairs" if table.num_rows == available else f"{split} pairs drawn by seed {SEED}"
+    metrics = {**scorer.signature, "pairs": table.num_rows, "pairs_available": available, "selection": selection}
     metrics |= summary(columns, persons) | {"stand_ins": scorer.system.stand_ins()}
     write_json(scores / "metrics.json", metrics)
-    store.remove(f"{SCORES}/{PARTS}")
+    store.remove(PARTS)
     store.publish(SCORES, last="metrics.json")
     return metrics

@@ -1,8 +1,6 @@
-"""Images for people to look at: the pose as a coloured skeleton, the difference as heat, the sheet of samples.
+"""Drawings of the pages: skeletons, difference heat maps and sample sheets as images, loss curves as SVG coordinates.
 
 Images are uint8 (height, width, 3), RGB.
-
-Loss curves as what a vector drawing needs: scaled points, a running mean, round ticks.
 """
 
 import base64
@@ -18,14 +16,17 @@ from jaxtyping import UInt8
 from posegen.data.geometry.joints import JOINTS, LIMBS
 from posegen.evaluation.baselines import Pose, Uint8Image
 
-DRAWN_LIMBS = LIMBS[:17]  # the arms, legs, trunk and face; the others only close the pose mask
+DRAWN_LIMBS = LIMBS[:17]  # arms, legs, trunk and face; the others only close the pose mask
 BACKGROUND = (16, 18, 27)
-SMALL = 128  # images up to this height are shown enlarged, with their pixels to be seen
-HEAT_FULL = 0.5  # the difference, white being 1, that is drawn brightest
-DIMMED = 0.4  # of its light an image keeps below two skeletons
+SMALL = 128  # images up to this height are shown enlarged, without smoothing
+HEAT_FULL = 0.5  # difference, on the scale white = 1, that is drawn brightest
+DIMMED = 0.4  # brightness of an image below two skeletons
 TRUE_COLOUR, PREDICTED_COLOUR = (255, 255, 255), (255, 122, 66)
+WIDTH, HEIGHT = 320, 150  # of a chart's plot area, in SVG units
+POINTS = 400  # of a drawn curve at most
+SMOOTHING = 0.05  # window of the running mean as a share of the curve
 
-AnyImage = UInt8[np.ndarray, "_ _ 3"]  # of a size of its own
+AnyImage = UInt8[np.ndarray, "_ _ 3"]  # independent of the sizes of other arguments
 Colour = tuple[int, int, int]
 
 
@@ -38,93 +39,82 @@ LIMB_COLOURS, JOINT_COLOURS = _rainbow(len(DRAWN_LIMBS)), _rainbow(len(JOINTS))
 
 
 def enlargement(height: int) -> int:
-    """The whole factor that brings a small image to 256 pixels of height; 1 for larger ones."""
+    """Return the integer factor that enlarges a small image to a height of up to 256 pixels; 1 for larger ones."""
     return max(1, 256 // height)
 
 
 def skeleton(pose: Pose, height: int, width: int, scale: int) -> Uint8Image:
-    """The visible joints and the limbs between them, in OpenPose's manner, on a dark ground, `scale` times as large.
+    """Draw visible joints and the limbs between them in OpenPose's style on a dark background, enlarged by `scale`.
 
-    One hue a limb round the colour circle, in the order of `joints.LIMBS`; joints that are not visible are not drawn.
+    One hue per limb around the colour circle, in the order of `joints.LIMBS`; invisible joints are not drawn.
     """
     canvas = np.full((height * scale, width * scale, 3), BACKGROUND, dtype=np.uint8)
     return _with_skeleton(canvas, pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
 
 
 def skeleton_over(image: AnyImage, pose: Pose, scale: int) -> AnyImage:
-    """The skeleton on its image, `scale` times as large."""
-    return _with_skeleton(_enlarged(image, scale), pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
+    """Draw a skeleton on its image, enlarged by `scale`."""
+    return _with_skeleton(image.repeat(scale, axis=0).repeat(scale, axis=1), pose, scale, (LIMB_COLOURS, JOINT_COLOURS))
 
 
 def both_skeletons(image: AnyImage, predicted: Pose, true: Pose, scale: int) -> AnyImage:
-    """The true skeleton in one colour and the predicted one in another on their darkened image."""
-    canvas = (_enlarged(image, scale) * DIMMED).astype(np.uint8)
+    """Draw the true and the predicted skeleton in two colours on the darkened image, enlarged by `scale`."""
+    canvas = (image.repeat(scale, axis=0).repeat(scale, axis=1) * DIMMED).astype(np.uint8)
     for pose, colour in ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR)):
         colours = [colour] * len(DRAWN_LIMBS), [colour] * len(JOINTS)
         canvas = _with_skeleton(canvas, pose, scale, colours, slender=2)
     return canvas
 
 
-def _enlarged(image: AnyImage, scale: int) -> AnyImage:
-    return image.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
 def _with_skeleton(
     canvas: AnyImage, pose: Pose, scale: int, colours: tuple[Sequence[Colour], Sequence[Colour]], *, slender: int = 1
 ) -> AnyImage:
-    """Draws on the canvas, which is `scale` times as large as the image whose joints these are, and gives it.
+    """Draw on the canvas, which is `scale` times as large as the image of the pose, and return it.
 
     `colours` are those of the limbs and of the joints; lines are `slender` times thinner than usual.
     """
-    limb_colours, joint_colours = colours
     thickness = max(2, round(canvas.shape[0] / 70 / slender))
     centres = (np.nan_to_num(pose.joints) + 0.5) * scale - 0.5
     points = [tuple(point) for point in np.rint(centres * 16).clip(-(2**20), 2**20).astype(int).tolist()]  # 16ths
-    for (start, end), colour in zip(DRAWN_LIMBS, limb_colours, strict=True):
+    for (start, end), colour in zip(DRAWN_LIMBS, colours[0], strict=True):
         if pose.visible[start] and pose.visible[end]:
             cv2.line(canvas, points[start], points[end], colour, thickness, cv2.LINE_AA, shift=4)
-    for point, seen, colour in zip(points, pose.visible, joint_colours, strict=True):
-        if seen:
+    for point, visible, colour in zip(points, pose.visible, colours[1], strict=True):
+        if visible:
             cv2.circle(canvas, point, round(thickness * 0.85) * 16, colour, -1, cv2.LINE_AA, shift=4)
     return canvas
 
 
 def silhouette(mask: UInt8[np.ndarray, "height width"]) -> Uint8Image:
-    """A mask of 0 and 1 as an image: white on the dark ground."""
+    """Draw a mask of 0 and 1 in white on the dark background."""
     return np.where(mask[..., None] > 0, 255, np.array(BACKGROUND)).astype(np.uint8)
 
 
-def difference(generated: Uint8Image, target: Uint8Image) -> Uint8Image:
-    """Mean absolute difference over the channels as heat: black where equal, brightest from `HEAT_FULL` on."""
+def difference_heatmap(generated: Uint8Image, target: Uint8Image) -> Uint8Image:
+    """Draw the mean absolute difference over the channels: black where equal, brightest from `HEAT_FULL` on."""
     distance = np.abs(generated.astype(np.float32) - target).mean(axis=-1) / (255 * HEAT_FULL)
     levels = np.rint(distance.clip(0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
 def data_uri(image: Uint8Image) -> str:
-    """The image as text that a page can hold: PNG where it is small, JPEG of quality 92 elsewhere."""
-    kind, suffix, options = ("jpeg", ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if image.shape[0] <= SMALL:
-        kind, suffix, options = ("png", ".png", [])
-    encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
+    """Encode an image as a data URI: PNG up to a height of `SMALL`, else JPEG of quality 92."""
+    kind, options = ("png", []) if image.shape[0] <= SMALL else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 92])
+    encoded = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
 def sheet(rows: Sequence[Sequence[AnyImage]], height: int) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
-    """One image of rows of images, each brought to `height`, with a white gap between them."""
+    """Join rows of images, each resized to `height`, into one image with white gaps."""
     gap = _gap(height)
-    bands = []
-    for row in rows:
-        cells = [_resized(image, height) for image in row]
-        bands.append(np.concatenate([np.pad(c, ((gap, 0), (gap, 0), (0, 0)), constant_values=255) for c in cells], 1))
-    whole = np.concatenate(bands)
+    borders = ((gap, 0), (gap, 0), (0, 0))
+    cells = [[np.pad(_resized(image, height), borders, constant_values=255) for image in row] for row in rows]
+    whole = np.concatenate([np.concatenate(row, axis=1) for row in cells])
     return np.pad(whole, ((0, gap), (0, gap), (0, 0)), constant_values=255).astype(np.uint8)
 
 
-def cut_sheet(
-    whole: UInt8[np.ndarray, "sheet_height sheet_width 3"], height: int, width: int
-) -> list[list[UInt8[np.ndarray, "_ _ 3"]]]:
-    """The images of a `sheet` again, row by row: each `height` x `width`, as they stand in it."""
+def cut_sheet(whole: UInt8[np.ndarray, "sheet_height sheet_width 3"], height: int, width: int) -> list[list[AnyImage]]:
+    """Cut a `sheet` into its rows of images, each `height` x `width`."""
     gap = _gap(height)
     tops = range(gap, whole.shape[0] - gap, height + gap)
     lefts = range(gap, whole.shape[1] - gap, width + gap)
@@ -136,20 +126,14 @@ def _gap(height: int) -> int:
 
 
 def _resized(image: AnyImage, height: int) -> np.ndarray:
-    """Enlarged pixel by pixel, or shrunk by area."""
     width = round(image.shape[1] * height / image.shape[0])
-    kind = cv2.INTER_NEAREST if height > image.shape[0] else cv2.INTER_AREA
-    return cv2.resize(image, (width, height), interpolation=kind)
-
-
-WIDTH, HEIGHT = 320, 150  # of the plot's area, in the drawing's units
-POINTS = 400  # drawn of a curve at most
-SMOOTHING = 0.05  # part of the curve that the running mean looks back over
+    interpolation = cv2.INTER_NEAREST if height > image.shape[0] else cv2.INTER_AREA
+    return cv2.resize(image, (width, height), interpolation=interpolation)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, and what it says."""
+    """Position and label of a mark on an axis."""
 
     at: float
     label: str
@@ -157,10 +141,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """One term against the step. `raw` and `smooth` are polylines' points, y downwards, in WIDTH x HEIGHT."""
+    """One loss term over the steps. `raw` and `smooth` are points of SVG polylines in WIDTH x HEIGHT, y downwards."""
 
     title: str
-    last: str  # the running mean at the end
+    last: str  # last value of the running mean
     raw: str
     smooth: str
     x_ticks: list[Tick]
@@ -168,7 +152,7 @@ class Chart:
 
 
 def charts(curve: Sequence[Mapping[str, float]]) -> list[Chart]:
-    """One chart for every term of a stage's curve, rows of {"step": n, "<player>/<term>": value}.
+    """Return one chart for every term of a stage's curve, rows of {"step": n, "<player>/<term>": value}.
 
     Values that are missing or not finite are left out; a term with fewer than two values has no chart.
     """
@@ -203,16 +187,16 @@ def _chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
-    """What the axis shows: all values but the highest and lowest hundredth, and a little room."""
+    """Return the ends of the axis: the range without the highest and lowest hundredth, with a margin."""
     ordered = sorted(values)
     cut = len(ordered) // 100
     low, high = ordered[cut], ordered[-1 - cut]
-    room = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
-    return low - room, high + room
+    margin = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
+    return low - margin, high + margin
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and of the up to `window` - 1 before it."""
+    """Return the mean of each value and up to `window` - 1 values before it."""
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
@@ -220,7 +204,7 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def round_ticks(low: float, high: float, count: int) -> list[tuple[float, str]]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high], and how to print them."""
+    """Return about `count` round numbers (1, 2 or 5 times a power of ten apart) within [low, high], with labels."""
     exact = (high - low) / count
     power = 10.0 ** math.floor(math.log10(exact))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact * 0.999)

@@ -1,10 +1,8 @@
-"""The report: one page that needs nothing else, with the images, the scores, the curves, the plan and the way back.
+"""Write the report of a scored run: a self-contained page with images, scores, loss curves, plan and commands.
 
-report/index.html         images and styles inside; nothing is fetched
+report/index.html         images and styles inlined; nothing is fetched
 report/sample_sheet.png   the fixed draw of pairs as one image
-report/fingerprint.json   written last: it is there when, and only when, the report is complete
-
-The pages' templates: everything is escaped, and what is not given is an error.
+report/fingerprint.json   written last: present if and only if the report is complete
 """
 
 import json
@@ -21,20 +19,21 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import BASELINES
-from posegen.evaluation.metrics import EVERY, METRICS, POSE_BASELINES, POSE_METRICS, deciding
+from posegen.evaluation.baselines import BASELINES, POSE_BASELINES
+from posegen.evaluation.metrics import EVERY, METRICS, POSE_METRICS, ranking_metric
 from posegen.inference import Trained
 from posegen.report.drawing import HEAT_FULL, HEIGHT, SMALL, WIDTH, charts, data_uri, sheet
 from posegen.report.panels import SEED, Case, chosen_rows, every_view, make_cases
-from posegen.report.score_table import headline, score_row, score_text, stage_rows, wins
+from posegen.report.score_table import headline, score_row, score_text, stage_rows, win_percentage
 from posegen.storage.files import write_json, write_whole
 from posegen.training.checkpoints import latest_checkpoint, read_curve
 
 HEADLINES = ("mask_l1", "ssim", "mask_ssim", "psnr", "pose_error")
 CASE_SCORES = ("mask_l1", "ssim", "mask_ssim", "psnr", "l1", "pose_error")
 PACKAGES = ("posegen", "torch", "ray", "numpy", "opencv-python", "scikit-image", "pyarrow", "simplejpeg", "safetensors")
-SHOWN_ELSEWHERE = ("stages", "paper")  # of the plan
+SHOWN_ELSEWHERE = ("stages", "paper")  # keys of the plan
 SECTIONS = {"best": "The best", "worst": "The worst", "fixed": "A fixed draw"}
+HERE = Path(__file__).parent
 
 
 def write_report(
@@ -48,21 +47,30 @@ def write_report(
     reproduce: Sequence[str],
     fingerprint: str,
 ) -> Path:
-    """Writes the report of a scored run into `folder` and gives the page's path.
+    """Write the report of a scored run and return the path of its page.
 
-    `plan` is shown as it is, nested mappings as tables; "system", "variant", "dataset" and "stages" (mappings with
-    "name", "settings" and "parameters") have their own places. `reproduce` are the command lines that make it again.
-    Raises ValueError where the run is not scored.
+    Args:
+        folder: Folder to write into; created if needed.
+        trained: The system and its networks.
+        data: The shards.
+        scores: Folder of the run's scores.
+        stages: Folder with a folder of checkpoints per stage.
+        plan: Content of plan.json. Nested mappings are shown as tables; "system", "variant", "dataset" and "stages"
+            (mappings with "name", "settings" and "parameters") are laid out separately.
+        reproduce: Command lines that reproduce the report.
+        fingerprint: Digest of all inputs, stored with the report.
+
+    Raises:
+        ValueError: The run is not scored.
     """
     metrics, table = _read_scores(scores)
-    chosen = chosen_rows(table)
     scored = _among(CASE_SCORES, metrics)
-    cases = {name: make_cases(trained, data, table, rows, scored) for name, rows in chosen.items()}
-    curves = {stage.name: _stage_charts(stages / stage.name) for stage in trained.system.stages}
-    about = {"fingerprint": fingerprint, "plan": plan, "reproduce": reproduce, "manifest": data.manifest}
-    about |= {"size": trained.system.size, "paper": trained.system.paper, "cases": cases, "curves": curves}
-    about |= {"views": every_view(trained, data)}
-    page = _render(about | _numbers(metrics, table))
+    cases = {name: make_cases(trained, data, table, rows, scored) for name, rows in chosen_rows(table).items()}
+    checkpoints = {stage.name: latest_checkpoint(stages / stage.name) for stage in trained.system.stages}
+    curves = {name: charts(read_curve(checkpoint)) if checkpoint else [] for name, checkpoint in checkpoints.items()}
+    content = {"fingerprint": fingerprint, "plan": plan, "reproduce": reproduce, "manifest": data.manifest}
+    content |= {"size": trained.system.size, "paper": trained.system.paper, "cases": cases, "curves": curves}
+    page = _render(content | {"views": every_view(trained, data)} | _score_content(metrics, table))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.json").unlink(missing_ok=True)
     write_whole(folder / "sample_sheet.png", lambda path: path.write_bytes(_sheet_png(cases["fixed"], data.size[0])))
@@ -79,35 +87,30 @@ def _read_scores(scores: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _among(wanted: Sequence[str], metrics: Mapping[str, Any]) -> list[str]:
-    """Those of some scores that a system has; of one without images all that it has."""
+    """Return the wanted scores that a system has; all of its scores if it makes no images."""
     if not any(name in metrics["scores"] for name in METRICS):
         return list(metrics["scores"])
     return [name for name in wanted if name in metrics["scores"]]
 
 
-def _numbers(metrics: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _score_content(metrics: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     scored = [name for name in EVERY if name in metrics["scores"]]
     return {
         "metrics": metrics,
         "headlines": [headline(n, metrics) for n in _among(HEADLINES, metrics) if metrics["scores"][n] is not None],
         "rows": [score_row(name, metrics) for name in scored],
         "stages": stage_rows(metrics),
-        "wins": wins(table),
-        "deciding": EVERY[deciding(scored)],
+        "win_percentage": win_percentage(table),
+        "ranked_by": EVERY[ranking_metric(scored)],
         "all_metrics": {name: EVERY[name] for name in scored},
-        "baselines": {name: _meaning(name, scored) for name in metrics["baselines"]},
+        "baselines": {name: _baseline_text(name, scored) for name in metrics["baselines"]},
     }
 
 
-def _meaning(baseline: str, scored: Sequence[str]) -> str:
-    """What a baseline is, of images and of joints, as far as these are scored."""
-    meanings = {BASELINES[baseline]: METRICS, POSE_BASELINES.get(baseline, ""): POSE_METRICS}
-    return "; of joints: ".join(words for words, metrics in meanings.items() if words and metrics.keys() & set(scored))
-
-
-def _stage_charts(folder: Path) -> list:
-    checkpoint = latest_checkpoint(folder)
-    return charts(read_curve(checkpoint)) if checkpoint else []
+def _baseline_text(baseline: str, scored: Sequence[str]) -> str:
+    """Describe a baseline of images, of joints or of both, depending on the scores."""
+    texts = {BASELINES[baseline]: METRICS, POSE_BASELINES.get(baseline, ""): POSE_METRICS}
+    return "; of joints: ".join(text for text, metrics in texts.items() if text and metrics.keys() & set(scored))
 
 
 def _sheet_png(cases: Sequence[Case], height: int) -> bytes:
@@ -127,7 +130,7 @@ def _versions() -> dict[str, str]:
 
 
 def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings and sequences of mappings by dotted path, the notation that `--set` takes."""
+    """Flatten nested mappings and sequences of mappings to dotted paths, as `--set` takes them."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         parts = value if isinstance(value, Mapping) else {}
@@ -141,7 +144,7 @@ def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A setting as one reads it."""
+    """Format a setting for reading."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -153,9 +156,9 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _render(about: Mapping[str, Any]) -> str:
-    nested = {name: flattened(value) for name, value in about["plan"].items() if isinstance(value, Mapping)}
-    flat = {name: value for name, value in about["plan"].items() if name not in {*nested, *SHOWN_ELSEWHERE}}
+def _render(content: Mapping[str, Any]) -> str:
+    nested = {name: flattened(value) for name, value in content["plan"].items() if isinstance(value, Mapping)}
+    flat = {name: value for name, value in content["plan"].items() if name not in {*nested, *SHOWN_ELSEWHERE}}
     filters = {
         "data_uri": data_uri,
         "shown": shown,
@@ -163,15 +166,15 @@ def _render(about: Mapping[str, Any]) -> str:
         "degrees": lambda angle: f"{angle:+.1f}°".replace("-", "−"),
     }
     return template("page.html", filters).render(
-        about,
+        content,
         general=flat,
         groups=nested,
         flattened=flattened,
         sections=SECTIONS,
-        images=any(name in METRICS for name in about["all_metrics"]),
+        images=any(name in METRICS for name in content["all_metrics"]),
         case_seed=SEED,
-        most_views=max((len(row.views) + 1 for row in about["views"]), default=1),
-        panels=max(len(case.panels) for case in about["cases"]["fixed"]),
+        most_views=max((len(row.views) + 1 for row in content["views"]), default=1),
+        panels=max(len(case.panels) for case in content["cases"]["fixed"]),
         small=SMALL,
         heat_full=HEAT_FULL,
         plot={"width": WIDTH, "height": HEIGHT},
@@ -180,11 +183,11 @@ def _render(about: Mapping[str, Any]) -> str:
     )
 
 
-HERE = Path(__file__).parent
-
-
 def template(name: str, filters: Mapping[str, Callable[..., str]], *, folder: Path = HERE) -> jinja2.Template:
-    """Return a page's template from `folder` with its own filters; it may include files of this folder."""
+    """Return a page's template from `folder` with its own filters; it may include files of this folder.
+
+    Everything is escaped, and an undefined variable is an error.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, HERE]),
         autoescape=True,

@@ -8,7 +8,7 @@ import pytest
 
 from posegen.data.geometry.joints import TORSO
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import MEAN_OF, Pose, mean_image, moved_torso, similarity_transform
+from posegen.evaluation.baselines import MEAN_SAMPLES, Pose, align_torso, mean_image, similarity_transform
 
 SQUARE = np.array([[10, 10], [20, 10], [10, 30], [20, 30]], dtype=np.float32)
 
@@ -67,7 +67,7 @@ def test_points_in_one_place_have_no_transform(swapped):
 
 def test_moved_torso_shifts_whole_pixels_exactly_and_continues_the_border():
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    moved = moved_torso(image, pose(SQUARE), pose(SQUARE + np.array([3, -2])))
+    moved = align_torso(image, pose(SQUARE), pose(SQUARE + np.array([3, -2])))
     np.testing.assert_array_equal(moved[:38, 3:], image[2:, :27])
     np.testing.assert_array_equal(moved[:38, 0], image[2:, 0])
     np.testing.assert_array_equal(moved[39, 3:], image[39, :27])
@@ -77,7 +77,7 @@ def test_moved_torso_puts_the_torso_on_the_targets():
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     cv2.circle(image, (20, 30), 2, (255, 255, 255), -1)  # at the lower right corner of the square
     target = applied(np.array([[0, -1.2, 60], [1.2, 0, 8]]), SQUARE)
-    moved = moved_torso(image, pose(SQUARE), pose(target))
+    moved = align_torso(image, pose(SQUARE), pose(target))
     rows, columns = np.nonzero(moved[..., 0] > 128)
     np.testing.assert_allclose([columns.mean(), rows.mean()], target[3], atol=0.6)
 
@@ -87,9 +87,9 @@ def test_unknown_torso_joint_moves_nothing(joint):
     known, lacking = pose(SQUARE), pose(SQUARE)
     lacking.visible[joint] = False
     image = np.zeros((40, 30, 3), dtype=np.uint8)
-    assert moved_torso(image, known, lacking) is None
-    assert moved_torso(image, lacking, known) is None
-    assert moved_torso(image, known, known) is not None
+    assert align_torso(image, known, lacking) is None
+    assert align_torso(image, lacking, known) is None
+    assert align_torso(image, known, known) is not None
 
 
 class FakeShards(Shards):
@@ -111,8 +111,8 @@ def test_mean_image_of_few_is_the_mean_of_all():
 
 
 def test_mean_image_of_many_is_a_repeatable_draw():
-    images = np.zeros((MEAN_OF * 2, 1, 1, 3), dtype=np.uint8)
-    images[:MEAN_OF] = 200
+    images = np.zeros((MEAN_SAMPLES * 2, 1, 1, 3), dtype=np.uint8)
+    images[:MEAN_SAMPLES] = 200
     first, second = mean_image(FakeShards(images)), mean_image(FakeShards(images))
     np.testing.assert_array_equal(first, second)
     assert 90 < first[0, 0, 0] < 110  # about half of the draw

@@ -1,9 +1,17 @@
-"""Which scores a system has, and which of them decide."""
+"""The scores that a system has, and those that rank pairs and trials."""
 
 import pytest
 
 from posegen import catalog
-from posegen.evaluation.metrics import EVERY, METRICS, POSE_METRICS, check_metrics_of, deciding, metrics_of, searched_by
+from posegen.evaluation.metrics import (
+    EVERY,
+    METRICS,
+    POSE_METRICS,
+    check_metrics_of,
+    metrics_of,
+    ranking_metric,
+    searched_by,
+)
 from tests import posing_systems
 
 IMAGES, JOINTS, BOTH = catalog.system("vdg", "synthetic"), posing_systems.posing(), posing_systems.painting()
@@ -22,9 +30,9 @@ def test_a_score_that_a_system_does_not_have_is_told():
 
 
 def test_images_decide_where_there_are_any():
-    assert deciding(EVERY) == deciding(METRICS) == "mask_l1"
-    assert deciding(POSE_METRICS) == "pose_error"
-    assert not any(EVERY[deciding(names)].higher for names in (METRICS, POSE_METRICS))
+    assert ranking_metric(EVERY) == ranking_metric(METRICS) == "mask_l1"
+    assert ranking_metric(POSE_METRICS) == "pose_error"
+    assert not any(EVERY[ranking_metric(names)].higher for names in (METRICS, POSE_METRICS))
     assert [searched_by(system) for system in (IMAGES, JOINTS, BOTH)] == ["mask_ssim", "pose_error", "mask_ssim"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.comparison import compare_runs, settings_apart
+from posegen.evaluation.comparison import compare_runs, differing_settings
 from posegen.report.comparison_page import check_output, fixed_samples, tables, write_comparison
 from posegen.report.drawing import sheet
 from posegen.report.panels import chosen_rows
@@ -195,7 +195,7 @@ def test_other_training_images_and_stand_ins_are_noted(tmp_path):
     first = a_run(tmp_path / "a", values(0.0), stand_ins=["random features"])
     found = compare_runs([first, a_run(tmp_path / "b", values(0.0), mean=0.41, stand_ins=["random features"])])
     assert len(found.notes) == 2
-    assert "learnt from other images" in found.notes[0]
+    assert "trained on other images" in found.notes[0]
     assert found.notes[1] == "random features"
     assert found.baselines["mean"][0]["mask_l1"] == 0.4
 
@@ -203,8 +203,8 @@ def test_other_training_images_and_stand_ins_are_noted(tmp_path):
 def test_settings_that_differ(tmp_path):
     settings = ({"coarse.lr": 1.0, "seed": 3}, {"coarse.lr": 1.0, "seed": 4, "fine.alpha": 0.5})
     runs = compare_runs([a_run(tmp_path / str(n), values(0.0), **each) for n, each in enumerate(settings)]).runs
-    assert settings_apart(runs) == {"seed": [3, 4], "fine.alpha": ["unset", 0.5]}
-    assert settings_apart(runs, heads=["fine"]) == {"fine.alpha": ["unset", 0.5]}
+    assert differing_settings(runs) == {"seed": [3, 4], "fine.alpha": ["unset", 0.5]}
+    assert differing_settings(runs, heads=["fine"]) == {"fine.alpha": ["unset", 0.5]}
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_shapes_must_agree():
         psnr(np.zeros((1, 32, 16, 3), dtype=np.uint8), np.zeros((1, 16, 32, 3), dtype=np.uint8))
 
 
-def test_as_images_turns_every_level_back():
+def test_to_uint8_restores_every_level():
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     images = torch.from_numpy(levels).permute(0, 3, 1, 2).float() / 127.5 - 1
     np.testing.assert_array_equal(to_uint8(images), levels)

@@ -7,13 +7,13 @@ import torch
 from posegen import catalog
 from posegen.data.geometry.joints import TORSO
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import BASELINES, Pose, moved_torso
-from posegen.evaluation.metrics import METRICS, POSE_BASELINES, POSE_METRICS, mean_pose, to_uint8
+from posegen.evaluation.baselines import BASELINES, POSE_BASELINES, Pose, align_torso, mean_pose
+from posegen.evaluation.metrics import METRICS, POSE_METRICS, to_uint8
 from posegen.evaluation.scoring import (
     STOOD_IN,
     CheckedImages,
-    Made,
-    Means,
+    Outputs,
+    TrainingMeans,
     columns_read,
     result_scores,
     score_chunk,
@@ -44,7 +44,7 @@ ALL = np.ones(COUNT, dtype=bool)
 
 
 def scores_of(raw: dict[str, np.ndarray], images: np.ndarray, finite: np.ndarray = ALL) -> dict[str, np.ndarray]:
-    return score_pairs(raw, Made(image=images, finite=finite), Means(image=MEAN))
+    return score_pairs(raw, Outputs(image=images, finite=finite), TrainingMeans(image=MEAN))
 
 
 def test_columns_of_the_table(raw):
@@ -65,7 +65,7 @@ def test_perfect_generation_is_perfect_and_leaves_the_baselines(raw):
 def test_baselines_are_scored_as_the_system_is(raw):
     """A system that gives a baseline's images has the baseline's scores."""
     moved = [
-        moved_torso(image, Pose(*source), Pose(*target))
+        align_torso(image, Pose(*source), Pose(*target))
         for image, source, target in zip(
             raw["source_image"],
             zip(raw["source_joints"], raw["source_visible"], strict=True),
@@ -87,7 +87,7 @@ def test_source_stands_in_where_the_torso_is_unknown(raw):
     np.testing.assert_array_equal(table["similarity.ssim"] == table["source.ssim"], table[STOOD_IN])
 
 
-def test_a_image_that_is_no_number_has_no_score(raw):
+def test_an_image_that_is_no_number_has_no_score(raw):
     finite = np.array([True, True, False, True, True])
     table = scores_of(raw, raw["target_image"], finite)
     for name in METRICS:
@@ -183,7 +183,7 @@ def test_synthesized_gives_every_stage(trained, block_shards):
 def test_joints_are_scored_beside_their_baselines(raw):
     off = raw["target_joints"] + np.array([6.0, 8.0], dtype=np.float32)
     mean = raw["source_joints"][2].astype(np.float64)
-    table = score_pairs(raw, Made(joints=off, finite=ALL), Means(pose=mean))
+    table = score_pairs(raw, Outputs(joints=off, finite=ALL), TrainingMeans(pose=mean))
     expected = [*POSE_METRICS, *(f"{baseline}.{metric}" for baseline in POSE_BASELINES for metric in POSE_METRICS)]
     assert table.keys() == {"pair", "finite", *expected}
     np.testing.assert_allclose(table["pose_error"], 10.0, rtol=1e-6)
@@ -191,7 +191,7 @@ def test_joints_are_scored_beside_their_baselines(raw):
         "source": raw["source_joints"],
         "mean": np.stack([mean.astype(np.float32)] * COUNT),
     }.items():
-        alone = score_pairs(raw, Made(joints=joints, finite=ALL), Means(pose=mean))
+        alone = score_pairs(raw, Outputs(joints=joints, finite=ALL), TrainingMeans(pose=mean))
         for name in POSE_METRICS:
             np.testing.assert_allclose(table[f"{baseline}.{name}"], alone[name], rtol=1e-6)
 
@@ -202,7 +202,7 @@ def test_images_on_the_way_have_one_score(raw):
         "coarse_image": CheckedImages(raw["target_image"], broken),
         "other_image": CheckedImages(raw["source_image"], ALL),
     }
-    table = score_pairs(raw, Made(image=raw["target_image"], finite=ALL, stages=stages), Means(image=MEAN))
+    table = score_pairs(raw, Outputs(image=raw["target_image"], finite=ALL, stages=stages), TrainingMeans(image=MEAN))
     np.testing.assert_array_equal(table["coarse_image.mask_l1"], np.where(broken, 0.0, np.nan))
     np.testing.assert_array_equal(table["other_image.mask_l1"], table["source.mask_l1"])
     assert not any(name.startswith(("coarse_image.", "other_image.")) for name in table.keys() - {

@@ -5,7 +5,7 @@ import pytest
 
 from posegen.evaluation.baselines import BASELINES
 from posegen.evaluation.metrics import METRICS, POSE_METRICS
-from posegen.evaluation.scoring import FEW_PERSONS, interval, resampling, summary
+from posegen.evaluation.scoring import FEW_PERSONS, bootstrap_draws, confidence_interval, summary
 
 
 def table(values: np.ndarray) -> dict[str, np.ndarray]:
@@ -17,23 +17,23 @@ def table(values: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_interval_of_a_constant_is_that_constant():
     units = np.arange(20)
-    assert interval(np.full(20, 0.25), units, resampling(20)) == [0.25, 0.25]
+    assert confidence_interval(np.full(20, 0.25), units, bootstrap_draws(20)) == [0.25, 0.25]
 
 
 def test_interval_is_the_slow_bootstraps():
     random = np.random.default_rng(1)
     units, values = np.repeat(np.arange(8), [1, 5, 2, 7, 3, 3, 4, 6]), random.normal(size=31)
-    draws = resampling(8)
+    draws = bootstrap_draws(8)
     slow = []
     for row in draws:
         drawn = [value for unit, times in enumerate(row) for _ in range(times) for value in values[units == unit]]
         slow.append(sum(drawn) / len(drawn))
-    np.testing.assert_allclose(interval(values, units, draws), np.percentile(slow, [2.5, 97.5]), rtol=1e-10)
+    np.testing.assert_allclose(confidence_interval(values, units, draws), np.percentile(slow, [2.5, 97.5]), rtol=1e-10)
 
 
 def test_interval_has_the_width_of_the_normal_one_where_persons_are_alike():
     values = np.random.default_rng(0).normal(size=400)
-    low, high = interval(values, np.arange(400), resampling(400))
+    low, high = confidence_interval(values, np.arange(400), bootstrap_draws(400))
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
 
 
@@ -41,8 +41,8 @@ def test_pairs_of_one_person_do_not_count_as_many():
     """100 persons with 25 equal pairs each are known as well as 100 pairs, not as 2,500."""
     of_person = np.random.default_rng(0).normal(size=100)
     values, persons = of_person.repeat(25), np.arange(100).repeat(25)
-    by_person = interval(values, persons, resampling(100))
-    by_pair = interval(values, np.arange(2500), resampling(2500))
+    by_person = confidence_interval(values, persons, bootstrap_draws(100))
+    by_pair = confidence_interval(values, np.arange(2500), bootstrap_draws(2500))
     assert (by_person[1] - by_person[0]) == pytest.approx(5 * (by_pair[1] - by_pair[0]), rel=0.15)
 
 
@@ -55,12 +55,12 @@ def test_missing_values_are_left_out_and_counted():
     assert found["notes"][f"source.mask_l1 is undefined: {reason}"] == 1
 
 
-def test_pairs_without_a_image_are_counted_once():
+def test_pairs_without_an_image_are_counted_once():
     columns = table(np.full(6, 0.5))
     for name in METRICS:
         columns[name] = np.array([0.5] * 5 + [np.nan])
     columns["finite"] = np.array([True] * 5 + [False])
-    assert summary(columns, list("abcdef"))["notes"] == {"generated image has values that are not numbers: no score": 1}
+    assert summary(columns, list("abcdef"))["notes"] == {"generated image has values that are not finite: no score": 1}
 
 
 def test_a_mean_of_nothing_is_none():
@@ -96,7 +96,7 @@ def test_a_table_of_joints_has_their_scores_and_baselines_alone():
     assert found["baselines"].keys() == {"source", "mean"}
     assert "stages" not in found
     assert found["notes"] == {
-        "predicted joints have values that are not numbers: no score": 1,
+        "predicted joints have values that are not finite: no score": 1,
         f"pose_error is undefined: {POSE_METRICS['pose_error'].undefined}": 1,
     }
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from posegen.evaluation.baselines import Pose
-from posegen.report.drawing import BACKGROUND, JOINT_COLOURS, LIMB_COLOURS, data_uri, difference, sheet, skeleton
+from posegen.report.drawing import (
+    BACKGROUND,
+    JOINT_COLOURS,
+    LIMB_COLOURS,
+    data_uri,
+    difference_heatmap,
+    sheet,
+    skeleton,
+)
 
 
 def pose(*seen: int) -> Pose:
@@ -51,7 +59,7 @@ def test_difference_is_dark_where_equal_and_grows():
     target = np.full((4, 4, 3), 100, dtype=np.uint8)
     generated = target.copy()
     generated[1], generated[2] = 130, 255
-    brightness = difference(generated, target).sum(axis=-1, dtype=int)[:, 0]
+    brightness = difference_heatmap(generated, target).sum(axis=-1, dtype=int)[:, 0]
     assert brightness[0] < 10
     assert brightness[0] < brightness[1] < brightness[2]
 

@@ -143,7 +143,7 @@ def test_pairs_of_a_group_are_by_source_in_the_order_of_azimuths(view_shards):
         assert azimuths == sorted(azimuths)
 
 
-def test_the_result_without_a_image_is_the_target_with_the_predicted_skeleton(block_shards):
+def test_the_result_without_an_image_is_the_target_with_the_predicted_skeleton(block_shards):
     trained = posing_systems.trained(posing_systems.posing())
     raw, columns = next(iter(synthesized(trained, Shards(block_shards), [0, 5])))
     images = result_images(trained.system, raw, columns)

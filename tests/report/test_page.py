@@ -21,7 +21,7 @@ from posegen.evaluation.scoring import score_chunk, summary, training_means
 from posegen.inference import Trained
 from posegen.report.page import flattened, write_report
 from posegen.report.panels import EXTREME, FIXED, chosen_rows, make_cases, ranked
-from posegen.report.score_table import best_baseline, comparison, headline, score_row, wins
+from posegen.report.score_table import against_best_baseline, best_baseline, headline, score_row, win_percentage
 
 VOID = {"meta", "img", "input", "line", "polyline", "br", "link"}
 HOSTILE = "<script>alert('&')</script>"
@@ -236,7 +236,7 @@ def test_best_baseline_follows_the_direction():
     ],
 )
 def test_comparison(metric, mine, expected):
-    assert comparison(metric, made_metrics(mine, 0.2, 0.4, 0.3)) == expected
+    assert against_best_baseline(metric, made_metrics(mine, 0.2, 0.4, 0.3), mine) == expected
 
 
 def test_score_row_marks_the_best():
@@ -257,9 +257,9 @@ def test_wins_count_pairs_below_every_baseline():
         "mask_l1": np.array([0.1, 0.2, 0.1, np.nan]),
         **{f"{name}.mask_l1": np.array([0.15, 0.15, 0.3, 0.3]) for name in BASELINES},
     }
-    assert wins(table) == 67
+    assert win_percentage(table) == 67
     table["mask_l1"][:] = np.nan
-    assert wins(table) is None
+    assert win_percentage(table) is None
 
 
 def test_flattened_writes_dotted_paths():

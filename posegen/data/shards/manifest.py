@@ -119,7 +119,8 @@ class ShardSummary:
     def from_json(cls, content: Any) -> "ShardSummary":
         """Return the summary in parsed JSON. Raises ValueError that names a missing or wrong field."""
         found = _checked_fields(cls, content, "a shard's summary")
-        return cls(**found | {"rejects": [Reject(*reject) for reject in found["rejects"]]})
+        found["rejects"] = [Reject(*reject) for reject in found["rejects"]]
+        return cls(**found)
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON's types."""
@@ -153,7 +154,8 @@ class Manifest:
     def from_json(cls, content: Any) -> "Manifest":
         """Return the manifest in parsed JSON. Raises ValueError that names a missing or wrong field."""
         found = _checked_fields(cls, content, "the manifest of the shards")
-        return cls(**found | {"shards": [ShardEntry.from_json(shard) for shard in found["shards"]]})
+        found["shards"] = [ShardEntry.from_json(shard) for shard in found["shards"]]
+        return cls(**found)
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON's types."""
@@ -161,7 +163,7 @@ class Manifest:
 
 
 @cache
-def _field_types(of: type) -> dict[str, type]:
+def _field_types(of: type) -> dict[str, Any]:
     return {field.name: get_origin(field.type) or field.type for field in fields(of)}
 
 
