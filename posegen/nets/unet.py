@@ -59,7 +59,7 @@ def convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv
 
 
 def halving_convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Sequential:
-    """Return a convolution of stride 2 that pads even sizes as TensorFlow's SAME: 0 and 1 for kernel 3, 1 and 2 for 5."""
+    """Return a convolution of stride 2, padded as TensorFlow's SAME: by 0 and 1 for kernel 3, 1 and 2 for kernel 5."""
     before = (kernel - 2) // 2
     after = kernel - 2 - before
     pad = nn.ZeroPad2d((before, after, before, after))
