@@ -181,7 +181,7 @@ def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]
             f"{path} cannot be read as VGG19's weights ({type(problem).__name__}); {expected}"
         ) from problem
     if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__} instead of a state dict; {expected}")
+        raise ValueError(f"{path} holds a {type(found).__name__} and no state dict; {expected}")
     wrong = [
         f"{name} is {_shape(found[name]) if name in found else 'missing'}"
         for name, like in wanted.items()
