@@ -1,6 +1,6 @@
-"""Deformable GAN's nearest-neighbour loss: how far each feature is from the nearest one around its place.
+"""Deformable GAN's nearest-neighbour loss: the distance of each feature from the nearest one around its position.
 
-Generated and real image are compared in a feature space, and a detail that is a few pixels off costs little.
+Generated and real images are compared in a feature space, where a detail that is a few pixels off costs little.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from posegen.batch import Scalar
 
-LARGEST_WINDOW = 15  # 15 * 15 offsets still fit the one byte that each pixel keeps
-BLOCK_ELEMENTS = 2**18  # that are compared at a time, 1 MiB in float32: they stay in a core's cache for all offsets
-BLOCK_ELEMENTS_ON_DEVICES = 2**23  # elsewhere than on the CPU: many small kernels would cost more than memory does
+LARGEST_WINDOW = 15  # 15 * 15 offsets still fit into one byte per pixel
+BLOCK_ELEMENTS = 2**18  # compared at a time, 1 MiB in float32: they stay in a core's cache for all offsets
+BLOCK_ELEMENTS_ON_DEVICES = 2**23  # except on the CPU: many small kernels would cost more than memory
 
 Features = Float[Tensor, "batch channels rows columns"]
 PerPixel = Float[Tensor, "batch rows columns"]
@@ -27,25 +27,25 @@ Block = tuple[slice, slice]  # of the batch, and of the rows
 
 
 def nearest_neighbour_loss(generated: Features, target: Features, *, window: int) -> Scalar:
-    """mean over batch and pixels p of min over q in N(p) of sum over channels |g(p) - t(q)|; 0 for equal maps.
+    """Return mean over batch and pixels p of min over q in N(p) of sum over channels |g(p) - t(q)|; 0 for equal maps.
 
     Deformable GAN, equation 7 and its released `nn_loss`. N(p) is the window x window neighbourhood of p as far as it
     lies within the image; g are the generated image's features, t the real one's. The paper writes a sum over the
-    pixels; we follow the code, whose mean the published weight of 0.01 belongs to. The paper's windows are 3 and 5;
+    pixels; we follow the code, to whose mean the published weight of 0.01 belongs. The paper's windows are 3 and 5;
     window 1 is the plain L1 times the number of channels.
 
     Where several q are nearest the first counts, from the top row down and from left to right within a row (our choice;
     the released code's framework divides the gradient among them). Where a difference is 0 its gradient is 0, as for
     `torch.abs`. Sums over channels are in float32 at least, whatever the features' type, and so is the result.
 
-    Kept for the backward are the features themselves and one byte a pixel, the offset of its nearest neighbour, and not
-    window * window shifted copies. Gradients of gradients are not defined.
+    The backward pass needs the features and one byte per pixel, the offset of its nearest neighbour, not
+    window * window shifted copies. Second-order gradients are not defined.
 
     Raises ValueError for a window that is not an odd number from 1 to 15, and for features of different shapes.
     """
     if window not in range(1, LARGEST_WINDOW + 1, 2):
         raise ValueError(
-            f"the nearest-neighbour loss looks through windows of an odd number of pixels from 1 to {LARGEST_WINDOW} "
+            f"the nearest-neighbour loss takes windows of an odd number of pixels from 1 to {LARGEST_WINDOW} "
             f"(3 and 5 in the paper, 1 for a plain L1), not {window}: give one of these"
         )
     if generated.shape != target.shape:
@@ -94,7 +94,7 @@ class _NearestDistances(torch.autograd.Function):
 
 
 def _blocks(features: Features) -> Iterator[Block]:
-    """Slices of the batch and of the rows that cover the features: several small images, or some rows of one."""
+    """Yield slices of the batch and of the rows that cover the features: several small images, or some rows of one."""
     batch, channels, rows, columns = features.shape
     pixels = (BLOCK_ELEMENTS if features.device.type == "cpu" else BLOCK_ELEMENTS_ON_DEVICES) // channels
     images, height = max(1, pixels // (rows * columns)), max(1, pixels // columns)
@@ -109,7 +109,7 @@ def _pixels(features: Features, block: Block, dtype: torch.dtype) -> Pixels:
 
 
 def _surroundings(features: Features, block: Block, window: int, dtype: torch.dtype) -> Surroundings:
-    """The block with half a window more at each side: infinite outside the image, so never the nearest."""
+    """Block with half a window more at each side: infinite outside the image, so never the nearest."""
     images, (wanted, there, columns) = block[0], _with_margin(features, block, window)
     count, channels, margin = images.stop - images.start, features.shape[1], 2 * (window // 2)
     shape = (count, block[1].stop - block[1].start + margin, features.shape[3] + margin, channels)
@@ -119,7 +119,7 @@ def _surroundings(features: Features, block: Block, window: int, dtype: torch.dt
 
 
 def _with_margin(features: Features, block: Block, window: int) -> tuple[slice, slice, slice]:
-    """What of a block's surroundings lies in the image: its rows there, the image's rows, its columns there."""
+    """Slices of a block's surroundings within the image: rows of the surroundings, of the image, and columns."""
     radius, first = window // 2, block[1].start - window // 2
     there = slice(max(first, 0), min(block[1].stop + radius, features.shape[2]))
     return slice(there.start - first, there.stop - first), there, slice(radius, radius + features.shape[3])
@@ -137,7 +137,7 @@ def _costs(own: Pixels, around: Surroundings, window: int) -> Float[Tensor, "off
 
 
 def _nearest_pixels(winners: Winners, around: Surroundings, window: int) -> Places:
-    """Where each pixel's nearest neighbour stands among all pixels of the block's surroundings."""
+    """Index of each pixel's nearest neighbour among all pixels of the block's surroundings."""
     _, rows, columns, _ = around.shape
     images, own_rows, own_columns = (torch.arange(length, device=winners.device) for length in winners.shape)
     top_left = (images[:, None, None] * rows + own_rows[:, None]) * columns + own_columns
@@ -148,7 +148,7 @@ def _nearest_pixels(winners: Winners, around: Surroundings, window: int) -> Plac
 def _subtract_scattered(
     total: Features, block: Block, slopes: Pixels, nearest: Places, around: Surroundings, window: int
 ) -> None:
-    """Takes each pixel's slope from the total at its nearest neighbour: the adjoint of picking the neighbours."""
+    """Subtract each pixel's slope from the total at its nearest neighbour: the adjoint of picking the neighbours."""
     places = nearest[:, None].expand(-1, slopes.shape[-1])
     gathered = torch.zeros_like(around).flatten(0, 2).scatter_add_(0, places, slopes.flatten(0, 2)).view_as(around)
     wanted, there, columns = _with_margin(total, block, window)

@@ -1,6 +1,6 @@
-"""How far an image is from the one wanted: L1, L1 under a mask, and a differentiable SSIM.
+"""Reconstruction losses: L1, L1 under a mask, and a differentiable SSIM.
 
-Images are RGB in [-1, 1] unless said otherwise; generators end linearly, so theirs may lie outside.
+Images are RGB in [-1, 1] unless said otherwise; generators end linearly, so generated images may lie outside.
 """
 
 import torch
@@ -16,12 +16,12 @@ RADIUS = 5  # the window has 2 * 5 + 1 = 11 taps: scikit-image cuts the Gaussian
 def l1(
     generated: Float[Tensor, "batch channels height width"], target: Float[Tensor, "batch channels height width"]
 ) -> Scalar:
-    """mean |G - I|, over batch, channels and pixels, of images or features: in [0, 2] for images within range."""
+    """Return mean |G - I| over batch, channels and pixels, of images or features: in [0, 2] for images within range."""
     return (generated - target).abs().mean()
 
 
 def masked_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
-    """mean(|G - I| * M): the divisor is all pixels, not the mask's area, so a mask of ones gives `l1`.
+    """Return mean(|G - I| * M): the divisor is all pixels, not the mask's area, so a mask of ones gives `l1`.
 
     PG2's released trainer.py adds it to `l1`: mean |G - I| + mean(|G - I| M) = mean(|G - I| (1 + M)), the paper's pose
     mask loss up to its normalisation.
@@ -30,7 +30,7 @@ def masked_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
 
 
 def area_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
-    """sum(|G - I| M) / sum(M) of each image, the mean over channels and batch: in [0, 2] for images within range.
+    """Return sum(|G - I| M) / sum(M) of each image, averaged over channels and batch: in [0, 2] for images in range.
 
     Multistage's L_fg with the person's mask M, and L_bg with 1 - M (slides): each region is divided by its own area, so
     that a small person counts as much as a large one. A mask of ones gives `l1`. The slides' sum over a pixel's
@@ -42,11 +42,11 @@ def area_l1(generated: Images, target: Images, mask: Masks) -> Scalar:
 
 
 def masked_ssim_loss(generated: Images, target: Images, mask: Masks, *, mask_weight: float) -> Scalar:
-    """1 - SSIM(G (1 + w M), I (1 + w M)), the mean over the batch: in [0, 2], 0 where both are equal.
+    """Return 1 - SSIM(G (1 + w M), I (1 + w M)), the mean over the batch: in [0, 2], 0 where both are equal.
 
     VDG's L_SSIM^mask (slides, "Training losses"): both images are weighted before the comparison, with w = 1. Three
-    things are our choice, for the slides do not say: the form 1 - SSIM; that images are mapped to [0, 1] first, for
-    SSIM's luminance term supposes values of one sign; and the data range 1 + w, the largest weighted value.
+    things are our choice, because the slides do not say: the form 1 - SSIM; that images are mapped to [0, 1] first,
+    because SSIM's luminance term supposes values of one sign; and the data range 1 + w, the largest weighted value.
     """
     weight = 1 + mask_weight * mask
     first, second = (generated + 1) / 2 * weight, (target + 1) / 2 * weight
@@ -59,11 +59,11 @@ def ssim(
     *,
     data_range: float,
 ) -> Float[Tensor, " batch"]:
-    """Structural similarity of each pair of images (Wang et al. 2004, equation 13), in [-1, 1]; 1 for equal ones.
+    """Compute the SSIM of each pair of images (Wang et al. 2004, equation 13), in [-1, 1]; 1 for equal ones.
 
     SSIM = (2 mu_x mu_y + c1) (2 s_xy + c2) / ((mu_x^2 + mu_y^2 + c1) (s_x^2 + s_y^2 + c2)), c1 = (0.01 L)^2,
     c2 = (0.03 L)^2, L the data range; means and (co)variances under a Gaussian window of sigma 1.5 and 11 x 11 taps,
-    averaged over the window's places within the image (5 pixels fewer at each side) and over the channels. Equal to
+    averaged over the window's positions within the image (5 pixels fewer at each side) and over the channels. Equal to
     scikit-image's `structural_similarity(..., gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
     Computed in float32 at least, whatever the autocast. Raises ValueError for images smaller than the window.
     """
@@ -85,7 +85,7 @@ def ssim(
 
 
 def _window_means(images: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch rows columns"]:
-    """Means under the Gaussian window at all its places within the images, as two products with banded matrices.
+    """Means under the Gaussian window at all its positions within the images, as two products with banded matrices.
 
     On images of training size that is several times faster than convolutions of one channel, forward and backward.
     """

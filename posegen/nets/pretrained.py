@@ -1,15 +1,14 @@
-"""The first layers of VGG19 (Simonyan and Zisserman 2015), a fixed network whose features losses compare.
+"""Pretrained networks: files in a folder that the user names, and the first layers of VGG19.
 
-Deformable GAN takes `block1_conv2` for its nearest-neighbour loss and `block2_conv1` for its perceptual variant. Its
-released code uses Keras' VGG19, whose Caffe weights want the means of blue, green and red taken off; the code takes
-them off red, green and blue, and only then reverses the channels, so that red and blue are 20 grey levels off. We use
-torchvision's weights with the preprocessing that belongs to them (our choice: it is what they were trained with). So
-the features, and with them the scale of a loss on them, differ from the released code's.
+Nothing is ever downloaded. `PRETRAINED` is the manifest: each file with its origin and the features that need it. An
+absent file disables those features, as every score and report states; it never stops a run.
 
-Pretrained networks: files that the user has, in a folder that the user names. Nothing is ever downloaded.
-
-`PRETRAINED` is the manifest: what each file is, where it comes from, and what needs it. A file that is absent costs the
-feature that needs it, said in every score and report, and never the run.
+VGG19 (Simonyan and Zisserman 2015) is a fixed network whose features losses compare. Deformable GAN takes
+`block1_conv2` for its nearest-neighbour loss and `block2_conv1` for its perceptual variant. Its released code uses
+Keras' VGG19, whose Caffe weights want the means of blue, green and red taken off; the code takes them off red, green
+and blue, and only then reverses the channels, so that red and blue are 20 grey levels off. We use torchvision's weights
+with the preprocessing that belongs to them (our choice: it is what they were trained with). So the features, and with
+them the scale of a loss on them, differ from the released code's.
 """
 
 import hashlib
@@ -26,117 +25,14 @@ from torch import Tensor, nn
 
 from posegen.batch import Images
 
-Layer = Literal["block1_conv2", "block2_conv1"]  # conv1_2 and conv2_1 of the paper, in Keras' names
-DEPTHS: dict[str, int] = {"block1_conv2": 4, "block2_conv1": 7}  # modules of torchvision's `features` up to the ReLU
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue in [0, 1]
-WEIGHTS = "torchvision's VGG19 for ImageNet, vgg19-dcbb9e9d.pth from download.pytorch.org/models"
-SEED = 19  # of the random network
-
-
-class _Convolution(nn.Conv2d):
-    """3x3, padded with zeros, and without the usual initial weights: those would come from the global random state."""
-
-    def __init__(self, inner: int, outer: int) -> None:
-        super().__init__(inner, outer, kernel_size=3, padding=1)
-
-    def reset_parameters(self) -> None:
-        """Leaves the weights to the network."""
-
-
-class Vgg19Features(nn.Module):
-    """VGG19 up to the ReLU after one of its first convolutions; with random weights until others are loaded.
-
-    3x3 convolutions that pad with zeros, 2x2 max pooling between the blocks; weights have torchvision's names, such as
-    `features.0.weight`. The network is fixed: no parameter takes a gradient, evaluation mode is never left. The random
-    weights are He-normal (variance 2 / fan in; He et al. 2015), drawn on the CPU in float64 from a generator of their
-    own, so they are the same on every machine and after every seed; biases are zero.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, *, layer: Layer) -> None:
-        if layer not in DEPTHS:
-            raise ValueError(
-                f"VGG19's features are taken from {' or '.join(DEPTHS)}, not from '{layer}': name one of them"
-            )
-        super().__init__()
-        first = [_Convolution(3, 64), nn.ReLU(inplace=True), _Convolution(64, 64), nn.ReLU(inplace=True)]
-        second = [nn.MaxPool2d(2), _Convolution(64, 128), nn.ReLU(inplace=True)]
-        self.features = nn.Sequential(*[*first, *second][: DEPTHS[layer]])
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
-        self._draw_weights()
-        self.requires_grad_(False).eval()
-
-    def forward(self, images: Images) -> Float[Tensor, "batch features rows columns"]:
-        """Features >= 0: 64 of the images' size for block1_conv2, 128 of half of it for block2_conv1."""
-        return self.features(((images + 1) / 2 - self.mean) / self.deviation)
-
-    def train(self, mode: bool = True) -> "Vgg19Features":
-        """Stays in evaluation mode, whatever the mode."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def _draw_weights(self) -> None:
-        generator = torch.Generator("cpu").manual_seed(SEED)
-        for module in self.features:
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                drawn = torch.randn(module.weight.shape, generator=generator, dtype=torch.float64, device="cpu")
-                module.weight.copy_(drawn * math.sqrt(2 / module.weight[0].numel()))
-                module.bias.zero_()
-
-
-def vgg19_features(layer: Layer, weights: Path | None) -> Vgg19Features:
-    """VGG19 up to `layer` with torchvision's weights, or the fixed random network where there is no file of them.
-
-    `weights` is a state dict as `torch.save` wrote it, of the whole VGG19 or of its first convolutions; nothing in it
-    is executed. Our choice: a random network, whose features still see edges and colours at every pixel, lets a system
-    run where the weights are not at hand; its loss is no published one. Raises ValueError for a file that cannot be
-    read, that lacks a weight of the layers wanted, or where one has another shape.
-    """
-    network = Vgg19Features(layer=layer)
-    if weights is not None:
-        network.load_state_dict(_read_weights(weights, network.state_dict()))
-    return network
-
-
-def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The wanted weights of a file, which is mapped into memory where its format allows that."""
-    expected = f"expected {WEIGHTS}, with " + ", ".join(f"{name} {_shape(like)}" for name, like in wanted.items())
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as problem:  # bytes that are no state dict fail in many ways
-        raise ValueError(
-            f"{path} cannot be read as VGG19's weights ({type(problem).__name__}); {expected}"
-        ) from problem
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds a {type(found).__name__} and no state dict; {expected}")
-    wrong = [
-        f"{name} is {_shape(found[name]) if name in found else 'missing'}"
-        for name, like in wanted.items()
-        if _shape(found.get(name)) != _shape(like)
-    ]
-    if wrong:
-        there = ", ".join(map(str, list(found)[:6])) or "nothing"
-        raise ValueError(
-            f"{path} does not hold VGG19's weights: {', '.join(wrong)} (it begins with {there}); {expected}"
-        )
-    return {name: found[name] for name in wanted}
-
-
-def _shape(value: object) -> str:
-    return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-FOLDER = "weights"  # where nothing else is said
+FOLDER = "weights"  # the default
 VARIABLE = "POSEGEN_WEIGHTS"
 
 State = Literal["there", "absent", "damaged"]
 
 
 class Pretrained(NamedTuple):
-    """A pretrained network's file."""
+    """The manifest entry of a pretrained network."""
 
     file: str
     sha256: str  # the first digits
@@ -164,9 +60,9 @@ PRETRAINED = {
 
 
 def weights_folder(given: Path | None = None) -> Path:
-    """The folder of pretrained networks, absolute: the one given, else POSEGEN_WEIGHTS, else `weights`.
+    """Return the absolute folder of pretrained networks: the one given, else POSEGEN_WEIGHTS, else `weights`.
 
-    Raises ValueError where one was named and is no folder.
+    Raises ValueError if a named one is not a folder.
     """
     named = given or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     if named is not None and not named.is_dir():
@@ -176,9 +72,9 @@ def weights_folder(given: Path | None = None) -> Path:
 
 
 def path_of(name: str, folder: Path) -> Path | None:
-    """The file of a pretrained network in a folder, None where it is absent.
+    """Return the file of a pretrained network in a folder, None if it is absent.
 
-    Raises ValueError where the file is there and is not the one that its name promises.
+    Raises ValueError if the sha256 of the file is not the manifest's.
     """
     wanted = PRETRAINED[name]
     path = folder / wanted.file
@@ -191,13 +87,113 @@ def path_of(name: str, folder: Path) -> Path | None:
 
 
 def state_of(name: str, folder: Path) -> State:
-    """Whether a pretrained network is in a folder, by its sha256."""
+    """Check a pretrained network in a folder by its sha256."""
     path = folder / PRETRAINED[name].file
     if not path.is_file():
         return "absent"
     with path.open("rb") as file:
-        return (
-            "there"
-            if hashlib.file_digest(file, "sha256").hexdigest().startswith(PRETRAINED[name].sha256)
-            else "damaged"
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return "there" if digest.startswith(PRETRAINED[name].sha256) else "damaged"
+
+
+Layer = Literal["block1_conv2", "block2_conv1"]  # conv1_2 and conv2_1 of the paper, in Keras' names
+DEPTHS: dict[str, int] = {"block1_conv2": 4, "block2_conv1": 7}  # modules of torchvision's `features` up to the ReLU
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue in [0, 1]
+WEIGHTS = "torchvision's VGG19 for ImageNet, vgg19-dcbb9e9d.pth from download.pytorch.org/models"
+SEED = 19  # of the random network
+
+
+class _Convolution(nn.Conv2d):
+    """3x3, zero-padded, and without default initial weights: those would come from the global random state."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__(inner, outer, kernel_size=3, padding=1)
+
+    def reset_parameters(self) -> None:
+        """Do nothing: the network draws the weights."""
+
+
+class Vgg19Features(nn.Module):
+    """VGG19 up to the ReLU after one of its first convolutions; random weights until others are loaded.
+
+    3x3 convolutions that pad with zeros, 2x2 max pooling between the blocks; weights have torchvision's names, such as
+    `features.0.weight`. No parameter takes a gradient, and the network stays in evaluation mode. The random weights
+    are He-normal (variance 2 / fan in; He et al. 2015), drawn on the CPU in float64 from their own generator, so they
+    are the same on every machine and after every seed; biases are zero.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, *, layer: Layer) -> None:
+        if layer not in DEPTHS:
+            raise ValueError(
+                f"VGG19's features are taken from {' or '.join(DEPTHS)}, not from '{layer}': name one of them"
+            )
+        super().__init__()
+        first = [_Convolution(3, 64), nn.ReLU(inplace=True), _Convolution(64, 64), nn.ReLU(inplace=True)]
+        second = [nn.MaxPool2d(2), _Convolution(64, 128), nn.ReLU(inplace=True)]
+        self.features = nn.Sequential(*[*first, *second][: DEPTHS[layer]])
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
+        self._draw_weights()
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Images) -> Float[Tensor, "batch features rows columns"]:
+        """Return features >= 0: 64 at the images' size for block1_conv2, 128 at half of it for block2_conv1."""
+        return self.features(((images + 1) / 2 - self.mean) / self.deviation)
+
+    def train(self, mode: bool = True) -> "Vgg19Features":
+        """Stay in evaluation mode, whatever the mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        generator = torch.Generator("cpu").manual_seed(SEED)
+        for module in self.features:
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                drawn = torch.randn(module.weight.shape, generator=generator, dtype=torch.float64, device="cpu")
+                module.weight.copy_(drawn * math.sqrt(2 / module.weight[0].numel()))
+                module.bias.zero_()
+
+
+def vgg19_features(layer: Layer, weights: Path | None) -> Vgg19Features:
+    """Return VGG19 up to `layer` with torchvision's weights, or the fixed random network without a file of them.
+
+    `weights` is a state dict written by `torch.save`, of the whole VGG19 or of its first convolutions; nothing in it
+    is executed. Our choice: a random network, whose features still respond to edges and colours at every pixel, lets a
+    system run without the weights; its loss is not a published one. Raises ValueError for a file that cannot be read,
+    or in which a weight of the wanted layers is missing or has another shape.
+    """
+    network = Vgg19Features(layer=layer)
+    if weights is not None:
+        network.load_state_dict(_read_weights(weights, network.state_dict()))
+    return network
+
+
+def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read the wanted weights of a file, memory-mapped if its format allows that."""
+    expected = f"expected {WEIGHTS}, with " + ", ".join(f"{name} {_shape(like)}" for name, like in wanted.items())
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as problem:  # bytes that are not a state dict fail in many ways
+        raise ValueError(
+            f"{path} cannot be read as VGG19's weights ({type(problem).__name__}); {expected}"
+        ) from problem
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path} holds a {type(found).__name__} and no state dict; {expected}")
+    wrong = [
+        f"{name} is {_shape(found[name]) if name in found else 'missing'}"
+        for name, like in wanted.items()
+        if _shape(found.get(name)) != _shape(like)
+    ]
+    if wrong:
+        there = ", ".join(map(str, list(found)[:6])) or "nothing"
+        raise ValueError(
+            f"{path} does not hold VGG19's weights: {', '.join(wrong)} (it begins with {there}); {expected}"
         )
+    return {name: found[name] for name in wanted}
+
+
+def _shape(value: object) -> str:
+    return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

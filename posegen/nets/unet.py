@@ -1,4 +1,4 @@
-"""Parts of PG2's U-Nets, whose width grows linearly with depth; later systems build their generators from them.
+"""Blocks of PG2's U-Nets, whose width grows linearly with depth; other systems build their generators from them.
 
 Source: PG2's released models.py and models256.py. All convolutions are 3x3 with ReLU unless said otherwise, without
 normalisation or dropout; weights are Xavier-uniform, biases zero (the defaults of TF-slim). Strided convolutions pad
@@ -19,9 +19,9 @@ Features = Float[Tensor, "batch _ _ _"]  # batch, channels, rows, columns
 
 
 def level_count(size: tuple[int, int]) -> int:
-    """Levels of PG2's G1 for a (height, width) in pixels: N = log2(height) - 2, rounded down for other heights.
+    """Return the number of levels of PG2's G1 for a (height, width) in pixels: N = log2(height) - 2, rounded down.
 
-    128 pixels give 5, 256 give 6 (PG2, section 4); the image is halved N - 1 times. Raises ValueError where the
+    128 pixels give 5, 256 give 6 (PG2, section 4); the image is halved N - 1 times. Raises ValueError if the
     height is below 32 or a side cannot be halved that often, naming sizes that can.
     """
     height, width = size
@@ -30,7 +30,8 @@ def level_count(size: tuple[int, int]) -> int:
     levels = math.floor(math.log2(height)) - 2
     step = 2 ** (levels - 1)
     if height % step or width % step or width < step:
-        near = [f"{_multiple(height, step)}x{side}" for side in _multiples_around(width, step)]
+        rows, below = max(step, round(height / step) * step), width // step * step
+        near = [f"{rows}x{columns}" for columns in dict.fromkeys((below, -(-width // step) * step)) if columns > 0]
         raise ValueError(
             f"size {height}x{width} (height x width) cannot be halved {levels - 1} times, as a network for height "
             f"{height} must: both sides must be multiples of {step}, such as {' or '.join(near)}"
@@ -38,23 +39,14 @@ def level_count(size: tuple[int, int]) -> int:
     return levels
 
 
-def _multiple(length: int, step: int) -> int:
-    return max(step, round(length / step) * step)
-
-
-def _multiples_around(length: int, step: int) -> list[int]:
-    below = length // step * step
-    return [multiple for multiple in dict.fromkeys((below, -(-length // step) * step)) if multiple > 0]
-
-
 def bottleneck_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the smallest feature map: 8x4 for 128x64, 8x8 for 256x256."""
+    """Return rows and columns of the smallest feature map: 8x4 for 128x64, 8x8 for 256x256."""
     step = 2 ** (level_count(size) - 1)
     return size[0] // step, size[1] // step
 
 
 def initialise_xavier(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases; for `nn.Module.apply`."""
+    """Set Xavier-uniform weights and zero biases; for `nn.Module.apply`."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -62,12 +54,12 @@ def initialise_xavier(module: nn.Module) -> None:
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
-    """A convolution that keeps the image's size; the kernel is odd."""
+    """Return a convolution that keeps the image's size; the kernel is odd."""
     return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
 
 
 def halving_convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Sequential:
-    """A convolution of stride 2 padded as TensorFlow's SAME for even sizes: 0 and 1 for kernel 3, 1 and 2 for 5."""
+    """Return a convolution of stride 2, padded as TensorFlow's SAME: by 0 and 1 for kernel 3, 1 and 2 for kernel 5."""
     before = (kernel - 2) // 2
     after = kernel - 2 - before
     pad = nn.ZeroPad2d((before, after, before, after))
@@ -75,7 +67,7 @@ def halving_convolution(channels_in: int, channels_out: int, kernel: int = 3) ->
 
 
 def upsample(features: Features) -> Features:
-    """Twice the size, by the nearest neighbour."""
+    """Double the size by nearest neighbour."""
     return F.interpolate(features, scale_factor=2.0, mode="nearest")
 
 
@@ -88,6 +80,7 @@ class ResidualBlock(nn.Module):
         self.second = convolution(channels, channels)
 
     def forward(self, features: Features) -> Features:
+        """Map (batch, channels, rows, columns) to the same shape."""
         return features + F.relu(self.second(F.relu(self.first(features))))
 
 
@@ -101,7 +94,7 @@ class ResidualEncoder(nn.Module):
         self.halvings = nn.ModuleList(halving_convolution(width * k, width * (k + 1)) for k in range(1, levels))
 
     def forward(self, image: Features) -> list[Tensor]:
-        """Each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
+        """Return each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
         features = [self.blocks[0](F.relu(self.stem(image)))]
         for halve, block in zip(self.halvings, list(self.blocks)[1:], strict=True):
             features.append(block(F.relu(halve(features[-1]))))
@@ -111,8 +104,8 @@ class ResidualEncoder(nn.Module):
 class ResidualDecoder(nn.Module):
     """The decoder of PG2's G1: at each level the skip is concatenated, then a residual block at that width.
 
-    Between levels PG2 upsamples and then convolves 1x1 with ReLU. A 1x1 convolution does not mix pixels, so it gives
-    the same numbers before the upsampling, at a quarter of the cost; that is what is done here. No final tanh.
+    Between levels PG2 upsamples and then convolves 1x1 with ReLU. A 1x1 convolution does not mix pixels, so here
+    it comes before the upsampling: the same numbers at a quarter of the cost. No final tanh.
     """
 
     def __init__(self, *, width: int, levels: int) -> None:
@@ -125,7 +118,7 @@ class ResidualDecoder(nn.Module):
         self.image = convolution(joined[-1], 3)
 
     def forward(self, bottleneck: Features, skips: Sequence[Tensor]) -> Images:
-        """An image from `bottleneck` (batch, width, rows, columns) and a `ResidualEncoder`'s list of features."""
+        """Return an image from `bottleneck` (batch, width, rows, columns) and the features of a `ResidualEncoder`."""
         features = self.blocks[0](torch.cat([bottleneck, skips[-1]], dim=1))
         for narrow, block, skip in zip(self.narrowings, list(self.blocks)[1:], reversed(skips[:-1]), strict=True):
             features = block(torch.cat([upsample(F.relu(narrow(features))), skip], dim=1))
@@ -141,6 +134,7 @@ class PlainBlock(nn.Module):
         self.second = convolution(channels_out, channels_out)
 
     def forward(self, features: Features) -> Features:
+        """Map (batch, channels_in, rows, columns) to channels_out at the same size."""
         return F.relu(self.second(F.relu(self.first(features))))
 
 
@@ -154,7 +148,7 @@ class PlainEncoder(nn.Module):
         self.halvings = nn.ModuleList(halving_convolution(width * k, width * k) for k in range(1, levels))
 
     def forward(self, image: Features) -> list[Tensor]:
-        """Each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
+        """Return each level's features (batch, width * (k + 1), height / 2^k, width / 2^k), the finest first."""
         features = [self.blocks[0](F.relu(self.stem(image)))]
         for halve, block in zip(self.halvings, list(self.blocks)[1:], strict=True):
             features.append(block(F.relu(halve(features[-1]))))
@@ -165,8 +159,8 @@ class PlainDecoder(nn.Module):
     """The decoder of PG2's G2: [skip,] plain block of `width` channels, nearest upsampling; no final tanh.
 
     As in the released code the deepest features are concatenated with themselves, being bottom and skip at once.
-    `full_resolution_skip`: whether the last block gets a skip (models256.py's `AfterNoise`) or not (models.py's
-    `After2Noise`, the Market-1501 model).
+    `full_resolution_skip` gives the last block a skip, as in models256.py's `AfterNoise`; models.py's `After2Noise`,
+    the Market-1501 model, has none.
     """
 
     def __init__(self, *, width: int, levels: int, full_resolution_skip: bool) -> None:
@@ -178,7 +172,7 @@ class PlainDecoder(nn.Module):
         self.image = convolution(width, 3)
 
     def forward(self, skips: Sequence[Tensor]) -> Images:
-        """An image (a difference map in PG2) from a `PlainEncoder`'s list of features."""
+        """Return an image (a difference map in PG2) from a `PlainEncoder`'s list of features."""
         features = skips[-1]
         for k in range(len(skips) - 1, -1, -1):
             used = k > 0 or self.full_resolution_skip

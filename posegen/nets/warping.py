@@ -6,8 +6,8 @@ nearest pixel, because that is the default of the TensorFlow operation that it c
 otherwise. That operation's gradient is an approximation too: it warps the gradient with the inverse transform, and
 fails where there is none. Here the gradient is the exact adjoint of the sampling, for every transform.
 
-The plain way warps and masks as many copies of the features as there are parts. Here pixels outside a part's mask are
-never sampled, and what is kept for the backward pass is the number of the winning part, one byte a value.
+The naive implementation warps and masks one copy of the features per part. Here pixels outside a part's mask are never
+sampled, and the backward pass only needs the index of the winning part, one byte per value.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ Flat = Float[Tensor, "pixels channels"]  # all pixels of a batch, row by row: ch
 Winners = UInt8[Tensor, "pixels channels"]
 PartMasks = Bool[Tensor, "parts batch rows columns"]
 
-# Who has the maximum, in the order in which they compete: a later one has to be strictly greater.
+# Winners of the maximum in the order of comparison: a later one has to be strictly greater.
 NOBODY, BACKGROUND, FIRST_PART = 0, 1, 2  # the zero of an uncovered part; the undeformed features; then all parts
 MOST_PARTS = 256 - FIRST_PART
 
@@ -43,13 +43,13 @@ def deformable_skip(
     mask_frame: Literal["target", "source"] = "target",
     background: bool = False,
 ) -> Float[Tensor, "batch channels rows columns"]:
-    """d(F) = max over h of M_h * F(T_h(p)): the source's features, each part moved to where the target has it.
+    """Compute d(F) = max over h of M_h * F(T_h(p)): the source's features, each part moved to its target position.
 
     `transforms` take (x, y, 1) of the target image to (x, y) of the source image, in pixels of the image, whose
-    size is that of `masks`; a pixel's number is its centre. For features s_x and s_y times smaller, x' = a x + b y + c
+    size is that of `masks`; whole numbers are pixel centres. For features s_x and s_y times smaller, x' = a x + b y + c
     becomes x' = a x + (s_y / s_x) b y + c / s_x, likewise y': with both ratios equal, only translations change. Masks
-    take the pixel floor(i * height / rows). Features outside the image are 0. Not `present` are dropped parts: their
-    transforms are not looked at, and their warped features are 0 everywhere.
+    take the pixel floor(i * height / rows). Features outside the image are 0. Parts that are not `present` are dropped:
+    their transforms are not read, and their warped features are 0 everywhere.
 
     Every pixel of every part takes part in the maximum, with 0 outside its mask, so that with 10 parts the result is
     hardly ever negative: for identity transforms and a torso mask of ones it is max(F, 0). The gradient of a value goes
@@ -63,8 +63,8 @@ def deformable_skip(
     - `background`: the features as they are, as one more term (the paper's h = 0), under a mask of ones.
 
     Positions are computed in float64, sums in float32 at least. The result has the features' dtype and is in
-    channels_last memory. Gradients reach the features alone, once. Raises ValueError where shapes do not fit or there
-    are no or over 254 parts.
+    channels_last memory. Gradients reach only the features, and only first-order ones. Raises ValueError if shapes do
+    not fit or there are no or over 254 parts.
     """
     _check_shapes(features, transforms, masks, present)
     dtype = torch.promote_types(features.dtype, torch.float32)
@@ -101,7 +101,7 @@ def _check_shapes(features: Tensor, transforms: Tensor, masks: Tensor, present: 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which pixels of which parts are sampled, and from where: what both passes compute their samples from."""
+    """Pixels of the parts to sample and their transforms, from which both passes compute their samples."""
 
     active: PartMasks  # the pixels to sample
     transforms: Float[Tensor, "parts*batch 2 3"]  # between feature maps: (column, row, 1) to (column, row)
@@ -112,16 +112,16 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Pixels of some parts in order, and the pixels that each is a weighted sum of."""
+    """Pixels of some parts in order, each a weighted sum of source pixels."""
 
-    parts: list[tuple[int, int]]  # a part's number and how many of the samples are its own
+    parts: list[tuple[int, int]]  # index and number of samples of each part
     numbers: Int[Tensor, " samples"]  # the part of each
     targets: Int[Tensor, " samples"]  # rows of the flat features
     sources: Int[Tensor, "samples taps"]
     weights: Float[Tensor, "samples taps"]
 
     def is_whole(self, pixels: int) -> bool:
-        """Whether this is one part on all pixels, which then are in order."""
+        """Return True for a single part on all pixels, which then are in order."""
         return len(self.parts) == 1 and len(self.targets) == pixels
 
 
@@ -149,7 +149,7 @@ def _between_maps(
 
 
 def _moved(plan: _Plan) -> PartMasks:
-    """The source's masks moved to the target: pixels that are sampled from under the mask, even if only in part."""
+    """Masks of the source moved to the target: pixels sampled at least partly from under the mask."""
     moved = torch.zeros(plan.active.shape, dtype=torch.bool, device=plan.active.device)
     for samples in _groups(plan):
         moved.flatten(1)[samples.numbers, samples.targets] = (samples.weights != 0).any(1)
@@ -157,7 +157,7 @@ def _moved(plan: _Plan) -> PartMasks:
 
 
 def _at_size(masks: Tensor, features: Tensor) -> Tensor:
-    """The pixel floor(i * height / rows) of row i, likewise columns: TensorFlow's resize_nearest_neighbor."""
+    """Take pixel floor(i * height / rows) for row i, likewise columns: TensorFlow's resize_nearest_neighbor."""
     (height, width), (rows, columns) = masks.shape[2:], features.shape[2:]
     if (height, width) == (rows, columns):
         return masks
@@ -167,10 +167,10 @@ def _at_size(masks: Tensor, features: Tensor) -> Tensor:
 
 
 def _groups(plan: _Plan) -> Iterator[_Samples]:
-    """The samples of all parts in order, of as many parts at a time as together cover no more than the pixels once.
+    """Yield the samples of all parts in order, grouped so that a group has no more samples than there are pixels.
 
-    So memory is that of one part with a full mask, and the many small parts are one group. Shapes are not known where
-    tensors are fake (numbers are not there to count): then each part is a group of all pixels.
+    So memory is that of one part with a full mask, and many small parts form one group. Fake tensors have no values to
+    count: each part is then a group of all pixels.
     """
     pixels = plan.active[0].numel()
     if is_fake(plan.active):
@@ -216,7 +216,7 @@ def _samples(
 def _taps(position: Tensor, length: int, plan: _Plan) -> tuple[Tensor, Tensor]:
     """Along one axis, the pixels that a position is sampled from and their weights: 0 for those outside.
 
-    Positions that are not finite are outside too: a part whose transform is degenerate shows nothing.
+    Non-finite positions are outside too: a part with a degenerate transform gives zeros.
     """
     position = position.nan_to_num(nan=-1).clamp(-1, length)
     if plan.interpolation == "nearest":
@@ -236,7 +236,7 @@ def _sampled(pixels: Flat, samples: _Samples) -> Float[Tensor, "samples channels
 
 
 def _spread(gradient: Float[Tensor, "samples channels"], samples: _Samples, pixels: int) -> Flat:
-    """The adjoint of `_sampled`: each source pixel sums what it was taken for, in a fixed order, without collisions."""
+    """Adjoint of `_sampled`: source pixels sum the gradients of their samples, in a fixed order, without collisions."""
     taps = samples.sources.shape[1]
     sources = samples.sources.flatten().int()
     order = sources.sort(stable=True).indices
@@ -247,12 +247,12 @@ def _spread(gradient: Float[Tensor, "samples channels"], samples: _Samples, pixe
 
 
 def _rows(table: Tensor, samples: _Samples) -> Tensor:
-    """The table's rows at the samples' targets: the table itself where they are all its rows in order."""
+    """Rows of the table at the samples' targets: the table itself if they are all its rows in order."""
     return table if samples.is_whole(len(table)) else table.index_select(0, samples.targets)
 
 
 def _total(terms: Iterator[Flat], like: Flat) -> Flat:
-    """The sum of the terms, made in the first one's memory."""
+    """Sum of the terms, accumulated in the first one's memory."""
     total = next(terms, None)
     if total is None:
         return torch.zeros_like(like)
@@ -308,7 +308,7 @@ class _Maximum(torch.autograd.Function):
 
 
 def _shares(gradient: Flat, winner: Winners, plan: _Plan, background: bool) -> Iterator[Flat]:
-    """The gradient of the features through the background and through each group of parts: each takes what it won."""
+    """Yield the features' gradient through the background and each group of parts, where they won."""
     if background:
         yield (winner == BACKGROUND).to(gradient.dtype).mul_(gradient)
     for samples in _groups(plan):
@@ -317,7 +317,7 @@ def _shares(gradient: Flat, winner: Winners, plan: _Plan, background: bool) -> I
 
 
 def _without_parts(pixels: Flat, plan: _Plan, background: bool) -> tuple[Flat, Winners]:
-    """What the parts compete with: 0 where some part is not active, nothing where all are, and the background."""
+    """Initial maximum before the parts: 0 where some part is not active, -inf where all are, and the background."""
     floor = torch.zeros_like(pixels[:, :1]).masked_fill_(plan.active.all(0).reshape(-1, 1), -torch.inf)
     best = floor.expand_as(pixels).contiguous()
     winner = torch.full_like(best, NOBODY, dtype=torch.uint8)

@@ -18,7 +18,7 @@ JOINTS = (
     "right_eye", "left_eye", "right_ear", "left_ear",
 )  # fmt: skip
 
-TORSO = (2, 5, 8, 11)  # both shoulders and both hips: an image without one of them is never paired
+TORSO = (2, 5, 8, 11)  # both shoulders and both hips: images without all of them are never paired
 
 # The 23 limbs of PG2's pose mask; the first 13 of them and the face's four are what a skeleton drawing shows.
 LIMBS = (
@@ -26,12 +26,12 @@ LIMBS = (
     (0, 14), (14, 16), (0, 15), (15, 17), (1, 16), (1, 17), (8, 11), (11, 5), (8, 2), (16, 17),
 )  # fmt: skip
 
-# joints[MIRROR] are the joints of the mirrored person: left and right exchange their places.
+# joints[MIRROR] are the joints of the mirrored person.
 MIRROR = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 
 
 class Layout(NamedTuple):
-    """An order of body points. `rows[j]` is the point that is joint j, or one of the two marks below."""
+    """An order of body points. `rows[j]` is the index of joint j, or one of the two constants below."""
 
     points: int
     rows: tuple[int, ...]
@@ -43,7 +43,7 @@ _COCO_ROWS = (0, SHOULDERS, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 
 
 _NO_FACE = (UNKNOWN,) * 4  # eyes and ears
 
-# Which of Human3.6M's 32 points are its 17: the others are the ends of hands and feet, and points that are there twice
+# The 17 of Human3.6M's 32 points in use: the others are the ends of hands and feet, and duplicates
 # (VideoPose3D removes 4, 5, 9, 10, 11, 16, 20 to 24 and 28 to 31).
 HUMAN36M_17 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 
@@ -67,10 +67,10 @@ LAYOUTS = {
 def from_layout(
     points: Float[np.ndarray, "*people points 3"], layout: str
 ) -> tuple[Float[np.ndarray, "*people 18 2"], Float[np.ndarray, "*people 18"]]:
-    """Points (x, y, confidence) in one of `LAYOUTS` as the 18 joints (x, y) and their confidence; 0 is unknown.
+    """Convert points (x, y, confidence) in one of `LAYOUTS` to the 18 joints (x, y) and their confidence; 0 is unknown.
 
-    A neck that is made of the shoulders is known where both are, with the smaller of their confidences: COCO has no
-    neck, and OpenPose's own training set made it so.
+    A neck computed from the shoulders is known if both are, with the smaller of their confidences: COCO has no neck,
+    and OpenPose's own training set computes it this way.
     """
     rows = LAYOUTS[layout].rows
     joints, confidence = points[..., list(rows), :2], points[..., list(rows), 2]
@@ -83,10 +83,10 @@ def from_layout(
 
 
 def looks_like_body_25(points: Float[np.ndarray, "people 25 3"]) -> bool:
-    """Whether point 8 lies between points 9 and 12, as the middle of the hips does in BODY_25 and an elbow does not.
+    """Check that point 8 lies between points 9 and 12, as the middle of the hips does in BODY_25 and an elbow does not.
 
     Our choice: the files of BODY_25 and BODY_25B cannot be told apart otherwise. The median over the people that have
-    points 1, 8, 9 and 12 must stay below 0.2 of the distance from point 1 to point 8; true where nobody has them.
+    points 1, 8, 9 and 12 must stay below 0.2 of the distance from point 1 to point 8; true if nobody has them.
     """
     seen = points[(points[:, [1, 8, 9, 12], 2] > 0).all(axis=1)]
     if not len(seen):

@@ -1,20 +1,20 @@
-"""The ten parts of a body in two poses: for each an affine transform and a mask, from the joints alone.
+"""Affine transforms and masks of the ten parts of a body between two poses, from the joints alone.
 
 Siarohin, Sangineto, Lathuilière, Sebe: Deformable GANs for Pose-based Human Image Generation, CVPR 2018, section 3.2.
 Geometry "code" is what the released code does (pose-gan, `pose_transform.py`: `affine_transforms`, `pose_masks`,
 `estimate_polygon`), from which the published results come. Geometry "paper" is the paper's text as we remember it, not
-checked against it; what we do not know of it is marked as our choice.
+checked against it; parts that we do not know are marked as our choice.
 
-Points are x, y in pixels, and the centres of pixels have whole coordinates. All is computed in float64, batched, on the
-device of the joints and without waiting for it. A part's transform is the affine map that takes its points in the
+Points are x, y in pixels, and the centres of pixels have whole coordinates. Computations are batched, in float64, on
+the device of the joints, without synchronising with it. A part's transform is the affine map from its points in the
 target to its points in the source. In both geometries:
 - Where the source hides a limb, the opposite one stands in, its corners in the same order (no reflection).
 - A part is dropped where its points are hidden in the target or, for a limb on both sides, in the source, and where its
   transform is undetermined or singular. Of the 12,000 published pairs of Market-1501 that is one torso, which the code
   keeps by rounding: it drops only what LAPACK finds singular to the last bit.
-- The code needs both shoulders and both hips. Our choice where some are hidden: the scale of the limbs comes from what
-  is known of the torso, and without it there is no limb; the torso's transform comes from the points that both poses
-  show, at least three.
+- The code needs both shoulders and both hips. Our choice where some are hidden: the scale of the limbs comes from the
+  known points of the torso, and without them there is no limb; the torso's transform comes from the points that both
+  poses show, at least three.
 """
 
 from typing import Literal, NamedTuple
@@ -42,14 +42,14 @@ _ON_THE_EDGE = 1e-9  # pixels by which the centre of a pixel may lie outside a p
 
 
 class LimbWarps(NamedTuple):
-    """The parts of the source image and where they belong in the target image, in the order of `PARTS`.
+    """Warps of the parts from the source image to the target image, in the order of `PARTS`.
 
     transforms: (x, y, 1) of the target image to (x, y) of the source image, as a sampler needs them; the identity
         where a part is dropped.
     masks: with geometry "code" in the target image, empty where the target hides the part, and kept where the part is
         dropped for its source, because the average over parts counts it. With geometry "paper" in the source image,
         empty where the part is dropped.
-    present: False where a part is dropped: it gives zeros.
+    present: False where a part is dropped; its features are zeros.
     mirrored: where the opposite limb of the source stands in.
     """
 
@@ -68,13 +68,16 @@ def limb_warps(
     *,
     geometry: Literal["code", "paper"] = "code",
 ) -> LimbWarps:
-    """The transforms, in the type of the joints, and the masks of a batch of pairs; `size` is (height, width).
+    """Compute transforms, in the dtype of the joints, and masks for a batch of pairs; `size` is (height, width).
 
     Coordinates of hidden joints are not read. Raises ValueError for a geometry that is neither "code" nor "paper".
     """
     if geometry not in ("code", "paper"):
         raise ValueError(f"geometry is '{geometry}'; it must be 'code' or 'paper'")
-    source, target = _pose(source_joints, source_visible), _pose(target_joints, target_visible)
+    source, target = (
+        _Pose(torch.where(visible[..., None], joints.double(), 0.0), visible)
+        for joints, visible in ((source_joints, source_visible), (target_joints, target_visible))
+    )
     code = geometry == "code"
     points, mirrored = (_code_points if code else _paper_points)(source, target)
     transforms, present = _affine(points)
@@ -88,10 +91,6 @@ class _Pose(NamedTuple):
 
     joints: Tensor
     visible: Tensor
-
-
-def _pose(joints: Tensor, visible: Tensor) -> _Pose:
-    return _Pose(torch.where(visible[..., None], joints.double(), 0.0), visible)
 
 
 class _Points(NamedTuple):
@@ -142,7 +141,7 @@ def _opposite(values: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, known: Tensor) -> Tensor:
-    """The mean over dimension 1 of values (batch, n, ...) that are known (batch, n, ...); 0 where none is."""
+    """Mean over dimension 1 of values (batch, n, ...) that are known (batch, n, ...); 0 where none is."""
     return (values * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
 
@@ -174,11 +173,11 @@ def _rectangles(upper: Tensor, lower: Tensor, half_width: Tensor) -> Tensor:
 
 
 def _code_limbs(pose: _Pose) -> _Corners:
-    """`estimate_polygon`: rectangles 0.4 of the torso's height wide that go beyond their joints.
+    """`estimate_polygon`: rectangles 0.4 of the torso's height wide that extend beyond their joints.
 
     With joints p (upper) and q (lower): from p' = p + 0.1 (p - q) to q + b (q - p'), b = 0.1 for upper limbs and 0.5
     for lower ones, to cover hands and feet. For transforms the code takes 0.3 in the place of 0.5, which makes no
-    difference: rectangles that go beyond their joints in proportion have the same transform.
+    difference: rectangles that extend beyond their joints in proportion have the same transform.
     """
     upper, lower = _of_limbs(pose.joints)
     upper_known, lower_known = _of_limbs(pose.visible)
@@ -199,7 +198,7 @@ def _paper_limbs(pose: _Pose) -> _Corners:
 
 
 def _matched(source: _Corners, target: _Corners) -> tuple[_Points, Tensor]:
-    """The limbs' corners, of the source's opposite limb where it hides one; where that is so (batch, 8)."""
+    """Matching corners, with the source's opposite limb for a hidden one; and a mask of these limbs (batch, 8)."""
     mirrored = ~source.known & _opposite(source.known)
     places = torch.where(mirrored[..., None, None], _opposite(source.places), source.places)
     known = (source.known | mirrored) & target.known
@@ -207,14 +206,14 @@ def _matched(source: _Corners, target: _Corners) -> tuple[_Points, Tensor]:
 
 
 def _joined(*groups: _Points) -> _Points:
-    """The parts of all groups together, padded to seven points each."""
+    """Concatenate the parts of all groups, padded to seven points each."""
     columns = zip(*groups, strict=True)
     padded = ([pad(part, (0, 0, 0, _POINTS - part.shape[2])) for part in column] for column in columns)
     return _Points._make(torch.cat(column, dim=1) for column in padded)
 
 
 def _one_part(source: Tensor, target: Tensor, known: Tensor) -> _Points:
-    """Of points (batch, n, 2) and known (batch, n)."""
+    """A single part from points (batch, n, 2) and known (batch, n)."""
     return _Points(source[:, None], target[:, None], known[:, None, :, None])
 
 
@@ -225,13 +224,10 @@ def _code_points(source: _Pose, target: _Pose) -> tuple[_Points, Tensor]:
     """
     both = source.visible & target.visible
     torso = _one_part(_torso(source.joints), _torso(target.joints), _torso(both))
-    head = _one_part(_shoulders_and_face(source.joints), _shoulders_and_face(target.joints), _shoulders_and_face(both))
+    chosen = (source.joints, target.joints, both)
+    head = _one_part(*(torch.cat([_shoulders(values), _face(values)], dim=1) for values in chosen))
     limbs, mirrored = _matched(_code_limbs(source), _code_limbs(target))
     return _joined(torso, head, limbs), pad(mirrored, (2, 0))
-
-
-def _shoulders_and_face(values: Tensor) -> Tensor:
-    return torch.cat([_shoulders(values), _face(values)], dim=1)
 
 
 def _paper_points(source: _Pose, target: _Pose) -> tuple[_Points, Tensor]:
@@ -243,17 +239,14 @@ def _paper_points(source: _Pose, target: _Pose) -> tuple[_Points, Tensor]:
     """
     both = source.visible & target.visible
     torso = _boxes(_torso(source.joints), _torso(target.joints), _torso(both))
-    head = _boxes(_neck_and_face(source.joints), _neck_and_face(target.joints), _neck_and_face(both))
+    chosen = (source.joints, target.joints, both)
+    head = _boxes(*(torch.cat([values[:, :2], values[:, 14:]], dim=1) for values in chosen))
     limbs, mirrored = _matched(_paper_limbs(source), _paper_limbs(target))
     return _joined(torso, head, limbs), pad(mirrored, (2, 0))
 
 
-def _neck_and_face(values: Tensor) -> Tensor:
-    return torch.cat([values[:, :2], values[:, 14:]], dim=1)
-
-
 def _boxes(source: Tensor, target: Tensor, known: Tensor) -> _Points:
-    """The corners of the axis-aligned boxes about the known of some points (batch, n, 2)."""
+    """Corners of the axis-aligned boxes around the known ones of some points (batch, n, 2)."""
     return _one_part(_box(source, known), _box(target, known), known.any(dim=1, keepdim=True).expand(-1, 4))
 
 
@@ -266,11 +259,11 @@ def _box(points: Tensor, known: Tensor) -> Tensor:
 
 
 def _affine(points: _Points) -> tuple[Tensor, Tensor]:
-    """Transforms (batch, 10, 2, 3) target to source, and whether there is one: the identity where there is none.
+    """Transforms (batch, 10, 2, 3) target to source, and a mask of existing ones: the identity elsewhere.
 
-    What scikit-image's `estimate_transform("affine", target, source)` minimises, total least squares: with both sets of
-    points centred and scaled to a mean square of 1 per coordinate, as columns t and s, the singular vector of the
-    smallest singular value of the system A t - s = 0. With C = mean(t t'), K = mean(s t') and l the smallest eigenvalue
+    Total least squares, as in scikit-image's `estimate_transform("affine", target, source)`: with both sets of points
+    centred and scaled to a mean square of 1 per coordinate, as columns t and s, the singular vector of the smallest
+    singular value of the system A t - s = 0. With C = mean(t t'), K = mean(s t') and l the smallest eigenvalue
     of the system's squared matrix, A = K (C - l)^-1. Where an affine map fits exactly, l is 0.
     """
     known = points.known.double()
@@ -303,7 +296,7 @@ def _determinant(matrix: Tensor) -> Tensor:
 
 
 def _least_eigenvalue(spread: Tensor, shared: Tensor) -> Tensor:
-    """The smallest root l of (2 - l) det(C - l) = trace(K adj(C - l) K'), C = `spread` and K = `shared`.
+    """Smallest root l of (2 - l) det(C - l) = trace(K adj(C - l) K'), C = `spread` and K = `shared`.
 
     This is the characteristic equation of [[C, -K'], [-K, 2]] once the part that does not meet the right-hand side is
     left out: l^3 - 4 l^2 + b l - c = 0 with three real roots, so the cosine form gives the smallest one. The roots
@@ -327,7 +320,7 @@ def _code_spans(target: _Pose, height: int) -> tuple[Tensor, Tensor]:
 
 
 def _head_spans(pose: _Pose, height: int) -> tuple[Tensor, Tensor]:
-    """Of squares from c - h to c + h - 1.
+    """Spans of squares from c - h to c + h - 1.
 
     c is the mean of the face's known joints and h is 0.4 of the torso's height, both truncated to whole pixels.
     """
@@ -340,10 +333,10 @@ def _head_spans(pose: _Pose, height: int) -> tuple[Tensor, Tensor]:
 
 
 def _polygon_spans(corners: Tensor, known: Tensor, height: int) -> tuple[Tensor, Tensor]:
-    """Of convex polygons (batch, parts, 4, 2) with the pixels on their edges; empty where not known (batch, parts).
+    """Spans of convex polygons (batch, parts, 4, 2) and the pixels on their edges; empty if not known (batch, parts).
 
     A row of pixels meets a polygon in one interval, which ends where edges cross the row. Of pixels on an edge,
-    scikit-image's `grid_points_in_poly` takes some, as rounding will have it.
+    scikit-image's `grid_points_in_poly` takes some, depending on rounding.
     """
     rows = torch.arange(height, dtype=corners.dtype, device=corners.device)
     (x, y), (next_x, next_y) = (ends[..., None].unbind(dim=-2) for ends in (corners, corners.roll(-1, dims=-2)))

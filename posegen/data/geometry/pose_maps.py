@@ -1,7 +1,7 @@
-"""Joints to pose maps: one channel a joint, drawn on the batch's device.
+"""Pose maps from joints: one channel per joint, drawn on the device of the batch.
 
 Pose maps are never stored. Both drawings take joints (batch, 18, 2) as x, y in pixels and visible (batch, 18), and
-give float maps (batch, 18, height, width).
+return float maps (batch, 18, height, width).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from posegen.batch import Joints, PoseMaps, Visible
 
 
 def _offsets(joints: Joints, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distances of every column and of every row to every joint: (batch, 18, width) and (batch, 18, height)."""
+    """Signed distances of every column and of every row to every joint: (batch, 18, width) and (batch, 18, height)."""
     columns = torch.arange(width, device=joints.device, dtype=joints.dtype)
     rows = torch.arange(height, device=joints.device, dtype=joints.dtype)
     return columns - joints[..., :1], rows - joints[..., 1:]
@@ -20,7 +20,7 @@ def _offsets(joints: Joints, height: int, width: int) -> tuple[torch.Tensor, tor
 
 @dataclass(frozen=True)
 class Discs:
-    """Solid discs: `present` within `radius` pixels of the joint, `absent` elsewhere and where the joint is unknown.
+    """Solid discs: `present` within `radius` pixels of the joint, `absent` elsewhere and for an unknown joint.
 
     PG2 (`_getSparsePose`, convert_market.py): radius 4 at both image sizes, 49 pixels, centre truncated to whole
     pixels (towards zero, as Python's int), values 0 and 1 scaled to -1 and +1 by the trainer. Parts outside the image
@@ -36,6 +36,7 @@ class Discs:
             raise ValueError(f"pose_maps.radius is {self.radius}; it must be at least 0 pixels")
 
     def __call__(self, joints: Joints, visible: Visible, height: int, width: int) -> PoseMaps:
+        """Draw the discs of a batch."""
         dx, dy = _offsets(joints.trunc(), height, width)
         inside = (dx.square()[..., None, :] + dy.square()[..., :, None]) <= self.radius**2
         inside = inside & visible[..., None, None]
@@ -57,6 +58,7 @@ class Gaussians:
             raise ValueError(f"pose_maps.sigma is {self.sigma}; it must be greater than 0 pixels")
 
     def __call__(self, joints: Joints, visible: Visible, height: int, width: int) -> PoseMaps:
+        """Draw the Gaussians of a batch."""
         dx, dy = _offsets(joints, height, width)
         scale = -0.5 / self.sigma**2
         along_x, along_y = (dx.square() * scale).exp(), (dy.square() * scale).exp()

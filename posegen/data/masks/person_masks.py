@@ -1,15 +1,15 @@
-"""The person's mask from joints and image alone: f_CRF of the multistage paper, without a trained network.
+"""The mask of the person whose joints are given, without or with a segmentation network.
 
-The multistage paper takes its masks from CRF-RNN, whose first half is a trained network. In its place (our choice): the
-limbs, as thick as people are, say where the person surely is, may be, and cannot be; GrabCut (Rother, Kolmogorov,
-Blake, SIGGRAPH 2004) learns the colours of both and cuts between them; CRF-RNN's second half, the mean field of a fully
-connected random field (`mean_field`), puts the edge where the image has one.
+The multistage paper takes its masks (f_CRF) from CRF-RNN, whose first half is a trained network. Two things replace
+that half (our choice); CRF-RNN's second half, the mean field of a fully connected random field (`mean_field`), then
+puts the edge where the image has one.
 
-The person's mask by a segmentation network, where the user has its file: the first half of CRF-RNN, replaced.
-
-The network is U^2-Net for people (Qin et al., Pattern Recognition 2020) in the ONNX file that rembg publishes, run by
-OpenCV. What goes in and what comes out follows rembg (sessions/base.py, u2net_human_seg.py). Our choice: the mean field
-that follows, which is CRF-RNN's second half, and dropping pieces in which no joint lies, who are other people.
+- `person_mask` needs joints and image alone: the limbs, as thick as people are, mark where the person surely is, may
+  be, and cannot be; GrabCut (Rother, Kolmogorov, Blake, SIGGRAPH 2004) learns the colours of both and cuts between
+  them.
+- `PersonNetwork` uses U^2-Net for people (Qin et al., Pattern Recognition 2020) in the ONNX file that rembg publishes,
+  if the user has it; OpenCV runs it. Input and output follow rembg (sessions/base.py, u2net_human_seg.py). Pieces
+  without a joint are dropped as other people (our choice).
 """
 
 from collections.abc import Callable, Iterator
@@ -28,13 +28,20 @@ from posegen.data.masks.mean_field import mean_field
 from posegen.data.reasons import NOBODY, TOO_FEW_JOINTS
 from posegen.nets.pretrained import PRETRAINED, path_of
 
-# Seeds and confidence, our choice: of what was tried on the embedded people and a photograph, near the best for both.
+# Seeds and confidence, our choice: near the best of those tried on the embedded people and a photograph.
 SURELY_INSIDE = 0.6  # of a part's radius, from its middle line
 PERHAPS_WITHIN = 0.15  # torso lengths from a part's surface; beyond it is surely background
-CUTS = 2  # GrabCut's turns
-CUT_LOG_ODDS = 1.0  # how far a pixel believes GrabCut before the mean field
+CUTS = 2  # GrabCut's iterations
+CUT_LOG_ODDS = 1.0  # of a pixel after GrabCut and before the mean field
 SURE_LOG_ODDS = 20.0
-COLOURS = 5  # of GrabCut's model of either side: each side needs as many pixels
+COLOURS = 5  # in GrabCut's model of either side: each side needs as many pixels
+
+PERSON_NETWORK = "u2net_human_seg"  # in `PRETRAINED`
+NETWORK_SIDE = 320  # pixels of the square that the network sees
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]
+DOUBT = 0.01  # least probability of either label, so that a pixel can still follow its neighbours
+
+Estimate = Callable[[ndarray, ndarray, ndarray], ndarray]  # image, joints, visible -> mask, as `person_mask`
 
 
 class Part(NamedTuple):
@@ -44,8 +51,8 @@ class Part(NamedTuple):
     end: int
     start_radius: float
     end_radius: float
-    beyond: float  # how far it goes on behind `end`, in its own length: hands, feet
-    length: float = 0.0  # a grown person's, unforeshortened; 0 where it says nothing
+    beyond: float  # extension past `end` as a share of its length: hands, feet
+    length: float = 0.0  # of an adult, unforeshortened; 0 if it does not give the scale
 
 
 # Lengths: Drillis and Contini's body segments (1966; torso 0.288 of the height). Radii, with clothes: our choice.
@@ -63,13 +70,13 @@ PARTS = (
     Part(2, 5, 0.14, 0.14, 0.0),
     Part(8, 11, 0.19, 0.19, 0.0),
 )
-SIDES = (8, 9)  # of PARTS: shoulder to hip, which say the scale wherever one is there
+SIDES = (8, 9)  # in PARTS: shoulder to hip; either gives the scale
 _NOSE, _SHOULDERS, _HIPS, _EYES, _EARS = 0, (2, 5), (8, 11), (14, 15), (16, 17)
 NECK_RADIUS, HEAD_RADIUS, HEAD_ABOVE_NECK = 0.12, 0.20, 0.42
 
 
 class Bar(NamedTuple):
-    """A part in an image: pixels."""
+    """A part in an image, in pixels."""
 
     start: Float[ndarray, "2"]
     end: Float[ndarray, "2"]
@@ -80,11 +87,10 @@ class Bar(NamedTuple):
 def person_mask(
     image: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
 ) -> UInt8[ndarray, "height width"]:
-    """1 on the person whose joints these are and 0 elsewhere; the same for the same image, which is RGB.
+    """Return 1 on the person with these joints and 0 elsewhere, for an RGB image; deterministic.
 
-    Pieces that no bone runs through are dropped. Joints that are not visible are not read.
-
-    Raises ValueError(reason, detail) where the joints are too few to say where the person is.
+    Pieces that no bone runs through are dropped. Joints that are not visible are not read. Raises
+    ValueError(reason, detail) if there are too few joints to locate the person.
     """
     seeds = limb_seeds(joints, visible, height=image.shape[0], width=image.shape[1])
     surely = seeds == cv2.GC_FGD
@@ -101,27 +107,27 @@ def person_mask(
 def limb_seeds(
     joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"], *, height: int, width: int
 ) -> UInt8[ndarray, "height width"]:
-    """What the limbs alone say of each pixel: cv2.GC_FGD, GC_PR_FGD (inside a limb), GC_PR_BGD (near one) or GC_BGD.
+    """Label each pixel by the limbs: cv2.GC_FGD, GC_PR_FGD (inside a limb), GC_PR_BGD (near one) or GC_BGD.
 
-    Where legs are hidden, they are guessed: perhaps person, never surely.
-
-    Raises ValueError(reason, detail) where no limb has both its joints, or all such limbs are points.
+    Hidden legs are guessed: perhaps person, never surely. Raises ValueError(reason, detail) if no limb has both its
+    joints, or all such limbs are points.
     """
-    places = np.where(visible[:, None], joints, 0).astype(np.float64)
-    torso = torso_length(places, visible)
+    points = np.where(visible[:, None], joints, 0).astype(np.float64)
+    torso = torso_length(points, visible)
     if torso == 0:
         raise ValueError(TOO_FEW_JOINTS, "no limb has a length: both its joints, in two places")
     depth, distance = np.full((height, width), np.inf), np.full((height, width), np.inf)
-    for bar in _bars(places, visible, torso):
+    for bar in _bars(points, visible, torso):
         from_middle, radius = _from_middle(bar, height, width)
         depth = np.minimum(depth, from_middle / radius)
         distance = np.minimum(distance, from_middle - radius)
-    for bar in _hidden_legs(places, visible, torso):
+    for bar in _hidden_legs(points, visible, torso):
         from_middle, radius = _from_middle(bar, height, width)
         distance = np.minimum(distance, from_middle - radius)
-    if visible[list(TORSO)].all():
-        inside = _filled(places[[2, 5, 11, 8]], height, width)
-        depth[inside] = distance[inside] = 0
+    if visible[list(TORSO)].all():  # between shoulders and hips; a twisted torso is two triangles
+        inside = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(inside, [np.rint(points[[2, 5, 11, 8]]).astype(np.int32)], 1)
+        depth[inside > 0] = distance[inside > 0] = 0
     seeds = np.full((height, width), cv2.GC_BGD, np.uint8)
     seeds[distance <= PERHAPS_WITHIN * torso] = cv2.GC_PR_BGD
     seeds[distance <= 0] = cv2.GC_PR_FGD
@@ -130,18 +136,18 @@ def limb_seeds(
 
 
 def torso_length(joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]) -> float:
-    """Pixels from shoulder to hip, the unit of all thicknesses; 0 where nothing tells it.
+    """Return the pixels from shoulder to hip, the unit of all thicknesses; 0 if unknown.
 
-    The longer of the two sides, since what is seen at an angle looks shorter; without both, what the longest of the
-    limbs says of it.
+    It is the longer of the two sides, since foreshortening only shortens; without either, the largest of the estimates
+    from the other limbs.
     """
-    told = {
+    lengths = {
         number: float(np.linalg.norm(joints[part.end] - joints[part.start])) / part.length
         for number, part in enumerate(PARTS)
         if part.length and visible[[part.start, part.end]].all()
     }
-    sides = [told[number] for number in SIDES if number in told]
-    return max(sides or told.values(), default=0.0)
+    sides = [lengths[number] for number in SIDES if number in lengths]
+    return max(sides or lengths.values(), default=0.0)
 
 
 def _bars(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Bar]:
@@ -166,9 +172,9 @@ def _middle_bars(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Ba
 
 
 def _hidden_legs(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Bar]:
-    """Where a leg may be whose knee or ankle is hidden: skirts and coats hide them, bicycles and the border too.
+    """Guesses for legs whose knee or ankle is hidden by a skirt, a coat, a bicycle or the border.
 
-    From the hip to the ankle, or as long as legs are in the direction of the torso; from the knee straight on.
+    From the hip to the ankle, or a leg's length in the direction of the torso; from the knee straight on.
     """
     for hip, knee, ankle in ((8, 9, 10), (11, 12, 13)):
         if visible[hip] and not visible[knee]:
@@ -180,7 +186,7 @@ def _hidden_legs(joints: ndarray, visible: ndarray, torso: float) -> Iterator[Ba
 
 
 def _up(joints: ndarray, visible: ndarray) -> ndarray:
-    """The direction from the hips to the shoulders; the image's where one of the four is hidden."""
+    """Direction from the hips to the shoulders; up in the image if one of the four is hidden."""
     if not visible[list(TORSO)].all():
         return np.array((0.0, -1.0))
     return _direction(joints[list(_SHOULDERS)].mean(axis=0) - joints[list(_HIPS)].mean(axis=0))
@@ -191,7 +197,7 @@ def _direction(span: ndarray) -> ndarray:
 
 
 def _head(joints: ndarray, visible: ndarray) -> ndarray | None:
-    """The head's middle: between both ears, else the mean of what is seen of the face; None of a head from behind."""
+    """Middle of the head: between both ears, else the mean of the visible joints of the face, else None."""
     if visible[list(_EARS)].all():
         return joints[list(_EARS)].mean(axis=0)
     face = [joint for joint in (_NOSE, *_EYES, *_EARS) if visible[joint]]
@@ -199,7 +205,7 @@ def _head(joints: ndarray, visible: ndarray) -> ndarray | None:
 
 
 def _from_middle(bar: Bar, height: int, width: int) -> tuple[ndarray, ndarray]:
-    """Of each pixel: its distance from the bar's middle line, and the bar's radius at the nearest point of it."""
+    """Distance of each pixel from the bar's middle line, and the bar's radius at the nearest point of it."""
     rows, columns = np.ogrid[:height, :width]
     x, y = columns - bar.start[0], rows - bar.start[1]
     along_x, along_y = bar.end - bar.start
@@ -208,17 +214,10 @@ def _from_middle(bar: Bar, height: int, width: int) -> tuple[ndarray, ndarray]:
     return np.hypot(x - along * along_x, y - along * along_y), radius
 
 
-def _filled(corners: Float[ndarray, "4 2"], height: int, width: int) -> Bool[ndarray, "height width"]:
-    """Whether a pixel lies between the shoulders and the hips; a twisted torso is two triangles."""
-    inside = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(inside, [np.rint(corners).astype(np.int32)], 1)
-    return inside > 0
-
-
 def _cut(
     image: UInt8[ndarray, "height width 3"], seeds: UInt8[ndarray, "height width"]
 ) -> Bool[ndarray, "height width"]:
-    """GrabCut from the seeds. It draws its first colours by OpenCV's random numbers, so these begin anew."""
+    """GrabCut from the seeds, with OpenCV's random generator reset because it initialises the colours."""
     cv2.setRNGSeed(0)
     labels, models = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
     cv2.grabCut(image, labels, None, *models, CUTS, cv2.GC_INIT_WITH_MASK)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -228,17 +227,9 @@ def _cut(
 def pieces_with(
     surely: Bool[ndarray, "height width"], mask: Bool[ndarray, "height width"]
 ) -> UInt8[ndarray, "height width"]:
-    """The connected pieces of a mask that have a sure pixel: what else looks like the person is not the person."""
+    """Keep the connected pieces of a mask that contain a sure pixel."""
     _, pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     return np.isin(pieces, np.unique(pieces[surely & mask])).astype(np.uint8)
-
-
-PERSON_NETWORK = "u2net_human_seg"  # in weights.PRETRAINED
-SIDE = 320  # pixels of the square that the network sees
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in [0, 1]
-DOUBT = 0.01  # no pixel is surer than this: it may still follow its neighbours
-
-Estimate = Callable[[ndarray, ndarray, ndarray], ndarray]  # image, joints, visible -> mask, as `person_mask`
 
 
 @dataclass(frozen=True)
@@ -250,7 +241,7 @@ class PersonNetwork:
     def __call__(
         self, image: UInt8[ndarray, "height width 3"], joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"]
     ) -> UInt8[ndarray, "height width"]:
-        """1 on the person whose joints these are. Raises ValueError(reason) where the network sees nobody there."""
+        """Return 1 on the person with these joints. Raises ValueError(reason) if the network finds nobody there."""
         probability = np.clip(self.probability(image), DOUBT, 1 - DOUBT)
         mask = mean_field(image, np.log(probability / (1 - probability))) > 0.5
         mask = pieces_with(_joint_pixels(joints[visible], mask.shape), mask)
@@ -259,20 +250,20 @@ class PersonNetwork:
         return mask
 
     def probability(self, image: UInt8[ndarray, "height width 3"]) -> Float[ndarray, "height width"]:
-        """What the network makes of an image: its first output, stretched to [0, 1] as rembg does."""
+        """Return the network's first output for an image, stretched to [0, 1] as rembg does."""
         height, width = image.shape[:2]
         net = open_network(self.path)
-        square = _resized(image, SIDE, SIDE).astype(np.float32)
+        square = _resized(image, NETWORK_SIDE, NETWORK_SIDE).astype(np.float32)
         normal = (square / max(float(square.max()), 1e-6) - MEAN) / DEVIATION
         net.setInput(normal.transpose(2, 0, 1)[None].astype(np.float32))
-        seen = net.forward(net.getUnconnectedOutLayersNames()[0]).reshape(SIDE, SIDE)
+        seen = net.forward(net.getUnconnectedOutLayersNames()[0]).reshape(NETWORK_SIDE, NETWORK_SIDE)
         low, high = float(seen.min()), float(seen.max())
         return _resized((seen - low) / max(high - low, 1e-6), height, width)
 
 
 @lru_cache(maxsize=1)
 def open_network(path: Path) -> cv2.dnn.Net:
-    """The network in a file, once a process. Raises ValueError where OpenCV cannot read it."""
+    """Read the network in a file, once per process. Raises ValueError if OpenCV cannot read it."""
     try:
         return cv2.dnn.readNetFromONNX(str(path))
     except cv2.error as error:
@@ -283,9 +274,9 @@ def open_network(path: Path) -> cv2.dnn.Net:
 
 
 def network_digits(weights: Path) -> str:
-    """The first digits of the sha256 of the network in a folder of weights; "" where it has none.
+    """Return the first digits of the sha256 of the network in a folder of weights; "" without one.
 
-    Raises ValueError where the file is another one, or OpenCV cannot read it.
+    Raises ValueError if the sha256 is wrong or OpenCV cannot read the file.
     """
     path = path_of(PERSON_NETWORK, weights)
     if path is None:
@@ -295,18 +286,18 @@ def network_digits(weights: Path) -> str:
 
 
 def mask_estimate(digits: str, weights: Path) -> Estimate:
-    """Who makes the masks: the network with those digits, or GrabCut where there are none."""
+    """Return the function that makes masks: the network with those digits, or GrabCut if they are empty."""
     return PersonNetwork(weights / PRETRAINED[PERSON_NETWORK].file) if digits else person_mask
 
 
 def _resized(values: ndarray, height: int, width: int) -> ndarray:
-    """Averaged over areas where it shrinks both ways, linear else, so that no value leaves its range."""
+    """Resize by area averages if both sides shrink, else linearly, so that no value leaves its range."""
     shrinks = height <= values.shape[0] and width <= values.shape[1]
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _joint_pixels(joints: Float[ndarray, "n 2"], size: tuple[int, ...]) -> Bool[ndarray, "height width"]:
-    """Which pixels have a joint in them; joints outside the image are left out."""
+    """Mark the pixels that contain a joint; joints outside the image are left out."""
     columns, rows = np.rint(joints).astype(np.int64).T
     inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
     pixels = np.zeros(size, bool)

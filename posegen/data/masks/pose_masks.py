@@ -1,4 +1,4 @@
-"""The pose mask: discs along the limbs of one person, closed; and its storage in one bit a pixel.
+"""Pose masks: discs along the limbs of a person, closed; and their storage in one bit per pixel.
 
 PG2's `_getPoseMask` (convert_market.py), drawn with OpenCV: one pixel is set at the centre of every disc, and one
 dilation by the disc makes all of them at once.
@@ -22,7 +22,7 @@ _SQUARE = np.ones((5, 5), np.uint8)
 def pose_mask(
     joints: Float[ndarray, "18 2"], visible: Bool[ndarray, "18"], *, height: int, width: int, radius: int
 ) -> UInt8[ndarray, "height width"]:
-    """1 on the limbs of a person and 0 elsewhere.
+    """Return 1 on the limbs of a person and 0 elsewhere.
 
     For each of the 23 limbs whose joints are both visible: discs of `radius` pixels at both ends and at the points
     i/n between them, i = 1 .. n-1, n = int(length / radius); then a closing (dilation, erosion) by a 5x5 square. Every
@@ -30,7 +30,7 @@ def pose_mask(
 
     Discs of centres outside the image are clipped, not left out. The closing sees nothing beyond the border: the
     erosion does not eat the mask there, as with scikit-image, which PG2 uses. Joints that are not visible are not read.
-    Time and memory grow with the limbs' lengths, so coordinates must be of a sane size.
+    Time and memory grow with the limbs' lengths, so coordinates must be bounded.
     """
     stamps = np.zeros((height + 2 * radius, width + 2 * radius), np.uint8)
     centres = _stamp_centres(joints, visible, radius) + radius
@@ -59,7 +59,7 @@ def _disc(radius: int) -> UInt8[ndarray, "side side"]:
 
 
 def pack(mask: UInt8[ndarray, "height width"]) -> bytes:
-    """A mask of 0 and 1 in one bit a pixel, row by row, compressed by zlib: some 200 bytes at 128x64.
+    """Pack a mask of 0 and 1 into one bit per pixel, row by row, compressed by zlib: some 200 bytes at 128x64.
 
     Level 1 is our choice: level 6 saves 50 bytes of an image's 2.3 kB.
     """
@@ -67,7 +67,7 @@ def pack(mask: UInt8[ndarray, "height width"]) -> bytes:
 
 
 def unpack(packed: Sequence[bytes | memoryview], height: int, width: int) -> UInt8[ndarray, "n height width"]:
-    """The masks of 0 and 1 that `pack` was given."""
+    """Unpack masks of 0 and 1 from the output of `pack`."""
     size = -(-height * width // 8)
     bits = np.frombuffer(b"".join(map(zlib.decompress, packed)), np.uint8).reshape(len(packed), size)
     return np.unpackbits(bits, axis=1, count=height * width).reshape(-1, height, width)

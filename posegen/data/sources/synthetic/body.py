@@ -1,6 +1,4 @@
-"""Hair as a shell over the head: from the crown down to a line that runs around the face, the ears and the nape.
-
-A clothed body around a skeleton: trunk, limbs, hands, shoes, skirt and rucksack as tubes.
+"""A clothed body around a skeleton: trunk, limbs, hands, shoes, skirt, rucksack and hair as tubes.
 
 The tables below are cross sections of an average body in metres, measured by eye; our choice.
 """
@@ -13,93 +11,6 @@ from jaxtyping import Float
 from posegen.data.sources.synthetic.mesh import Tube, loft
 from posegen.data.sources.synthetic.skeleton import SIDES, Proportions, Skeleton
 from posegen.data.sources.synthetic.wardrobe import HairStyle, Look
-
-
-class Cut(NamedTuple):
-    """Where the hair ends, in metres above the middle of the head, and how thick it lies."""
-
-    front: float
-    side: float
-    back: float
-    thickness: float
-    flare: float = 0.0  # how much thicker at the lower end
-
-
-CUTS: dict[str, Cut] = {
-    "buzz": Cut(0.078, 0.015, -0.055, 0.004),
-    "short": Cut(0.074, 0.012, -0.070, 0.012),
-    "parted": Cut(0.066, 0.004, -0.075, 0.017),
-    "bob": Cut(0.066, -0.100, -0.120, 0.020, 0.016),
-    "long": Cut(0.070, -0.170, -0.270, 0.017, 0.014),
-    "bun": Cut(0.072, 0.004, -0.070, 0.009),
-    "ponytail": Cut(0.072, 0.004, -0.070, 0.009),
-    "curly": Cut(0.062, -0.040, -0.085, 0.032, 0.012),
-    "cap": Cut(0.046, 0.026, 0.010, 0.012),
-}
-PLACES = 24
-
-
-def hair_tubes(
-    skeleton: Skeleton, proportions: Proportions, style: HairStyle, head: Float[np.ndarray, "rings 4"]
-) -> list[Tube]:
-    """The shell of a style over the head's table of cross sections, with its bun, tail or peak."""
-    tubes = [_shell(skeleton, proportions, CUTS[style], head)]
-    if style == "bun":
-        tubes.append(_hanging(skeleton, start=(0, 0.075, -0.10), drop=0.07, radius=0.042))
-    if style == "ponytail":
-        tubes.append(_hanging(skeleton, start=(0, 0.055, -0.105), drop=0.26, radius=0.033))
-    if style == "cap":
-        tubes.append(_peak(skeleton))
-    return tubes
-
-
-def _shell(skeleton: Skeleton, proportions: Proportions, cut: Cut, table: np.ndarray) -> Tube:
-    """Columns run from the crown down to the hairline of their direction; below the jaw they hang straight."""
-    angles = np.linspace(0, 2 * np.pi, PLACES + 1)
-    share = np.linspace(0, 1, 11)[:, None]
-    top = table[0, 0] + cut.thickness
-    heights = top + (_hairline(cut, angles) - top) * share**0.8
-    skull = np.where(heights > -0.02, heights * table[0, 0] / top, -0.02)
-    width, depth, shift = (np.interp(skull, table[::-1, 0], table[::-1, column]) for column in (1, 2, 3))
-    thick = cut.thickness * np.minimum(1, share * 6) + cut.flare * share
-    hang = np.clip(-0.04 - heights, 0, None) * 0.12
-    local = np.stack(
-        (-np.sin(angles) * (width + thick + hang), heights, shift - np.cos(angles) * (depth + thick) - hang), axis=-1
-    )
-    vertices = skeleton.head + proportions.head * local @ skeleton.frames["head"].T
-    return Tube(
-        part="hair", tile="hair", vertices=vertices, around=angles / (2 * np.pi), along=0.02 + 0.2 * share[:, 0],
-        two_sided=True,
-    )  # fmt: skip
-
-
-def _hairline(cut: Cut, angles: np.ndarray) -> np.ndarray:
-    """The lower end by direction (0 is the back, pi the front): back, side and front levels, with ramps."""
-    off_back = np.degrees(np.minimum(angles, 2 * np.pi - angles))
-    levels = (cut.back, cut.back, cut.side, cut.side, cut.front, cut.front)
-    return np.interp(off_back, (0, 55, 80, 118, 142, 180), levels)
-
-
-def _hanging(skeleton: Skeleton, *, start: tuple[float, float, float], drop: float, radius: float) -> Tube:
-    """A bun or a tail: a drop-shaped tube from a place at the back of the head downwards."""
-    share = np.linspace(0, 1, 9)[:, None]
-    frame = skeleton.frames["head"]
-    origin = skeleton.head + frame @ np.array(start)
-    centre = origin - frame[:, 2] * 0.045 * np.sin(np.pi * share**0.7) - np.array((0, 1, 0)) * drop * share
-    width = radius * np.sqrt(np.maximum(1e-3, np.sin(np.pi * (0.04 + 0.95 * share))))
-    return loft("hair", "hair", centre, frame[:, 0] * width, frame[:, 2] * width, share[:, 0], places=12)
-
-
-def _peak(skeleton: Skeleton) -> Tube:
-    """A cap's peak: flat rings from the forehead forwards."""
-    frame = skeleton.frames["head"]
-    reach = np.array((0.06, 0.09, 0.13, 0.155, 0.165))[:, None]
-    breadth = np.array((0.072, 0.074, 0.066, 0.046, 0.004))[:, None]
-    centre = skeleton.head + reach * frame[:, 2] + (0.062 - 0.12 * (reach - 0.06)) * frame[:, 1]
-    thickness = np.full((len(reach), 1), 0.008)
-    along = np.linspace(0, 1, len(reach))
-    return loft("hair", "hair", centre, frame[:, 0] * breadth, frame[:, 1] * thickness, along, places=12)
-
 
 # Height above the hips as a share of the spine; half width, half depth, shift forward.
 TRUNK = np.array((
@@ -116,7 +27,7 @@ TRUNK = np.array((
     (1.035, 0.084, 0.060, -0.006),
     (1.06, 0.060, 0.054, -0.004),
 ))  # fmt: skip
-# Place along the limb (0 to 1 on the upper bone, 1 to 2 on the lower one) and radius.
+# Position along the limb (0 to 1 on the upper bone, 1 to 2 on the lower one) and radius.
 ARM = np.array((
     (-0.11, 0.004), (-0.10, 0.024), (-0.07, 0.038), (-0.02, 0.048), (0.05, 0.053), (0.16, 0.052), (0.32, 0.049),
     (0.55, 0.045), (0.80, 0.041), (0.93, 0.040), (1.07, 0.040), (1.25, 0.041), (1.5, 0.037), (1.75, 0.030),
@@ -145,21 +56,46 @@ HEAD = np.array((
     (-0.035, 0.067, 0.082, 0.011), (-0.065, 0.059, 0.068, 0.024), (-0.090, 0.048, 0.050, 0.038),
     (-0.108, 0.034, 0.032, 0.050), (-0.118, 0.016, 0.016, 0.057), (-0.121, 0.001, 0.001, 0.058),
 ))  # fmt: skip
-THIGH = 0.11  # a skirt keeps this far from the bones that it hangs around
+THIGH = 0.11  # distance of a skirt from the thigh bones
+# Height above the hips as a share of the spine; half width, half depth.
 PACK = np.array((
     (0.94, 0.01, 0.01), (0.93, 0.085, 0.045), (0.85, 0.125, 0.075), (0.6, 0.135, 0.085), (0.35, 0.140, 0.090),
     (0.2, 0.130, 0.080), (0.14, 0.09, 0.05), (0.135, 0.01, 0.01),
 ))  # fmt: skip
 
 
+class Cut(NamedTuple):
+    """A haircut: where the hair ends, in metres above the middle of the head, and its thickness."""
+
+    front: float
+    side: float
+    back: float
+    thickness: float
+    flare: float = 0.0  # how much thicker at the lower end
+
+
+CUTS: dict[str, Cut] = {
+    "buzz": Cut(0.078, 0.015, -0.055, 0.004),
+    "short": Cut(0.074, 0.012, -0.070, 0.012),
+    "parted": Cut(0.066, 0.004, -0.075, 0.017),
+    "bob": Cut(0.066, -0.100, -0.120, 0.020, 0.016),
+    "long": Cut(0.070, -0.170, -0.270, 0.017, 0.014),
+    "bun": Cut(0.072, 0.004, -0.070, 0.009),
+    "ponytail": Cut(0.072, 0.004, -0.070, 0.009),
+    "curly": Cut(0.062, -0.040, -0.085, 0.032, 0.012),
+    "cap": Cut(0.046, 0.026, 0.010, 0.012),
+}
+PLACES = 24  # columns of the shell of hair
+
+
 def dress(skeleton: Skeleton, proportions: Proportions, look: Look) -> list[Tube]:
-    """All tubes of one clothed person in body space. Parts are named by side where there are two of them."""
+    """Return all tubes of a clothed person in body space; paired parts are named by side."""
     tubes = [_trunk(skeleton, proportions, look), _hips(skeleton, proportions, look), _neck(skeleton)]
     for side, sign in SIDES.items():
         tubes += [_arm(skeleton, proportions, look, side), _hand(skeleton, side)]
         tubes += [_leg(skeleton, proportions, look, side), _shoe(skeleton, look, side), _ear(skeleton, side, sign)]
     tubes += [_head(skeleton, proportions), _nose(skeleton)]
-    tubes += hair_tubes(skeleton, proportions, look.hair_style, HEAD)
+    tubes += _hair(skeleton, proportions, look.hair_style, HEAD)
     if look.bottom.kind in ("skirt", "dress") or look.top.coat:
         tubes.append(_skirt(skeleton, proportions, look))
     if look.pack is not None:
@@ -168,7 +104,7 @@ def dress(skeleton: Skeleton, proportions: Proportions, look: Look) -> list[Tube
 
 
 def _spine(skeleton: Skeleton, heights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places along the spine, and the left and the forward directions there: the pelvis' below, the chest's above."""
+    """Points on the spine, and left and forward directions there: of the pelvis below, of the chest above."""
     share = np.clip((heights - 0.1) / 0.6, 0, 1)[:, None]
     chest, pelvis = skeleton.frames["chest"], skeleton.frames["pelvis"]
     left, forward = (_unit(pelvis[:, axis] * (1 - share) + chest[:, axis] * share) for axis in (0, 2))
@@ -179,8 +115,8 @@ def _trunk_sizes(proportions: Proportions, heights: np.ndarray) -> tuple[np.ndar
     """Half width, half depth and shift forward of the trunk at heights; broad shoulders, or broad hips and a bust."""
     width, depth, shift = (np.interp(heights, TRUNK[:, 0], TRUNK[:, column]) for column in (1, 2, 3))
     upper = np.clip((heights - 0.35) / 0.4, 0, 1)
-    lean_to = proportions.masculine - 0.5
-    width = width * (1 + lean_to * (0.17 * upper - 0.08 * (1 - upper)) + 0.10 * lean_to * _bump(heights, 0.35, 0.2))
+    broad = proportions.masculine - 0.5
+    width = width * (1 + broad * (0.17 * upper - 0.08 * (1 - upper)) + 0.10 * broad * _bump(heights, 0.35, 0.2))
     bust = (1 - proportions.masculine) * 0.030 * _bump(heights, 0.66, 0.13)
     belly = 0.10 * max(0.0, proportions.girth - 1) * _bump(heights, 0.25, 0.3)
     return width * proportions.girth**0.7, (depth + bust / 2 + belly) * proportions.girth, shift + bust / 2 + belly / 2
@@ -235,7 +171,7 @@ def _limb(skeleton: Skeleton, bones: tuple[str, str], joints: tuple[str, str, st
 
 
 def _with_step(places: np.ndarray, step: float) -> np.ndarray:
-    """The places with a pair added close around `step`, so that a hem stands out."""
+    """Positions with a pair added close around `step`, so that a hem stands out."""
     return np.sort(np.concatenate((places, (step - 0.004, step + 0.004))))
 
 
@@ -274,12 +210,8 @@ def _leg(skeleton: Skeleton, proportions: Proportions, look: Look, side: str) ->
         radius = np.where(places < end, loose + 0.012 * (look.bottom.kind == "shorts") * np.clip(places, 0, 1), radius)
     elif look.boots:
         radius = radius + 0.007 * (places > 1.52)
-    centre, half_left, half_forward = (
-        centre + forward * calf[:, None],
-        left * radius[:, None],
-        forward * radius[:, None],
-    )
-    return loft(f"{side}_leg", "leg", centre, half_left, half_forward, np.clip(places / 2, 0, 1))
+    centre, radius = centre + forward * calf[:, None], radius[:, None]
+    return loft(f"{side}_leg", "leg", centre, left * radius, forward * radius, np.clip(places / 2, 0, 1))
 
 
 def _shoe(skeleton: Skeleton, look: Look, side: str) -> Tube:
@@ -344,6 +276,68 @@ def _pack(skeleton: Skeleton, proportions: Proportions) -> Tube:
         "pack", "pack", centre - forward * back, left * PACK[:, 1:2], forward * PACK[:, 2:3],
         (0.94 - PACK[:, 0]) / 0.805, places=20, squareness=0.7,
     )  # fmt: skip
+
+
+def _hair(
+    skeleton: Skeleton, proportions: Proportions, style: HairStyle, head: Float[np.ndarray, "rings 4"]
+) -> list[Tube]:
+    """Shell of a style over the head's table of cross sections, with its bun, tail or peak."""
+    tubes = [_shell(skeleton, proportions, CUTS[style], head)]
+    if style == "bun":
+        tubes.append(_hanging(skeleton, start=(0, 0.075, -0.10), drop=0.07, radius=0.042))
+    if style == "ponytail":
+        tubes.append(_hanging(skeleton, start=(0, 0.055, -0.105), drop=0.26, radius=0.033))
+    if style == "cap":
+        tubes.append(_peak(skeleton))
+    return tubes
+
+
+def _shell(skeleton: Skeleton, proportions: Proportions, cut: Cut, table: np.ndarray) -> Tube:
+    """Shell of hair: columns from the crown to the hairline of their direction, hanging straight below the jaw."""
+    angles = np.linspace(0, 2 * np.pi, PLACES + 1)
+    share = np.linspace(0, 1, 11)[:, None]
+    top = table[0, 0] + cut.thickness
+    heights = top + (_hairline(cut, angles) - top) * share**0.8
+    skull = np.where(heights > -0.02, heights * table[0, 0] / top, -0.02)
+    width, depth, shift = (np.interp(skull, table[::-1, 0], table[::-1, column]) for column in (1, 2, 3))
+    thick = cut.thickness * np.minimum(1, share * 6) + cut.flare * share
+    hang = np.clip(-0.04 - heights, 0, None) * 0.12
+    local = np.stack(
+        (-np.sin(angles) * (width + thick + hang), heights, shift - np.cos(angles) * (depth + thick) - hang), axis=-1
+    )
+    vertices = skeleton.head + proportions.head * local @ skeleton.frames["head"].T
+    return Tube(
+        part="hair", tile="hair", vertices=vertices, around=angles / (2 * np.pi), along=0.02 + 0.2 * share[:, 0],
+        two_sided=True,
+    )  # fmt: skip
+
+
+def _hairline(cut: Cut, angles: np.ndarray) -> np.ndarray:
+    """The lower end by direction (0 is the back, pi the front): back, side and front levels, with ramps."""
+    off_back = np.degrees(np.minimum(angles, 2 * np.pi - angles))
+    levels = (cut.back, cut.back, cut.side, cut.side, cut.front, cut.front)
+    return np.interp(off_back, (0, 55, 80, 118, 142, 180), levels)
+
+
+def _hanging(skeleton: Skeleton, *, start: tuple[float, float, float], drop: float, radius: float) -> Tube:
+    """A bun or a tail: a drop-shaped tube from a point at the back of the head downwards."""
+    share = np.linspace(0, 1, 9)[:, None]
+    frame = skeleton.frames["head"]
+    origin = skeleton.head + frame @ np.array(start)
+    centre = origin - frame[:, 2] * 0.045 * np.sin(np.pi * share**0.7) - np.array((0, 1, 0)) * drop * share
+    width = radius * np.sqrt(np.maximum(1e-3, np.sin(np.pi * (0.04 + 0.95 * share))))
+    return loft("hair", "hair", centre, frame[:, 0] * width, frame[:, 2] * width, share[:, 0], places=12)
+
+
+def _peak(skeleton: Skeleton) -> Tube:
+    """A cap's peak: flat rings from the forehead forwards."""
+    frame = skeleton.frames["head"]
+    reach = np.array((0.06, 0.09, 0.13, 0.155, 0.165))[:, None]
+    breadth = np.array((0.072, 0.074, 0.066, 0.046, 0.004))[:, None]
+    centre = skeleton.head + reach * frame[:, 2] + (0.062 - 0.12 * (reach - 0.06)) * frame[:, 1]
+    thickness = np.full((len(reach), 1), 0.008)
+    along = np.linspace(0, 1, len(reach))
+    return loft("hair", "hair", centre, frame[:, 0] * breadth, frame[:, 1] * thickness, along, places=12)
 
 
 def _bump(values: np.ndarray, middle: float, breadth: float) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""A look's surfaces as flat texture tiles, drawn with OpenCV.
+"""The textures of a look as flat tiles, drawn with OpenCV.
 
 A tile is 128x128 RGB, uint8. Its columns go around the body: 0 is the back, 32 the person's right, 64 the front and 96
-the person's left; its rows go along the part, from the trunk outwards or from the top down. `EXTENTS` says how many
-metres a tile covers in both directions, so that a stripe has the same width on a chest and on a sleeve.
+the person's left; its rows go along the part, from the trunk outwards or from the top down. `EXTENTS` are the
+metres that a tile covers in both directions, so that a stripe has the same width on a chest and on a sleeve.
 """
 
 import cv2
@@ -29,7 +29,7 @@ TILES = tuple(EXTENTS)
 
 
 def draw_tiles(look: Look, rng: np.random.Generator) -> UInt8[np.ndarray, "tiles 128 128 3"]:
-    """All tiles of a look in the order of `TILES`. The generator only places folds and locks."""
+    """Draw all tiles of a look in the order of `TILES`. The generator only places folds and locks of hair."""
     skirt = look.top.cloth if look.bottom.kind == "dress" or look.top.coat else look.bottom.cloth
     tiles = {
         "torso": _torso(look),
@@ -77,7 +77,9 @@ def _torso(look: Look) -> np.ndarray:
     if look.top.front == "open":
         tile = _open_front(tile, look)
     if look.top.front == "buttons":
-        _buttons(tile, look)
+        cv2.line(tile, (FRONT + 3, 0), (FRONT + 3, SIDE), _darker(look.top.cloth.ground, 0.72), 1)
+        for row in range(22, SIDE, 16):
+            cv2.circle(tile, (FRONT, row), 2, _darker(look.top.cloth.figure, 0.5), -1)
     if look.top.chest:
         _print(tile, look)
     _neckline(tile, look)
@@ -90,21 +92,15 @@ def _torso(look: Look) -> np.ndarray:
 
 
 def _open_front(tile: np.ndarray, look: Look) -> np.ndarray:
-    """A gap in the middle that shows the inner garment, with darker edges."""
+    """Add a gap in the middle that shows the inner garment, with darker edges."""
     tile = np.ascontiguousarray(tile)
     cv2.rectangle(tile, (FRONT - 10, 0), (FRONT + 10, SIDE), _darker(look.top.cloth.ground, 0.65), -1)
     cv2.rectangle(tile, (FRONT - 8, 0), (FRONT + 8, SIDE), look.top.inner, -1)
     return tile
 
 
-def _buttons(tile: np.ndarray, look: Look) -> None:
-    cv2.line(tile, (FRONT + 3, 0), (FRONT + 3, SIDE), _darker(look.top.cloth.ground, 0.72), 1)
-    for row in range(22, SIDE, 16):
-        cv2.circle(tile, (FRONT, row), 2, _darker(look.top.cloth.figure, 0.5), -1)
-
-
 def _neckline(tile: np.ndarray, look: Look) -> None:
-    """Skin that shows below the neck, and a collar or a hood around it."""
+    """Draw the skin below the neck, and a collar or a hood around it."""
     edge = _darker(look.top.cloth.ground, 0.72)
     if look.top.neckline == "v":
         cv2.fillPoly(tile, [np.array([(FRONT - 11, 0), (FRONT + 11, 0), (FRONT, 27)])], edge)
@@ -124,7 +120,7 @@ def _neckline(tile: np.ndarray, look: Look) -> None:
 
 
 def _print(tile: np.ndarray, look: Look) -> None:
-    """A shape on the chest, about 17 cm wide."""
+    """Draw a shape on the chest, about 17 cm wide."""
     x, y, radius, colour = FRONT, 50, 13, look.top.chest_colour
     angles = np.radians(np.arange(0, 360, 36) - 90)
     radii = np.where(np.arange(10) % 2 == 0, 1.25 * radius, 0.55 * radius)
@@ -148,7 +144,7 @@ def _print(tile: np.ndarray, look: Look) -> None:
         cv2.fillPoly(tile, [np.array([(x - 13, y), (x, y - 17), (x + 13, y), (x, y + 17)])], colour)
 
 
-# A digit's seven strokes in units of half its height: lines of a jersey's number, as (x, y) to (x, y).
+# The seven strokes of a digit of a jersey's number, as (x, y) to (x, y) in units of half its height.
 _STROKES = (
     ((0, 0), (1, 0)), ((1, 0), (1, 1)), ((1, 1), (1, 2)), ((0, 2), (1, 2)), ((0, 1), (0, 2)), ((0, 0), (0, 1)),
     ((0, 1), (1, 1)),
@@ -174,7 +170,7 @@ def _sleeve(look: Look) -> np.ndarray:
 
 
 def _ended(tile: np.ndarray, length: float, below: Colour, edge: Colour) -> np.ndarray:
-    """The tile down to `length` (share of the limb), a hem, and what is seen below."""
+    """End the cloth at `length` (share of the limb) with a hem; `below` is the colour under it."""
     end = round(length * SIDE)
     tile[end:] = below
     tile[max(0, end - 3) : end] = edge
@@ -223,26 +219,21 @@ def _head(look: Look) -> np.ndarray:
     """The face around column 64; rows go from the crown (0) to the chin (127). Hair is painted below its mesh."""
     tile = _plain(look.skin)
     blush, shade = _mixed(look.skin, (225, 110, 100), 0.25), _darker(look.skin, 0.86)
-    scalp = look.hair
-    cv2.rectangle(tile, (0, 0), (SIDE, 26), scalp, -1)
+    cv2.rectangle(tile, (0, 0), (SIDE, 26), look.hair, -1)
     for low, high in ((0, 36), (SIDE - 36, SIDE)):
-        cv2.rectangle(tile, (low, 0), (high, 84), scalp, -1)
+        cv2.rectangle(tile, (low, 0), (high, 84), look.hair, -1)
     for sign in (-1, 1):
         cv2.ellipse(tile, (FRONT + sign * 14, 82), (5, 6), 0, 0, 360, blush, -1)
         cv2.ellipse(tile, (FRONT + sign * 10, 57), (7, 4), 0, 0, 360, shade, -1)
     if look.beard:
-        _beard(tile, look)
+        cv2.ellipse(tile, (FRONT, 112), (34, 30), 0, 0, 360, _mixed(look.skin, look.hair, 0.7), -1)
+        cv2.ellipse(tile, (FRONT, 80), (26, 10), 0, 0, 360, look.skin, -1)
     tile = cv2.GaussianBlur(tile, (0, 0), 1.6, borderType=cv2.BORDER_REPLICATE)
     for sign in (-1, 1):
         _eye(tile, FRONT + sign * 10, look)
     cv2.ellipse(tile, (FRONT, 95), (9, 6), 0, 5, 175, _mixed(look.skin, (190, 60, 70), 0.7), -1)
     cv2.ellipse(tile, (FRONT, 94), (10, 4), 0, 5, 175, _mixed(look.skin, (110, 30, 40), 0.7), 1)
     return tile
-
-
-def _beard(tile: np.ndarray, look: Look) -> None:
-    cv2.ellipse(tile, (FRONT, 112), (34, 30), 0, 0, 360, _mixed(look.skin, look.hair, 0.7), -1)
-    cv2.ellipse(tile, (FRONT, 80), (26, 10), 0, 0, 360, look.skin, -1)
 
 
 def _eye(tile: np.ndarray, x: int, look: Look) -> None:

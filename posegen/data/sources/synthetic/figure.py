@@ -24,11 +24,11 @@ DRAWN_HEIGHT = 192  # at least this many rows are drawn, so that small images ar
 
 
 class View(NamedTuple):
-    """A camera and the crop: degrees around and above the person, light's direction, and the figure's place in it.
+    """A camera and a crop: degrees around and above the person, the light, and the figure's position in the image.
 
     At azimuth 0 the camera sees the front, at 90 the person's right side (the person faces the image's right), at
-    180 the back. `fill` is the share of the image that the figure spans, unless `scale` says how many images'
-    heights a metre is; the shifts are shares of the free margin, -1 to 1. The light's direction points towards it:
+    180 the back. `fill` is the share of the image that the figure spans, unless `scale` gives the image
+    heights per metre; the shifts are shares of the free margin, -1 to 1. The light's direction points towards it:
     right, up, to the camera.
     """
 
@@ -42,7 +42,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn person without background. `colour` is multiplied by `coverage` already."""
+    """A drawn person without background. `colour` is premultiplied by `coverage`."""
 
     colour: Float[np.ndarray, "height width 3"]  # RGB, 0 to 255
     coverage: Float[np.ndarray, "height width"]  # 0 to 1
@@ -51,11 +51,11 @@ class Figure:
 
     @property
     def mask(self) -> UInt8[np.ndarray, "height width"]:
-        """1 where the person covers at least half of the pixel."""
+        """Return 1 where the person covers at least half of the pixel."""
         return (self.coverage >= 0.5).astype(np.uint8)
 
     def over(self, backdrop: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-        """The image of the figure before a backdrop."""
+        """Compose the figure over a backdrop."""
         image = self.colour + backdrop * (1 - self.coverage[..., None])
         return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
@@ -68,7 +68,7 @@ def draw_figure(
     view: View,
     size: tuple[int, int],
 ) -> Figure:
-    """Draws a person into an image of `size` (height, width)."""
+    """Draw a person into an image of `size` (height, width)."""
     tubes = dress(skeleton, proportions, look)
     mesh = join(tubes)
     factor = max(2, -(-DRAWN_HEIGHT // size[0]))
@@ -86,7 +86,7 @@ def draw_figure(
 def common_scale(
     skeleton: Skeleton, proportions: Proportions, look: Look, views: Sequence[View], size: tuple[int, int]
 ) -> float:
-    """The `View.scale` at which the figure just spans its share of the image in the view where that takes most."""
+    """Return the largest `View.scale` at which the figure keeps to its share of the image in every view."""
     mesh = join(dress(skeleton, proportions, look))
     turned = ((mesh.vertices @ _camera(view).T, view) for view in views)
     return min(_fit(vertices, view, 1.0, size[1] / size[0])[0] for vertices, view in turned)
@@ -97,7 +97,7 @@ def _camera(view: View) -> Float[np.ndarray, "3 3"]:
 
 
 class Surface(NamedTuple):
-    """What a camera sees: for every covered pixel its fragment, and the maps that say which."""
+    """The visible surface: a fragment per covered pixel, and maps of nearness and tube."""
 
     fragments: Fragments
     nearness: Float[np.ndarray, "height width"]  # pixels; -inf where nothing is
@@ -105,7 +105,7 @@ class Surface(NamedTuple):
 
 
 def _fit(turned: np.ndarray, view: View, height: float, width: float) -> tuple[float, tuple[float, float]]:
-    """Pixels per metre so that the figure spans its share of the image, and where the origin comes to lie."""
+    """Pixels per metre so that the figure spans its share of the image, and the origin in the image."""
     low, high = turned[:, :2].min(axis=0), turned[:, :2].max(axis=0)
     span = high - low
     scale = view.scale * height if view.scale else float(min(view.fill * height / span[1], WIDEST * width / span[0]))
@@ -116,7 +116,7 @@ def _fit(turned: np.ndarray, view: View, height: float, width: float) -> tuple[f
 
 
 def _see(mesh: Mesh, tubes: Sequence[Tube], vertices: np.ndarray, size: tuple[int, int]) -> Surface:
-    """The depth buffer. Far sides of closed tubes are left out: their near sides cover them."""
+    """Fill the depth buffer. Far sides of closed tubes are left out: their near sides cover them."""
     corners = vertices[mesh.triangles, :2]
     (along_x, along_y), (aside_x, aside_y) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
     two_sided = np.array([tube.two_sided for tube in tubes])[mesh.tube]
@@ -158,7 +158,7 @@ def _crevices(surface: Surface, scale: float) -> np.ndarray:
     return (1 - 3.2 * buried)[:, None]
 
 
-# What may lie over a joint without hiding it: its own limb and the parts that it joins, up to so many metres.
+# Cover that does not hide a joint: its own limb and the parts that it joins, up to these metres.
 _OWN = {"shoulder": "arm", "elbow": "arm", "wrist": "arm", "hip": "leg", "knee": "leg", "ankle": "leg"}
 _NEIGHBOURS = {"shoulder": {"trunk", "hair", "neck"}, "hip": {"hips", "trunk", "skirt"}, "knee": {"skirt"}}
 _HEAD = {"head", "hair", "neck", "trunk"}
@@ -172,7 +172,7 @@ _GRAZE = 0.015
 def visible_joints(
     joints: Float[np.ndarray, "18 3"], surface: Surface, parts: Sequence[str], scale: float
 ) -> Bool[np.ndarray, "18"]:
-    """Which joints the camera sees. Our choice, because a joint lies inside the body and is never seen itself.
+    """Tell which joints are visible. The rule is our choice, because a joint inside the body is never seen itself.
 
     A joint is hidden when the first surface on its line of sight is nearer than the joint by more than may lie over
     it: the joint's flesh and cloth (`_FLESH`, metres) where that surface is of its own limb or of a part that the
@@ -202,7 +202,7 @@ def _own_parts(name: str) -> set[str]:
 def _reduce(
     colour: np.ndarray, surface: Surface, joints: np.ndarray, visible: np.ndarray, size: tuple[int, int]
 ) -> Figure:
-    """Averages the drawn pixels down to the image's."""
+    """Average the drawn pixels down to the image's."""
     height, width = surface.tube.shape
     drawn = np.zeros((height * width, 4), np.float32)
     drawn[surface.fragments.pixel, :3], drawn[surface.fragments.pixel, 3] = np.clip(colour, 0, 255), 1

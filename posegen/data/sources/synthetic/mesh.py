@@ -1,7 +1,4 @@
-"""Tubes: surfaces of elliptical rings strung along a line, of which a figure is made; and their joining into a mesh.
-
-A depth buffer in numpy: triangles to the nearest surface at every pixel, all triangles at once.
-"""
+"""Tubes of elliptical rings along a line, the mesh that joins them, and its rasterizer: a depth buffer in numpy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +13,10 @@ Points = Float[np.ndarray, "rings 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tube:
-    """A grid of vertices, rings by places around. `part` and `tile` name what it belongs to and how it is painted.
+    """A grid of vertices, rings by points around. `part` names its body part and `tile` its texture.
 
-    `around` and `along` are the texture's coordinates from 0 to 1 of the grid's columns and rows. Two-sided tubes are
-    open cloths or hair whose inner side can be seen.
+    `around` and `along` are the texture coordinates, 0 to 1, of the grid's columns and rows. Two-sided tubes are open
+    cloth or hair whose inner side can be seen.
     """
 
     part: str
@@ -32,13 +29,22 @@ class Tube:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Tubes joined. Per vertex: place, outward unit normal, texture coordinates; per triangle: corners and its tube."""
+    """Joined tubes. Per vertex: position, outward unit normal, texture coordinates; per triangle: corners, tube."""
 
     vertices: Float[np.ndarray, "v 3"]
     normals: Float[np.ndarray, "v 3"]
     texture: Float[np.ndarray, "v 2"]
     triangles: Int[np.ndarray, "t 3"]
     tube: Int[np.ndarray, " t"]
+
+
+class Fragments(NamedTuple):
+    """The visible surface: one row per covered pixel."""
+
+    pixel: Int[np.ndarray, " n"]  # row * width + column
+    triangle: Int[np.ndarray, " n"]
+    weights: Float[np.ndarray, "n 3"]  # barycentric weights of the triangle's three corners at the pixel's centre
+    nearness: Float[np.ndarray, " n"]  # interpolated third coordinate
 
 
 def loft(
@@ -53,7 +59,7 @@ def loft(
     squareness: float = 1.0,
     two_sided: bool = False,
 ) -> Tube:
-    """The tube through rings with the half axes `left` and `forward` (as long as the ring's half width and depth).
+    """Return the tube through rings with half axes `left` and `forward` (as long as the ring's half width and depth).
 
     It runs from the back over the right, the front and the left to the back again, so that texture column 0.5 is in
     front. `squareness` below 1 makes the ellipses fuller (a superellipse's exponent).
@@ -65,7 +71,7 @@ def loft(
 
 
 def join(tubes: Sequence[Tube]) -> Mesh:
-    """One mesh of all tubes, with the triangles of each wound so that the outside is in front."""
+    """Join tubes into one mesh whose triangles are wound so that the outside is in front."""
     vertices, normals, texture, triangles, owner, first = [], [], [], [], [], 0
     for number, tube in enumerate(tubes):
         rings, places, _ = tube.vertices.shape
@@ -97,7 +103,7 @@ def _grid_triangles(rings: int, places: int) -> np.ndarray:
 
 
 def _normals(vertices: np.ndarray) -> tuple[np.ndarray, float]:
-    """Unit normals that point away from the rings' middles, and the sign that the grid's own orientation had."""
+    """Unit normals that point away from the rings' middles, and the sign of the grid's own orientation."""
     around, along = np.empty_like(vertices), np.empty_like(vertices)
     around[:, 1:-1] = vertices[:, 2:] - vertices[:, :-2]
     around[:, 0] = around[:, -1] = vertices[:, 1] - vertices[:, -2]
@@ -109,19 +115,10 @@ def _normals(vertices: np.ndarray) -> tuple[np.ndarray, float]:
     return sign * normals / (np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-12), sign
 
 
-class Fragments(NamedTuple):
-    """The visible surface, one row a covered pixel, each pixel at most once."""
-
-    pixel: Int[np.ndarray, " n"]  # row * width + column
-    triangle: Int[np.ndarray, " n"]
-    weights: Float[np.ndarray, "n 3"]  # barycentric weights of the triangle's three corners at the pixel's centre
-    nearness: Float[np.ndarray, " n"]  # interpolated third coordinate
-
-
 def rasterize(
     vertices: Float[np.ndarray, "v 3"], triangles: Int[np.ndarray, "t 3"], height: int, width: int
 ) -> Fragments:
-    """The nearest triangle at every pixel centre (whole numbers), by the usual barycentric test.
+    """Find the nearest triangle at every pixel centre (whole numbers), by the usual barycentric test.
 
     `vertices` are x, y in pixels and a nearness that grows towards the camera. Both windings are drawn. Of two
     surfaces that are equally near, the later triangle wins.
@@ -137,10 +134,12 @@ def rasterize(
     owner, first, second = owner[inside], first[inside], second[inside]
     weights = np.stack((first, second, 1 - first - second), axis=1)
     nearness = np.einsum("nk,nk->n", weights, corners[owner, :, 2])
-    chosen = _nearest(row[inside] * width + column[inside], nearness, height * width)
-    return Fragments(
-        (row[inside] * width + column[inside])[chosen], number[owner[chosen]], weights[chosen], nearness[chosen]
-    )
+    pixel = row[inside] * width + column[inside]
+    order = np.argsort(nearness, kind="stable")
+    winner = np.full(height * width, -1)
+    winner[pixel[order]] = order  # written from far to near, so that the nearest one stays
+    chosen = winner[winner >= 0]
+    return Fragments(pixel[chosen], number[owner[chosen]], weights[chosen], nearness[chosen])
 
 
 def _barycentric_planes(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,11 +165,3 @@ def _candidates(corners: np.ndarray, height: int, width: int) -> tuple[np.ndarra
     place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     row, column = np.divmod(place, extent[owner, 0])
     return owner, column + low[owner, 0], row + low[owner, 1]
-
-
-def _nearest(pixel: np.ndarray, nearness: np.ndarray, pixels: int) -> np.ndarray:
-    """Indices of each pixel's nearest candidate: written from far to near, so that the last one stays."""
-    order = np.argsort(nearness, kind="stable")
-    winner = np.full(pixels, -1)
-    winner[pixel[order]] = order
-    return winner[winner >= 0]

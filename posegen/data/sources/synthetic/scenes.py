@@ -1,4 +1,4 @@
-"""Five cameras, each with its own scene, light and direction towards the people who pass. Drawn with OpenCV.
+"""Five cameras, each with its own scene, light and direction towards the people; drawn with OpenCV.
 
 Scenes are wider than an image: an image shows a stretch of its camera's scene. They are kept simple, so that a small
 model can learn them, and no two cameras see a person from mirrored directions, so that a mirrored image is not taken
@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-HEIGHT = 256  # a scene's own rows, scaled to the images' afterwards
+HEIGHT = 256  # rows of a scene before it is scaled to the height of the images
 WIDTH = 448
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A place with its light: what it shows, and from where it sees people (degrees, as in `figure.View`)."""
+    """A scene with its light and the direction from which people are seen (degrees, as in `figure.View`)."""
 
     draw: Callable[[np.random.Generator], np.ndarray]
     azimuth: float
@@ -29,7 +29,7 @@ class Camera:
 
 
 def plaza(rng: np.random.Generator) -> np.ndarray:
-    """A light wall with panels over grey paving."""
+    """Draw a light wall with panels over grey paving."""
     scene = _walls((206, 200, 188), (150, 150, 152), floor=0.56)
     for x in range(-20, WIDTH, 64):
         cv2.line(scene, (x, 0), (x, 142), (184, 178, 166), 2)
@@ -38,7 +38,7 @@ def plaza(rng: np.random.Generator) -> np.ndarray:
 
 
 def garden(rng: np.random.Generator) -> np.ndarray:
-    """Trees and a hedge behind a path."""
+    """Draw trees and a hedge behind a path."""
     scene = _walls((176, 208, 226), (196, 182, 150), floor=0.62)
     for _ in range(44):
         place = (int(rng.integers(0, WIDTH)), int(rng.integers(30, 110)))
@@ -49,7 +49,7 @@ def garden(rng: np.random.Generator) -> np.ndarray:
 
 
 def brickwork(rng: np.random.Generator) -> np.ndarray:
-    """A brick wall over asphalt."""
+    """Draw a brick wall over asphalt."""
     scene = _walls((166, 98, 76), (98, 98, 104), floor=0.6)
     for row, y in enumerate(range(0, 154, 14)):
         cv2.line(scene, (0, y), (WIDTH, y), (190, 150, 130), 1)
@@ -60,7 +60,7 @@ def brickwork(rng: np.random.Generator) -> np.ndarray:
 
 
 def glass_hall(rng: np.random.Generator) -> np.ndarray:
-    """Tall windows over a polished floor."""
+    """Draw tall windows over a polished floor."""
     scene = _walls((116, 146, 164), (182, 170, 156), floor=0.58)
     for x in range(-30, WIDTH, 72):
         cv2.rectangle(scene, (x, 10), (x + 56, 140), (172, 206, 220), -1)
@@ -69,7 +69,7 @@ def glass_hall(rng: np.random.Generator) -> np.ndarray:
 
 
 def street(rng: np.random.Generator) -> np.ndarray:
-    """House fronts across a street with a crossing."""
+    """Draw house fronts across a street with a crossing."""
     scene = _walls((198, 174, 140), (112, 112, 118), floor=0.64)
     for x in range(0, WIDTH, 112):
         shade = np.array((198, 174, 140)) + rng.integers(-34, 24, 3)
@@ -91,16 +91,16 @@ CAMERAS = (
 )
 
 
-def backdrop(view: int, size: tuple[int, int], place: float) -> Float[np.ndarray, "height width 3"]:
-    """The stretch of a camera's scene behind an image of `size`; `place` (0 to 1) says which. RGB, 0 to 255."""
+def backdrop(view: int, size: tuple[int, int], offset: float) -> Float[np.ndarray, "height width 3"]:
+    """Return the stretch of a camera's scene at `offset` (0 to 1) behind an image of `size`: RGB, 0 to 255."""
     height, width = size
     scene = _scaled_scene(view, height, width)
-    left = round(place * (scene.shape[1] - width))
+    left = round(offset * (scene.shape[1] - width))
     return scene[:, left : left + width].copy()
 
 
 def ground_shadow(backdrop: Float[np.ndarray, "height width 3"], feet: Float[np.ndarray, "2 2"]) -> None:
-    """Darkens the backdrop in place around both feet (x, y in pixels)."""
+    """Darken the backdrop in place around both feet (x, y in pixels)."""
     height, width = backdrop.shape[:2]
     shade = np.zeros((height, width), np.float32)
     (x, y), apart = feet.mean(axis=0), float(np.abs(feet[0, 0] - feet[1, 0]))
@@ -128,7 +128,7 @@ def _walls(wall: tuple[int, int, int], ground: tuple[int, int, int], floor: floa
 
 
 def _paving(scene: np.ndarray, top: int, colour: tuple[int, int, int]) -> np.ndarray:
-    """Joints between slabs: level lines that draw together towards the horizon, and lines that run to it."""
+    """Draw the joints between slabs: level lines closer together towards the horizon, and lines that run to it."""
     for share in (0.06, 0.2, 0.42, 0.72):
         y = round(top + share * (HEIGHT - top))
         cv2.line(scene, (0, y), (WIDTH, y), colour, 1)

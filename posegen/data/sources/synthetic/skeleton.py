@@ -1,10 +1,9 @@
-"""A person's jointed 3D skeleton: proportions and joint angles in, the 18 OpenPose joints and every bone's frame out.
+"""Jointed 3D skeletons: from proportions and joint angles to the 18 OpenPose joints and the frame of every bone.
 
 Body space: metres, the middle of the hips at the origin, x to the person's left, y up, z to where the pelvis faces.
 A bone's frame is a rotation whose columns are the bone's own left, up and forward. Angles are in degrees.
-Proportions are rounded averages of adults that vary from person to person; our choice.
-
-What people do: families of natural poses, each a function of a random generator. All angles are our choice.
+Poses are drawn from families of natural ones (`FAMILIES`). Proportions are rounded averages of adults that vary from
+person to person; these and all angles are our choice.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +15,13 @@ from jaxtyping import Float
 from posegen.data.geometry.joints import JOINTS
 
 SIDES = {"right": -1.0, "left": 1.0}
+FACE = {  # offsets from the middle of the head, in its frame
+    "nose": (0, -0.022, 0.09),
+    "right_eye": (-0.031, 0.014, 0.073),
+    "left_eye": (0.031, 0.014, 0.073),
+    "right_ear": (-0.066, -0.008, -0.004),
+    "left_ear": (0.066, -0.008, -0.004),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +82,12 @@ class Skeleton:
     head: Float[np.ndarray, "3"]  # the middle of the head
 
     def joint(self, name: str) -> Float[np.ndarray, "3"]:
+        """Return the position of a joint by its name in `JOINTS`."""
         return self.joints[JOINTS.index(name)]
 
 
 def turn(axis: int, degrees: float) -> Float[np.ndarray, "3 3"]:
-    """The rotation about axis 0 (left), 1 (up) or 2 (forward), counter-clockwise seen from its tip."""
+    """Return the rotation about axis 0 (left), 1 (up) or 2 (forward), counter-clockwise seen from its tip."""
     cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     matrix = np.eye(3)
     first, second = (axis + 1) % 3, (axis + 2) % 3
@@ -90,7 +97,7 @@ def turn(axis: int, degrees: float) -> Float[np.ndarray, "3 3"]:
 
 
 def random_proportions(rng: np.random.Generator) -> Proportions:
-    """Proportions of one adult; the overall height does not matter, because images are cropped to the person."""
+    """Draw the proportions of an adult; the overall height is fixed, because images are cropped to the person."""
     masculine = float(rng.uniform())
     legs, arms = rng.normal(1.0, 0.03, 2)
     return Proportions(
@@ -107,27 +114,21 @@ def random_proportions(rng: np.random.Generator) -> Proportions:
 
 
 def pose_skeleton(proportions: Proportions, pose: Pose) -> Skeleton:
-    """Forward kinematics from the middle of the hips outwards. Bone lengths do not depend on the pose."""
+    """Compute the forward kinematics from the middle of the hips outwards; bone lengths do not depend on the pose."""
     chest = turn(1, pose.twist) @ turn(0, pose.lean) @ turn(2, -pose.bend)
     head = chest @ turn(1, pose.head_turn) @ turn(0, pose.head_nod - pose.lean)
     frames = {"pelvis": np.eye(3), "chest": chest, "head": head}
     points = {"neck": chest @ (0, proportions.spine, 0)}
     middle = points["neck"] + chest @ (0, 0.065, 0.0) + head @ np.array((0, 0.122, 0.022)) * proportions.head
-    points |= _face(middle, head, proportions.head)
+    points |= {name: middle + head @ np.array(offset) * proportions.head for name, offset in FACE.items()}
     for side, sign in SIDES.items():
         _add_arm(points, frames, pose.arms[side], proportions, side, sign)
         _add_leg(points, frames, pose.legs[side], proportions, side, sign)
     return Skeleton(np.stack([points[name] for name in JOINTS]), frames, middle)
 
 
-def _face(middle: np.ndarray, head: np.ndarray, scale: float) -> dict[str, np.ndarray]:
-    places = {"nose": (0, -0.022, 0.09), "right_eye": (-0.031, 0.014, 0.073), "left_eye": (0.031, 0.014, 0.073)}
-    places |= {"right_ear": (-0.066, -0.008, -0.004), "left_ear": (0.066, -0.008, -0.004)}
-    return {name: middle + head @ np.array(place) * scale for name, place in places.items()}
-
-
 def _add_arm(points: dict, frames: dict, arm: Arm, proportions: Proportions, side: str, sign: float) -> None:
-    """The collar bone rises with an arm above the horizontal; then the shoulder's three turns and the elbow's."""
+    """Add an arm: a collar bone that rises with an arm above the horizontal, three turns at the shoulder, one elbow."""
     upper = frames["chest"] @ turn(0, -arm.flexion) @ turn(2, sign * arm.abduction) @ turn(1, -sign * arm.twist)
     raised = max(0.0, -(frames["chest"].T @ upper @ (0, -1, 0)) @ (0, -1, 0))
     collar = frames["chest"] @ turn(2, sign * 16 * raised)
@@ -139,7 +140,7 @@ def _add_arm(points: dict, frames: dict, arm: Arm, proportions: Proportions, sid
 
 
 def _add_leg(points: dict, frames: dict, leg: Leg, proportions: Proportions, side: str, sign: float) -> None:
-    """The foot follows about half of the shin's pitch: flat when standing, heel up behind, toes up in front."""
+    """Add a leg; its foot follows about half of the shin's pitch: flat standing, heel up behind, toes up in front."""
     thigh = turn(0, -leg.flexion) @ turn(2, sign * leg.abduction) @ turn(1, sign * leg.turnout)
     shin = thigh @ turn(0, leg.knee)
     frames[f"{side}_thigh"], frames[f"{side}_shin"] = thigh, shin
@@ -151,17 +152,17 @@ def _add_leg(points: dict, frames: dict, leg: Leg, proportions: Proportions, sid
 
 
 def walking(rng: np.random.Generator) -> Pose:
-    """Any phase of a walk: legs in opposition, arms against the legs, the swinging leg's knee bent."""
+    """Draw any phase of a walk: legs in opposition, arms against the legs, the swinging leg's knee bent."""
     return _gait(rng.uniform(0, 2 * np.pi), stride=rng.uniform(16, 27), swing=rng.uniform(30, 52), elbow=18, lean=3)
 
 
 def running(rng: np.random.Generator) -> Pose:
-    """Any phase of an easy run, with bent elbows."""
+    """Draw any phase of an easy run, with bent elbows."""
     return _gait(rng.uniform(0, 2 * np.pi), stride=rng.uniform(28, 36), swing=75, elbow=85, lean=8)
 
 
 def standing(rng: np.random.Generator) -> Pose:
-    """At ease: arms hang, the weight more or less on one leg."""
+    """Draw a person at ease: arms hanging, the weight more or less on one leg."""
     arms = {side: _hanging_arm(rng) for side in SIDES}
     slack = rng.uniform(0, 22) * (rng.uniform() < 0.5)
     legs = {side: Leg(abduction=rng.uniform(1.5, 6), turnout=rng.uniform(4, 16)) for side in SIDES}
@@ -171,44 +172,44 @@ def standing(rng: np.random.Generator) -> Pose:
 
 
 def hands_on_hips(rng: np.random.Generator) -> Pose:
-    """Both hands, or one, at the waist."""
+    """Draw a person with both hands, or one, at the waist."""
     akimbo = Arm(flexion=-18, abduction=rng.uniform(40, 50), twist=rng.uniform(66, 76), elbow=rng.uniform(84, 96))
     return _with_arms(rng, akimbo, both=0.6)
 
 
 def waving(rng: np.random.Generator) -> Pose:
-    """One upper arm level or above, the forearm up."""
+    """Draw a person with one upper arm level or above, the forearm up."""
     wave = Arm(flexion=90, abduction=rng.uniform(50, 85), twist=0, elbow=rng.uniform(70, 115))
     return _with_arms(rng, wave, both=0.0)
 
 
 def reaching_up(rng: np.random.Generator) -> Pose:
-    """Arms above the head."""
+    """Draw a person with one arm or both above the head."""
     raised = Arm(flexion=rng.uniform(150, 172), abduction=rng.uniform(8, 24), twist=10, elbow=rng.uniform(10, 55))
     return _with_arms(rng, raised, both=0.6)
 
 
 def holding(rng: np.random.Generator) -> Pose:
-    """Forearms before the body, as with a telephone, a cup or folded hands."""
+    """Draw a person with forearms before the body, as with a telephone, a cup or folded hands."""
     held = Arm(flexion=rng.uniform(5, 32), abduction=6, twist=rng.uniform(10, 48), elbow=rng.uniform(70, 112))
     return _with_arms(rng, held, both=0.5)
 
 
 def calling(rng: np.random.Generator) -> Pose:
-    """A hand at the ear."""
+    """Draw a person with a hand at the ear."""
     call = Arm(flexion=rng.uniform(40, 60), abduction=rng.uniform(24, 34), twist=26, elbow=rng.uniform(134, 142))
     return _with_arms(rng, call, both=0.0)
 
 
 def striding(rng: np.random.Generator) -> Pose:
-    """Legs apart, arms a little out."""
+    """Draw a person with legs apart and arms a little out."""
     spread = rng.uniform(8, 16)
     legs = {side: Leg(abduction=spread, turnout=rng.uniform(8, 20), knee=rng.uniform(2, 12)) for side in SIDES}
     arms = {side: replace(_hanging_arm(rng), abduction=rng.uniform(14, 32)) for side in SIDES}
     return _with_head(rng, Pose(arms=arms, legs=legs))
 
 
-# How often each family is drawn: pedestrians mostly walk and stand.
+# Probability of each family: pedestrians mostly walk and stand.
 FAMILIES: dict[Callable[[np.random.Generator], Pose], float] = {
     walking: 0.36,
     standing: 0.18,
@@ -223,7 +224,7 @@ FAMILIES: dict[Callable[[np.random.Generator], Pose], float] = {
 
 
 def random_pose(rng: np.random.Generator) -> Pose:
-    """A pose of a family drawn by `FAMILIES`."""
+    """Draw a pose, its family by the probabilities of `FAMILIES`."""
     families = list(FAMILIES)
     return families[rng.choice(len(families), p=list(FAMILIES.values()))](rng)
 
@@ -241,20 +242,16 @@ def _gait(phase: float, *, stride: float, swing: float, elbow: float, lean: floa
 
 
 def _hanging_arm(rng: np.random.Generator) -> Arm:
-    return Arm(
-        flexion=rng.uniform(-8, 10),
-        abduction=rng.uniform(9, 17),
-        twist=rng.uniform(5, 45),
-        elbow=rng.uniform(6, 28),
-    )
+    flexion, abduction = rng.uniform(-8, 10), rng.uniform(9, 17)
+    return Arm(flexion=flexion, abduction=abduction, twist=rng.uniform(5, 45), elbow=rng.uniform(6, 28))
 
 
 def _with_arms(rng: np.random.Generator, arm: Arm, *, both: float) -> Pose:
-    """A standing or walking person whose one arm, or both with the chance `both`, is as given."""
+    """A standing or walking person with `arm` on one side, or on both with probability `both`."""
     body = standing(rng) if rng.uniform() < 0.6 else walking(rng)
     first = str(rng.choice(list(SIDES)))
-    chosen = set(SIDES) if rng.uniform() < both else {first}
-    arms = {side: arm if side in chosen else body.arms[side] for side in SIDES}
+    every = rng.uniform() < both
+    arms = {side: arm if every or side == first else body.arms[side] for side in SIDES}
     return _with_head(rng, replace(body, arms=arms))
 
 

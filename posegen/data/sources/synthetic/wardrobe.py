@@ -1,4 +1,4 @@
-"""How a person looks: skin, hair, clothes, shoes and what is carried, drawn at random. Palettes are our choice.
+"""Random looks of people: skin, hair, clothes, shoes and a rucksack. Palettes are our choice.
 
 Colours are RGB, 0 to 255.
 """
@@ -79,10 +79,10 @@ class Cloth:
 
 @dataclass(frozen=True, kw_only=True)
 class Top:
-    """What is worn above. `sleeve` is the share of the arm that it covers."""
+    """The upper garment. `sleeve` is the share of the arm that it covers."""
 
     cloth: Cloth
-    inner: Colour  # what is seen under an open front
+    inner: Colour  # of the garment under an open front
     front: Front
     neckline: Neckline
     chest: Print
@@ -94,7 +94,7 @@ class Top:
 
 @dataclass(frozen=True, kw_only=True)
 class Bottom:
-    """What is worn below. `length` is the share of the leg that it covers; a dress takes the top's cloth."""
+    """The lower garment. `length` is the share of the leg that it covers; a dress takes the top's cloth."""
 
     kind: BottomKind
     cloth: Cloth
@@ -123,7 +123,7 @@ class Look:
 
 
 def random_look(rng: np.random.Generator, masculine: float) -> Look:
-    """One look. `masculine` (0 to 1) leans the hair and the clothes one way or the other without deciding them."""
+    """Draw a look. `masculine` (0 to 1) shifts the odds of hair styles and clothes without deciding them."""
     feminine = bool(rng.uniform() > 0.15 + 0.7 * masculine)
     skin = _between(rng, SKINS)
     return Look(
@@ -190,8 +190,8 @@ def _near(rng: np.random.Generator, palette: tuple[Colour, ...], spread: float =
 
 def _between(rng: np.random.Generator, palette: tuple[Colour, ...]) -> Colour:
     """A colour somewhere along the palette, between two neighbours."""
-    place = rng.uniform(0, len(palette) - 1.001)
-    low, share = int(place), place % 1
+    position = rng.uniform(0, len(palette) - 1.001)
+    low, share = int(position), position % 1
     return _scaled((np.array(palette[low]) * (1 - share) + np.array(palette[low + 1]) * share) / 255)
 
 
