@@ -76,6 +76,15 @@ def shards_of(source: Source, folder: Path, *, images_per_shard: int = 2000) -> 
     return folder
 
 
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A whole run of the pipeline that nothing interrupted, and what it printed. For all who only compare with it."""
+    from tests.test_pipeline import finish, start
+
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    return run, finish(start(run))
+
+
 @pytest.fixture(scope="module")
 def s3_server():
     """An S3 server's address, with one bucket, as the environment names it to pyarrow."""

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet as parquet
-import pytest
 
 from posegen.training.checkpoints import RAY_STATE, latest_checkpoint, read_curve
 
 ROOT = Path(__file__).parent.parent
-STEPS = 240  # of the second stage: enough that it can be hit while it runs
+STEPS, INTERVAL = 120, 10  # of the second stage: enough that it can be hit while it runs
 SMALL = [
     "data.train_people=6", "data.test_people=2", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
@@ -35,7 +34,7 @@ def command(run: Path | str, *more: str) -> list[str]:
         "--pairs",
         "10",
         "--checkpoint-every",
-        "20",
+        str(INTERVAL),
         *more,
         "--set",
         *SMALL,
@@ -68,12 +67,6 @@ def networks(run: Path, stage: str) -> bytes:
     latest = latest_checkpoint(run / "stages" / stage)
     assert latest is not None
     return (latest / "networks.safetensors").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    return run, finish(start(run))
 
 
 def test_a_run_leaves_what_the_architecture_says(uninterrupted: tuple[Path, str]):

@@ -18,7 +18,7 @@ def networks(store: Store, stage: str) -> bytes:
     return store.fetch(f"stages/{stage}/{name}/networks.safetensors").read_bytes()
 
 
-def test_a_whole_run_at_a_uri_over_several_nodes(s3_server, two_nodes, tmp_path: Path):
+def test_a_whole_run_at_a_uri_over_several_nodes(uninterrupted: tuple[Path, str], s3_server, two_nodes):
     place = "s3://runs/whole"
     store = Store.of(place)
     first = start(place)
@@ -37,7 +37,6 @@ def test_a_whole_run_at_a_uri_over_several_nodes(s3_server, two_nodes, tmp_path:
     output = finish(start(place))
     assert "starting Ray" not in output
     assert (store.folder / "report" / "index.html").is_file(), "the page is brought to the node that asks"
-    local = tmp_path / "local"
-    finish(start(local))
+    local, _ = uninterrupted
     for stage in ("coarse", "refinement"):
         assert networks(store, stage) == networks(Store.of(local), stage), stage

@@ -22,7 +22,7 @@ from posegen.tuning.records import Trial, TrialFolder
 from tests.test_pipeline import wait_for
 
 ROOT = Path(__file__).parent.parent
-BUDGET = 40
+TRIALS, BUDGET = 4, 40
 ALL_FREE = "2.0"  # CPUs, and no placement group
 SMALL = [
     "data.train_people=8", "data.test_people=3", "data.images_per_person=8",
@@ -36,7 +36,7 @@ JOINING = {
 }
 HOST = """
 import ray, sys
-context = ray.init(num_cpus=2, object_store_memory=512 * 2**20, log_to_driver=False)
+context = ray.init(num_cpus=2, include_dashboard=False, object_store_memory=512 * 2**20, log_to_driver=False)
 print("ANSWER", context.address_info["gcs_address"], flush=True)
 for _ in sys.stdin:
     states = {group["state"] for group in ray.util.placement_group_table().values()}
@@ -109,7 +109,7 @@ class Swept:
 
     def __init__(self, run: Path, cluster: Cluster) -> None:
         self.run, self.cluster = run, cluster
-        command = ("--trials", "5")
+        command = ("--trials", str(TRIALS))
         first = start(cluster, run, *command)
         wait_for(lambda: any(trial.ended for trial in trials(run)), first)
         os.kill(first.pid, signal.SIGKILL)
@@ -135,12 +135,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Swept:
 
 
 def test_a_killed_sweep_goes_on_and_repeats_no_finished_trial(swept: Swept):
-    assert 0 < len(swept.before) < 5, "it was killed at the wrong time"
+    assert 0 < len(swept.before) < TRIALS, "it was killed at the wrong time"
     assert swept.rewritten() == []
     assert "shards: done already" in swept.output
     assert "coarse: done already" in swept.output
     after = trials(swept.run)
-    assert [trial.number for trial in after] == [0, 1, 2, 3, 4]
+    assert [trial.number for trial in after] == list(range(TRIALS))
     assert all(trial.state in ("finished", "stopped") for trial in after)
     assert [after[number] for number in swept.before] == list(swept.before.values())
 
@@ -211,7 +211,7 @@ def test_the_best_trial_is_compared_with_the_papers_on_the_test_people(swept: Sw
     highest = max(finished, key=lambda trial: trial.score("mask_ssim") or 0)
     assert best["settings"].items() >= dict(highest.settings).items()
     options = Options(run=swept.run, set=SMALL, pairs=12)
-    sweep = sweep_for(options, SweepOptions(trials=5, budget=BUDGET, validation_share=0.3, validation_pairs=12))
+    sweep = sweep_for(options, SweepOptions(trials=TRIALS, budget=BUDGET, validation_share=0.3, validation_pairs=12))
     compared = final_comparison(sweep)
     assert compared is not None
     assert compared["seeds"] == [1, 2, 3]
