@@ -111,3 +111,41 @@ def test_importing_has_no_effects(tmp_path: Path):
     code = f"import importlib, ray\nfor n in {names}: importlib.import_module(n)\nassert not ray.is_initialized()"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={"PYTHONPATH": str(PACKAGE.parent)})
     assert not list(tmp_path.iterdir())
+
+
+OLD_WORDS = {
+    "picture", "pictures", "judge", "judges", "judged", "chooser", "outlook", "recipe", "journal", "saver", "filling",
+}  # fmt: skip
+
+
+def words_of(identifier: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", identifier)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_identifiers_use_the_words_of_the_glossary(path: Path):
+    tree = ast.parse(path.read_text())
+    named = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    named += [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    named += [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    old = sorted({name for name in named if words_of(name) & OLD_WORDS})
+    assert not old, f"{name_of(path)}: {old}; see the glossary in CONTRIBUTING.md"
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir() if each.name != "__pycache__")
+
+
+def test_rooms_and_files_and_functions_are_small():
+    rooms = {PACKAGE, *(path.parent for path in MODULES)}
+    large = [
+        f"{room}: {len(entries(room))} entries" for room in rooms if len(entries(room)) > 16 + 2 * (room == PACKAGE)
+    ]
+    for path in MODULES:
+        text = path.read_text()
+        large += [f"{path}: {text.count(chr(10))} lines"] if text.count("\n") > 450 else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                large += [f"{path}: {node.name} has {lines} lines"] if lines > 55 else []
+    assert not large

@@ -28,7 +28,7 @@ DiscriminatorInput = Literal["stack", "stack-with-coarse", "pair"]
 CHANNELS = {"stack": 3, "stack-with-coarse": 3, "pair": 6}  # of a discriminator's input
 
 
-def judged_real(logits: Logits) -> Scalar:
+def real_loss(logits: Logits) -> Scalar:
     """Return -mean log sigmoid(z) = BCE(sigmoid(z), 1), of logits z: in [0, inf), log 2 for an undecided discriminator.
 
     The discriminator's term for real images, and the generator's non-saturating loss for its own (PG2's L_adv).
@@ -36,8 +36,8 @@ def judged_real(logits: Logits) -> Scalar:
     return -F.logsigmoid(_at_least_float32(logits)).mean()
 
 
-def judged_fake(logits: Logits) -> Scalar:
-    """Return -mean log(1 - sigmoid(z)) = BCE(sigmoid(z), 0), of logits z: in [0, inf), log 2 as in `judged_real`."""
+def fake_loss(logits: Logits) -> Scalar:
+    """Return -mean log(1 - sigmoid(z)) = BCE(sigmoid(z), 0), of logits z: in [0, inf), log 2 as in `real_loss`."""
     return -F.logsigmoid(-_at_least_float32(logits)).mean()
 
 
@@ -66,7 +66,7 @@ def scores(kind: DiscriminatorInput, discriminator: nn.Module, batch: Batch, gen
 
 def generator_terms(logits: Mapping[str, Logits]) -> dict[str, Term]:
     """Return the term "adversarial", BCE(D(G), 1), of `scores`."""
-    return {"adversarial": Term(judged_real(logits["fake"]))}
+    return {"adversarial": Term(real_loss(logits["fake"]))}
 
 
 def discriminator_terms(logits: Mapping[str, Logits]) -> dict[str, Term]:
@@ -76,8 +76,8 @@ def discriminator_terms(logits: Mapping[str, Logits]) -> dict[str, Term]:
     """
     fakes = 1 + ("condition" in logits)
     weights = {"fake": 0.5 / fakes, "condition": 0.5 / fakes, "coarse": 0.0}
-    terms = {name: Term(judged_fake(logits[name]), weight) for name, weight in weights.items() if name in logits}
-    return {"real": Term(judged_real(logits["real"]), 0.5), **terms}
+    terms = {name: Term(fake_loss(logits[name]), weight) for name, weight in weights.items() if name in logits}
+    return {"real": Term(real_loss(logits["real"]), 0.5), **terms}
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Images
 from posegen.data.geometry.limb_warps import LimbWarps, limb_warps
 from posegen.data.geometry.pose_maps import Gaussians
-from posegen.losses.adversarial import judged_fake, judged_real
+from posegen.losses.adversarial import fake_loss, real_loss
 from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
 from posegen.nets.pretrained import Layer, path_of, vgg19_features
@@ -355,9 +355,9 @@ class Generation:
         generated = outputs["generated_image"]
         if player == "discriminator":
             real, fake = _logits(nets, batch, batch["target_image"]), _logits(nets, batch, generated)
-            return {"real": Term(judged_real(real)), "fake": Term(judged_fake(fake))}
+            return {"real": Term(real_loss(real)), "fake": Term(fake_loss(fake))}
         return {
-            "adversarial": Term(judged_real(_logits(nets, batch, generated))),
+            "adversarial": Term(real_loss(_logits(nets, batch, generated))),
             "content": Term(self._content(nets, batch, generated), self.content_weight),
         }
 

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
-from posegen.losses.adversarial import judged_fake, judged_real
+from posegen.losses.adversarial import fake_loss, real_loss
 from posegen.losses.reconstruction import l1
 from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
 from posegen.systems.fields import Positive, Weight
@@ -205,9 +205,9 @@ class Translation:
         if player == "discriminator":
             pairs = [torch.cat([given, image], dim=1) for image in (target, generated)]
             real, fake = nets["discriminator"](torch.cat(pairs)).flatten().chunk(2)
-            return {"real": Term(judged_real(real), 0.5), "fake": Term(judged_fake(fake), 0.5)}
+            return {"real": Term(real_loss(real), 0.5), "fake": Term(fake_loss(fake), 0.5)}
         logits = nets["discriminator"](torch.cat([given, generated], dim=1)).flatten()
-        return {"adversarial": Term(judged_real(logits)), "l1": Term(l1(generated, target), self.l1_weight)}
+        return {"adversarial": Term(real_loss(logits)), "l1": Term(l1(generated, target), self.l1_weight)}
 
 
 PIX2PIX = Paper(

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, PoseMaps, Scalar
 from posegen.data.geometry.pose_maps import Gaussians
-from posegen.losses.adversarial import Logits, judged_fake, judged_real
+from posegen.losses.adversarial import Logits, fake_loss, real_loss
 from posegen.nets.pretrained import Layer
 from posegen.nets.unet import convolution, halving_convolution
 from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
@@ -248,7 +248,7 @@ class Analogy:
             return scored
         return {
             "image": Term(half_mean_square(generated, batch["target_image"])),
-            "adversarial": Term(judged_real(logits), self.adversarial_weight),
+            "adversarial": Term(real_loss(logits), self.adversarial_weight),
             **self._feature_terms(nets, batch, generated),
             **{name: Term(term.value, 0.0) for name, term in scored.items()},
         }
@@ -265,9 +265,9 @@ def _discriminator_terms(discriminator: nn.Module, batch: Batch, fake: Logits) -
     """The discriminator's terms, given its logits of the generated images."""
     real, mismatch = (discriminator(batch[name], batch["target_pose"]) for name in ("target_image", "source_image"))
     return {
-        "real": Term(judged_real(real)),
-        "fake": Term(judged_fake(fake), 0.5),
-        "mismatch": Term(judged_fake(mismatch), 0.5),
+        "real": Term(real_loss(real)),
+        "fake": Term(fake_loss(fake), 0.5),
+        "mismatch": Term(fake_loss(mismatch), 0.5),
     }
 
 

@@ -5,42 +5,42 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from posegen.losses.adversarial import judged_fake, judged_real, score_together
+from posegen.losses.adversarial import fake_loss, real_loss, score_together
 from posegen.nets.discriminators import DcganDiscriminator
 
 
 def test_an_undecided_critic_costs_log_two():
-    assert judged_real(torch.zeros(4)).item() == pytest.approx(math.log(2))
-    assert judged_fake(torch.zeros(4)).item() == pytest.approx(math.log(2))
+    assert real_loss(torch.zeros(4)).item() == pytest.approx(math.log(2))
+    assert fake_loss(torch.zeros(4)).item() == pytest.approx(math.log(2))
 
 
 def test_hand_derived_values():
     logits = torch.tensor([math.log(3), -math.log(3)], dtype=torch.float64)  # judged real by 3/4 and by 1/4
-    assert judged_real(logits).item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2)
-    assert judged_fake(logits[:1]).item() == pytest.approx(-math.log(1 / 4))
+    assert real_loss(logits).item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2)
+    assert fake_loss(logits[:1]).item() == pytest.approx(-math.log(1 / 4))
 
 
 def test_equal_to_binary_cross_entropy():
     logits = torch.linspace(-40, 40, 17, dtype=torch.float64)
     one, zero = torch.ones_like(logits), torch.zeros_like(logits)
-    torch.testing.assert_close(judged_real(logits), F.binary_cross_entropy_with_logits(logits, one))
-    torch.testing.assert_close(judged_fake(logits), F.binary_cross_entropy_with_logits(logits, zero))
+    torch.testing.assert_close(real_loss(logits), F.binary_cross_entropy_with_logits(logits, one))
+    torch.testing.assert_close(fake_loss(logits), F.binary_cross_entropy_with_logits(logits, zero))
 
 
 def test_bfloat16_logits_are_judged_in_float32():
     logits = torch.tensor([0.1, -2.0], dtype=torch.bfloat16)
-    assert judged_real(logits).dtype == torch.float32
-    torch.testing.assert_close(judged_real(logits), judged_real(logits.float()))
+    assert real_loss(logits).dtype == torch.float32
+    torch.testing.assert_close(real_loss(logits), real_loss(logits.float()))
 
 
-@pytest.mark.parametrize("loss", [judged_real, judged_fake])
+@pytest.mark.parametrize("loss", [real_loss, fake_loss])
 def test_gradients(loss):
     assert torch.autograd.gradcheck(loss, torch.tensor([0.3, -1.7, 4.0], dtype=torch.float64, requires_grad=True))
 
 
 def test_a_matrix_of_logits_is_refused():
     with pytest.raises(TypeError):
-        judged_real(torch.zeros(4, 1))
+        real_loss(torch.zeros(4, 1))
 
 
 class CountingDiscriminator(nn.Module):

@@ -47,7 +47,6 @@ def test_the_size_reaches_networks_shards_and_drawings():
     plan = plan_for(options(size="128x64"))
     assert plan.system.size == plan.source.size == plan.shard_settings.size == (128, 64)  # pyright: ignore
     assert plan.shard_settings.mask_radius == 4  # PG2's, at PG2's size
-    assert all(stage.size == (128, 64) for stage in plan.system.stages)  # pyright: ignore
 
 
 @pytest.mark.parametrize(
@@ -276,7 +275,7 @@ def test_the_network_makes_the_masks_where_its_file_is_there(
 def test_a_stage_that_goes_on_with_networks_of_other_sizes_is_refused(tmp_path: Path):
     options = Options(system="multistage", variant="joint", run=tmp_path)
     assert plan_for(options).system.variant == "joint"
-    with pytest.raises(ValueError, match=r"'joint' goes on with the generator of stage 'pose'.*the same sizes"):
+    with pytest.raises(ValueError, match=r"'joint' starts from the generator of stage 'pose'.*the same sizes"):
         plan_for(dataclasses.replace(options, set=["pose.width=128"]))
     both = ["pose.width=128", "joint.pose_width=128"]
     assert plan_for(dataclasses.replace(options, set=both)).system.stages[-1].name == "joint"

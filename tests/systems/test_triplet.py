@@ -69,7 +69,7 @@ def test_published_settings():
 @pytest.mark.parametrize(("variant", "critic"), [("g1+g2+d", "pair"), ("triplet", "stack")])
 def test_published_settings_of_the_ablations(variant, critic):
     coarse, refinement = system("triplet", "deepfashion", variant).stages
-    assert (refinement.trainer, refinement.critic, refinement.l1_weight) == ("bce", critic, 50)
+    assert (refinement.game, refinement.critic, refinement.l1_weight) == ("bce", critic, 50)
     for player in (*coarse.players, *refinement.players):
         assert (player.optimizer, player.lr, player.betas) == ("adam", 5e-5, (0.5, 0.999))
         assert (player.repeats, player.clip_weights) == (1, None)
@@ -165,7 +165,7 @@ def test_the_generator_minimises_the_poster_s_loss(variant, batch):
     refined, target = outputs_of(stage, networks, batch)["refined_image"], batch["target_image"]
     judged = torch.cat([batch["source_image"], refined], 1) if variant == "g1+g2+d" else refined
     scores = networks["critic"](judged)
-    adversarial = F.softplus(-scores).mean() if stage.trainer == "bce" else -scores.mean()
+    adversarial = F.softplus(-scores).mean() if stage.game == "bce" else -scores.mean()
     expected = adversarial + 50 * ((refined - target).abs() * (1 + batch["target_pose_mask"])).mean()
     torch.testing.assert_close(total(terms_of(stage, "generator", networks, batch)), expected)
 

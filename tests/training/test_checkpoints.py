@@ -117,51 +117,12 @@ def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, keep: int, le
     assert [read_progress(path).step for path in checkpoints(tmp_path)] == left
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["it had trained", "it had not"])
-def test_another_trials_checkpoint_is_taken_over_under_ones_own_recipe(tmp_path: Path, own: bool):
-    donor, taker = tmp_path / "donor" / "tug", tmp_path / "taker" / "tug"
-    trainer = build_trainer(tug(), CANVAS, seed=1, device=CPU)
-    run_steps(trainer, range(2))
-    given = save(donor, trainer, 2)
-    taker.parent.mkdir()
-    if own:
-        for step in (1, 3):
-            save(taker, build_trainer(tug(), CANVAS, seed=7, device=CPU), step)
-        (taker / "checkpoint_manager_snapshot.json").write_text("{}")
-    before = contents(donor)
-    store = Store.of(tmp_path)
-    taken = take_over(store, store.below(given), "taker/tug", "another config_hash")
-    assert contents(donor) == before
-    assert [path.name for path in taker.parent.iterdir()] == ["tug"], "nothing is left beside it"
-    assert [path.name for path in taker.iterdir()] == [taken.name] == [given.name]
-    assert read_progress(taken) == Progress(2, "another config_hash", 3, {"generator/l1": 0.1})
-    stage = f"{given.name}/stage.json"
-    assert {k: v for k, v in contents(taker).items() if k != stage} == {k: v for k, v in before.items() if k != stage}
-
-
-def test_what_was_taken_over_goes_on_as_the_donor_would(tmp_path: Path):
-    donor = build_trainer(tug(), CANVAS, seed=3, device=CPU)
-    run_steps(donor, range(2))
-    (tmp_path / "taker").mkdir()
-    given = save(tmp_path / "donor", donor, 2)
-    taken = take_over(Store.of(tmp_path), f"donor/{given.name}", "taker/tug", "another config_hash")
-    taker = build_trainer(tug(), CANVAS, seed=3, device=CPU)
-    progress, _ = restore(taker, taken)
-    run_steps(donor, range(2, 4))
-    run_steps(taker, range(progress.step, 4))
-    assert all(torch.equal(weights(donor.bare[name]), weights(taker.bare[name])) for name in donor.bare)
-
-
-def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
+def test_a_folder_of_another_config_hash_is_emptied_and_one_of_the_same_is_not(tmp_path: Path):
     trainer = build_trainer(tug(), CANVAS, seed=0, device=CPU)
     store = Store.of(tmp_path)
-    remove_other(store, "nothing", "config_hash")
+    remove_other(store, "nothing", "hash")
     saved = save(tmp_path / "tug", trainer, 1)
-    remove_other(store, "tug", "config_hash")
+    remove_other(store, "tug", "hash")
     assert checkpoints(tmp_path / "tug") == [saved]
     remove_other(store, "tug", "another hash")
     assert latest_checkpoint(tmp_path / "tug") is None
@@ -169,13 +130,11 @@ def test_a_folder_of_another_recipe_is_emptied_and_one_of_the_same_is_not(tmp_pa
 
 
 def test_at_a_uri_the_runs_newest_checkpoint_counts_and_not_this_nodes(s3_server, two_nodes):
-    store, trainer = Store.of("s3://runs/population"), build_trainer(tug(), CANVAS, seed=0, device=CPU)
-    given = save(store.folder / "donor", trainer, 2)
-    save(store.folder / "taker", trainer, 5)
-    for stage in ("donor", "taker"):
-        store.publish(stage)
-    (store.folder / "taker" / "failures.json").write_text("{}")
-    store.publish("taker/failures.json")
+    store, trainer = Store.of("s3://runs/stages"), build_trainer(tug(), CANVAS, seed=0, device=CPU)
+    given = save(store.folder / "stage", trainer, 2)
+    store.publish("stage")
+    (store.folder / "stage" / "failures.json").write_text("{}")
+    store.publish("stage/failures.json")
     two_nodes("second")
     save(store.folder / "stage", trainer, 3)  # not published
     assert newest_progress(store, "stage") == Progress(2, "hash", 3, {"generator/l1": 0.1})

@@ -16,7 +16,8 @@ from posegen.tuning.trainable import TrainingThread, TrialTrainable, is_trained
 from tests.training.test_checkpoints import save
 from tests.training.test_loop import task as loop_task
 from tests.training.test_step import CPU
-from tests.training.toy import CANVAS, Tug
+from tests.training.toy import CANVAS
+from tests.training.toy import tug as tug_stage
 
 PATIENCE = 20.0  # seconds after which a thread that should have moved fails its test
 
@@ -178,14 +179,14 @@ def test_a_stage_is_trained_at_its_last_step(tmp_path: Path):
     stage = tug(steps=3, folder=tmp_path / "stage")
     assert not is_trained(stage)
     for step in (2, 3):
-        save(stage.folder, build_trainer(Tug(), CANVAS, seed=0, device=CPU), step)
+        save(stage.folder, build_trainer(tug_stage(), CANVAS, seed=0, device=CPU), step)
         assert is_trained(stage) == (step == 3)
 
 
 def test_trained_stages_are_skipped_but_never_the_last(begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     stages = [tug(steps=3, folder=tmp_path / name) for name in ("first", "second", "last")]
     for stage in (stages[0], stages[2]):
-        save(stage.folder, build_trainer(Tug(), seed=0, device=CPU), 3)
+        save(stage.folder, build_trainer(tug_stage(), CANVAS, seed=0, device=CPU), 3)
     given: list[list[Task]] = []
 
     class Given(TrainingThread):

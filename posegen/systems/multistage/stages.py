@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from posegen.batch import Batch, Images, Joints, Masks, PoseMaps
 from posegen.data.geometry.pose_maps import Gaussians
-from posegen.losses.adversarial import Logits, judged_fake, judged_real, score_together
+from posegen.losses.adversarial import Logits, fake_loss, real_loss, score_together
 from posegen.losses.reconstruction import area_l1, l1
 from posegen.nets.discriminators import DcganDiscriminator
 from posegen.stage import GENERATOR, Canvas, Networks, Player, Term, Training, adversarial_players
@@ -44,7 +44,7 @@ def paired_logits(discriminator: nn.Module, real: Images, fake: Images, pose: Po
 
 def discriminator_loss(logits: Mapping[str, Logits]) -> Terms:
     """Return a discriminator's terms: -log D(real) and -log(1 - D(fake))."""
-    return {"real": Term(judged_real(logits["real"])), "fake": Term(judged_fake(logits["fake"]))}
+    return {"real": Term(real_loss(logits["real"])), "fake": Term(fake_loss(logits["fake"]))}
 
 
 def area_terms(generated: Images, target: Images, mask: Masks, *, alpha: float, beta: float) -> Terms:
@@ -155,7 +155,7 @@ class ForegroundTransformer:
             logits = paired_logits(nets["discriminator"], target, generated, batch["predicted_pose"])
         if player == "discriminator":
             return discriminator_loss(logits)
-        adversarial = {"adversarial": Term(judged_real(logits["fake"]))} if self.adversarial else {}
+        adversarial = {"adversarial": Term(real_loss(logits["fake"]))} if self.adversarial else {}
         if not self.by_area:
             return adversarial | {"l1": Term(l1(generated, target), self.alpha_f + self.beta_f)}
         return adversarial | area_terms(generated, target, mask, alpha=self.alpha_f, beta=self.beta_f)
@@ -207,7 +207,7 @@ class BackgroundTransformer:
         if player == "discriminator":
             terms = {name: discriminator_loss(groups) for name, groups in logits}
             return {f"{name}_{term}": value for name, own in terms.items() for term, value in own.items()}
-        adversarial = {f"{name}_adversarial": Term(judged_real(groups["fake"])) for name, groups in logits}
+        adversarial = {f"{name}_adversarial": Term(real_loss(groups["fake"])) for name, groups in logits}
         return adversarial | _composed_terms(self, batch, outputs)
 
     def _logits(self, nets: Networks, batch: Batch, generated: Images) -> dict[str, dict[str, Logits]]:
@@ -261,7 +261,7 @@ class WholeTransformer:
         logits = paired_logits(nets["discriminator"], batch["target_image"], generated, pose)
         if player == "discriminator":
             return discriminator_loss(logits)
-        return {"adversarial": Term(judged_real(logits["fake"])), **_composed_terms(self, batch, outputs)}
+        return {"adversarial": Term(real_loss(logits["fake"])), **_composed_terms(self, batch, outputs)}
 
 
 def _composed_terms(stage: BackgroundTransformer | WholeTransformer, batch: Batch, outputs: Batch) -> Terms:
