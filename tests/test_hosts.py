@@ -141,7 +141,7 @@ def test_a_notice_of_the_cloud_drains_the_node_that_gets_it(cluster: Cluster):
     cluster.exec(f'setsid nohup python -W ignore -c "{busy}" </dev/null >~/busy 2>&1 & sleep 8')
     said = cluster.hosts.run(3, started, timeout=90)
     assert f"AWS will terminate this spot node at {end}" in said
-    assert re.search(r"node [0-9a-f]{56} is drained; it ends in \d+ s", said), said
+    assert re.search(r"this node is drained; it ends in \d+ s", said), said
     assert "drained True" in cluster.exec("until grep -q drained ~/busy; do sleep 1; done; cat ~/busy", timeout=90)
 
 
