@@ -34,6 +34,7 @@ class Constant:
     """A constant learning rate."""
 
     def factor(self, step: int) -> float:
+        """Return the factor of the rate at a step."""
         return 1.0
 
 
@@ -44,6 +45,7 @@ class Halving:
     every: int
 
     def factor(self, step: int) -> float:
+        """Return the factor of the rate at a step."""
         return 0.5 ** (step // self.every)
 
 
@@ -55,6 +57,7 @@ class LinearDecay:
     end: int
 
     def factor(self, step: int) -> float:
+        """Return the factor of the rate at a step."""
         return min(1.0, max(0.0, (self.end - step) / (self.end - self.start)))
 
 
@@ -66,6 +69,7 @@ class StepDecay:
     share: float
 
     def factor(self, step: int) -> float:
+        """Return the factor of the rate at a step."""
         return 1.0 if step < self.start else self.share
 
 

@@ -256,16 +256,20 @@ class PoseFlow:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return only_player(self.training)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         return scene_networks(canvas, width=self.width, depth=self.depth, masked=False)
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         flow, _ = nets["generator"](poses(batch))
         return {"sampled_image": copied(batch, flow)}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         return {"l1": Term(l1(outputs["sampled_image"], batch["target_image"]))}
 
 
@@ -293,18 +297,23 @@ class MaskedPoseFlow:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return only_player(self.training)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         return scene_networks(canvas, width=self.width, depth=self.depth, masked=True)
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         return masked_outputs(batch, *nets["generator"](poses(batch)), cut_out=self.cut_out)
 
     def training_outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return what the loss needs."""
         return uncut_outputs(batch, *nets["generator"](poses(batch)))
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         return masked_terms(batch, outputs, self.mask_weight)
 
 
@@ -325,19 +334,24 @@ class ViewFlow:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return only_player(self.training)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         check_size(canvas.size)
         return {"generator": ObjectFlowNetwork(size=canvas.size, width=self.width, latent=self.latent)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         return masked_outputs(batch, *self._decoded(nets, batch), cut_out=self.cut_out)
 
     def training_outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return what the loss needs."""
         return uncut_outputs(batch, *self._decoded(nets, batch))
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         return masked_terms(batch, outputs, self.mask_weight)
 
     def _decoded(self, nets: Networks, batch: Batch) -> tuple[Flow, Tensor]:

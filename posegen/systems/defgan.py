@@ -307,13 +307,16 @@ class Generation:
 
     @property
     def pretrained(self) -> str:
+        """VGG19 where a loss compares its features, else ""."""
         return "" if self.content_layer == "pixels" else "vgg19"
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training, generator_first=False)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         height, width = canvas.size
         if min(patch_grid(canvas.size, self.discriminator_halvings)) < 1:
             raise ValueError(
@@ -335,9 +338,11 @@ class Generation:
         return {"generator": generator, "discriminator": discriminator}
 
     def fixed_networks(self, weights: Path) -> dict[str, nn.Module]:
+        """Return the fixed feature network, if any."""
         return {} if self.content_layer == "pixels" else fixed_features(self.features, self.content_layer, weights)
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         appearance = torch.cat([batch["source_image"], batch["source_pose"]], dim=1)
         if self.skips == "plain":
             return {"generated_image": nets["generator"](appearance, batch["target_pose"])}
@@ -352,6 +357,7 @@ class Generation:
         return {"generated_image": nets["generator"](appearance, batch["target_pose"], warps)}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         generated = outputs["generated_image"]
         if player == "discriminator":
             real, fake = _logits(nets, batch, batch["target_image"]), _logits(nets, batch, generated)

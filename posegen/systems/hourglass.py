@@ -77,6 +77,7 @@ class Residual(nn.Module):
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
     def forward(self, features: Features) -> Float[Tensor, "batch channels_out rows columns"]:
+        """Return the features plus their residual."""
         return self.layers(features) + self.skip(features)
 
 
@@ -98,6 +99,7 @@ class Hourglass(nn.Module):
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, features: Features) -> Features:
+        """Return features of the same size."""
         rows, columns = features.shape[-2:]
         enlarged = self.enlarge(self.inner(self.pool(features)))
         return self.across(features) + enlarged[..., :rows, :columns]
@@ -226,9 +228,11 @@ class Estimation:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training, generators=("estimator",), discriminators=(), betas=(0.9, 0.999))
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         check_size(canvas.size, self.stem_stride, self.depth)
         sizes = {"stacks": self.stacks, "width": self.width, "depth": self.depth, "stem_stride": self.stem_stride}
         return {"estimator": StackedHourglass(joints=len(JOINTS), **sizes)}
@@ -239,6 +243,7 @@ class Estimation:
         return Gaussians(sigma=self.sigma)((joints + 0.5) / self.stem_stride - 0.5, visible, rows, columns)
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         images = batch["target_image"]
         maps = nets["estimator"](images)[:, -1].to(images.dtype)
         if self.mirrored_too:
@@ -253,6 +258,7 @@ class Estimation:
         return {"maps": nets["estimator"](images), "joints": joints}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         true = self.heat_maps(outputs["joints"], batch["target_visible"], canvas.size)
         losses = heat_map_loss(outputs["maps"], true, batch["target_visible"])
         return {f"stack_{n}": Term(each, 1 / self.stacks) for n, each in enumerate(losses, 1)}

@@ -142,10 +142,12 @@ class PoseIntegration:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         discriminators = () if self.discriminator == "none" else ("discriminator",)
         return adversarial_players(self.training, discriminators=discriminators)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         generator = PoseIntegrator(size=canvas.size, width=self.width, latent=self.latent, embedding=self.embedding)
         if self.discriminator == "none":
             return {"generator": generator}
@@ -154,6 +156,7 @@ class PoseIntegration:
         return {"generator": generator, "discriminator": discriminator}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         if self.embedding == "coordinates":
             pose = coordinates(batch["target_joints"], batch["target_visible"], canvas.size)
         else:
@@ -161,6 +164,7 @@ class PoseIntegration:
         return {"coarse_image": nets["generator"](batch["source_image"], pose)}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         generated, terms = outputs["coarse_image"], {}
         if self.discriminator != "none":
             logits = scores(self.discriminator, nets["discriminator"], batch, generated)
@@ -191,9 +195,11 @@ class DifferenceRefinement:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         size, channels = canvas.size, CHANNELS[self.discriminator]
         return {
             "generator": DifferenceMap(size=size, width=self.width, full_resolution_skip=self.full_resolution_skip),
@@ -201,9 +207,11 @@ class DifferenceRefinement:
         }
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         return refined(nets, batch)
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         generated = outputs["refined_image"]
         logits = scores(self.discriminator, nets["discriminator"], batch, generated)
         if player == "discriminator":

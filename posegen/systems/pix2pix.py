@@ -183,9 +183,11 @@ class Translation:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training, generator_first=False)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         depth, patches = halvings(canvas.size), self.discriminator_depth
         if min(canvas.size) < 3 * 2**patches:
             raise ValueError(
@@ -198,9 +200,11 @@ class Translation:
         }
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         return {"translated_image": nets["generator"](condition(batch))}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         given, target, generated = condition(batch), batch["target_image"], outputs["translated_image"]
         if player == "discriminator":
             pairs = [torch.cat([given, image], dim=1) for image in (target, generated)]

@@ -106,6 +106,7 @@ class WassersteinRefinement:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         wasserstein = self.game == "wgan"
         return adversarial_players(
             self.training,
@@ -119,6 +120,7 @@ class WassersteinRefinement:
         )
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         return {
             "generator": DifferenceMap(
                 size=canvas.size, width=self.width, full_resolution_skip=self.full_resolution_skip
@@ -132,9 +134,11 @@ class WassersteinRefinement:
         }
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         return refined(nets, batch)
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         generated = outputs["refined_image"]
         logits = scores(self.critic, nets["critic"], batch, generated)
         if player == "critic":

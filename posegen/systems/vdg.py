@@ -73,6 +73,7 @@ class LateFusion(nn.Module):
         self.levels = nn.ModuleList(convolution(2 * width * (k + 1), width * (k + 1), kernel=1) for k in range(levels))
 
     def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
+        """Return the fused features of each level."""
         joined = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
         return [F.relu(fuse(features)) for fuse, features in zip(self.levels, joined, strict=True)]
 
@@ -91,6 +92,7 @@ class LateFusionGenerator(nn.Module):
         self.apply(initialise_xavier)
 
     def forward(self, source: Images, pose: PoseMaps) -> Images:
+        """Return the coarse image."""
         features = self.fusion(self.image_encoder(source), self.pose_encoder(pose))
         return self.decoder(F.relu(self.bottleneck(features[-1])), features)
 
@@ -110,6 +112,7 @@ class LateFusionRefiner(nn.Module):
             nn.init.zeros_(self.decoder.image.weight)
 
     def forward(self, source: Images, coarse: Images) -> Images:
+        """Return the difference map, or the image."""
         return self.decoder(self.fusion(self.source_encoder(source), self.coarse_encoder(coarse)))
 
 
@@ -126,15 +129,19 @@ class LateFusionReconstruction:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training, discriminators=())
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         return {"generator": LateFusionGenerator(size=canvas.size, width=self.width)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         return {"coarse_image": nets["generator"](batch["source_image"], batch["target_pose"])}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         return {"l1": Term(l1(outputs["coarse_image"], batch["target_image"]))}
 
 
@@ -161,9 +168,11 @@ class LateFusionRefinement:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         size, channels = canvas.size, CHANNELS[self.discriminator]
         return {
             "generator": LateFusionRefiner(size=size, width=self.width, starts_at_zero=not self.direct),
@@ -171,10 +180,12 @@ class LateFusionRefinement:
         }
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         output = nets["generator"](batch["source_image"], batch["coarse_image"])
         return {"refined_image": output if self.direct else batch["coarse_image"] + output}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         logits = scores(self.discriminator, nets["discriminator"], batch, outputs["refined_image"])
         if player == "discriminator":
             return discriminator_terms(logits)

@@ -218,28 +218,34 @@ class Analogy:
 
     @property
     def pretrained(self) -> str:
+        """VGG19 where the loss compares its features, else ""."""
         return "vgg19" if self.feature_weight > 0 else ""
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         players = adversarial_players(self.training)
         if self.margin == 0:
             return players
         return tuple(replace(each, skip_when=partial(rests, player=each.name, margin=self.margin)) for each in players)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         check_size(canvas.size)
         discriminator = PoseDiscriminator(size=canvas.size, width=self.discriminator_width)
         return {"generator": AnalogyGenerator(width=self.width), "discriminator": discriminator}
 
     def fixed_networks(self, weights: Path) -> dict[str, nn.Module]:
+        """Return the fixed feature network, if any."""
         return fixed_features(self.features, self.content_layer, weights) if self.pretrained else {}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         poses = (batch["source_pose"], batch["target_pose"])
         return {"analogy_image": nets["generator"](batch["source_image"], *poses)}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
+        """Return the player's terms; the equations are above."""
         generated = outputs["analogy_image"]
         logits = nets["discriminator"](generated, batch["target_pose"])
         with torch.set_grad_enabled(player == "discriminator" and torch.is_grad_enabled()):

@@ -33,6 +33,7 @@ class StageLog:
     run: str
 
     def __call__(self, rows: Curve) -> None:
+        """Log rows of a curve as metrics."""
         now = int(time.time() * 1000)
         metrics = [
             Metric(name, value, now, int(row["step"])) for row in rows for name, value in row.items() if name != "step"

@@ -217,6 +217,7 @@ class StorageStopper(Stopper):
         self._recorder = recorder
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no single trial."""
         return False
 
     def stop_all(self) -> bool:

@@ -75,12 +75,15 @@ class PoseTransformer:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training, discriminators=(), betas=(0.9, 0.999))
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         return {"generator": PoseNetwork(width=self.width, blocks=self.blocks, dropout=self.dropout)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         joints = self._predict(canvas, nets, batch)
         return {"predicted_joints": joints, "predicted_pose": canvas.draw(joints, batch["source_visible"])}
 
@@ -89,6 +92,7 @@ class PoseTransformer:
         return {"predicted_joints": self._predict(canvas, nets, batch)}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> Terms:
+        """Return the player's terms; the equations are above."""
         known = batch["source_visible"] & batch["target_visible"]
         off = torch.where(known[..., None], outputs["predicted_joints"] - batch["target_joints"], 0.0)
         _, unit = _frame(canvas, off)
@@ -136,18 +140,22 @@ class ForegroundTransformer:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training, discriminators=("discriminator",) if self.adversarial else ())
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         generator = ForegroundNetwork(size=canvas.size, width=self.width, depth=self.depth, fusion=self.fusion)
         discriminator = pair_discriminator(canvas, self.discriminator_width)
         return {"generator": generator, **({"discriminator": discriminator} if self.adversarial else {})}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         foreground = cut_out(batch["source_image"], batch["source_person_mask"], self.backdrop)
         return {"foreground_image": nets["generator"](foreground, batch["source_pose"], batch["predicted_pose"])}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> Terms:
+        """Return the player's terms; the equations are above."""
         generated, mask = outputs["foreground_image"], batch["target_person_mask"]
         target = cut_out(batch["target_image"], mask, self.backdrop)
         logits = {}
@@ -186,10 +194,12 @@ class BackgroundTransformer:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         foreground = ("foreground_discriminator",) if self.foreground_discriminator else ()
         return adversarial_players(self.training, discriminators=(*foreground, "image_discriminator"))
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         width = self.discriminator_width
         networks: dict[str, nn.Module] = {
             "generator": BackgroundNetwork(channels=6, size=canvas.size, width=self.width, depth=self.depth)
@@ -199,10 +209,12 @@ class BackgroundTransformer:
         return {**networks, "image_discriminator": DcganDiscriminator(size=canvas.size, width=width)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         given = torch.cat([batch["source_image"], batch["foreground_image"]], dim=1)
         return {"composed_image": nets["generator"](given, view_code(batch["rotation"]))}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> Terms:
+        """Return the player's terms; the equations are above."""
         logits = self._logits(nets, batch, outputs["composed_image"]).items()
         if player == "discriminator":
             terms = {name: discriminator_loss(groups) for name, groups in logits}
@@ -245,18 +257,22 @@ class WholeTransformer:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         return adversarial_players(self.training)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         channels = 3 + 2 * JOINTS
         generator = BackgroundNetwork(channels=channels, size=canvas.size, width=self.width, depth=self.depth)
         return {"generator": generator, "discriminator": pair_discriminator(canvas, self.discriminator_width)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         given = torch.cat([batch["source_image"], batch["source_pose"], batch["predicted_pose"]], dim=1)
         return {"composed_image": nets["generator"](given, view_code(batch["rotation"]))}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> Terms:
+        """Return the player's terms; the equations are above."""
         generated, pose = outputs["composed_image"], batch["predicted_pose"]
         logits = paired_logits(nets["discriminator"], batch["target_image"], generated, pose)
         if player == "discriminator":
@@ -326,14 +342,17 @@ class JointTraining:
 
     @property
     def players(self) -> tuple[Player, ...]:
+        """The players, in the order of their updates."""
         generators = tuple(name for name, (_, own) in self.starts_from.items() if own == "generator")
         discriminators = tuple(name for name in self.starts_from if name not in generators)
         return adversarial_players(self.training, generators=generators, discriminators=discriminators)
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
+        """Return fresh networks by name."""
         return {f"{part.name}_{name}": net for part in self.parts for name, net in part.networks(canvas).items()}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns in `writes`."""
         columns, joint = dict(batch), {}
         for part in self.parts:
             outputs = part.outputs(canvas, networks_of(part.name, nets), columns)
@@ -342,6 +361,7 @@ class JointTraining:
         return joint
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> Terms:
+        """Return the player's terms; the equations are above."""
         columns = {**batch, **{name.removeprefix("joint_"): column for name, column in outputs.items()}}
         pose, *adversarial = self.parts
         terms: Terms = {}
