@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 from posegen.training.checkpoints import RAY_STATE, latest_checkpoint, read_curve
 
 ROOT = Path(__file__).parent.parent
-STEPS, INTERVAL = 120, 10  # of the second stage: enough that it can be hit while it runs
+STEPS, INTERVAL = 240, 10  # of the second stage: enough that it can be hit while it runs
 SMALL = [
     "data.train_people=6", "data.test_people=2", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
@@ -61,6 +61,11 @@ def wait_for(happened: Callable[[], object], process: subprocess.Popen[str]) -> 
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     raise AssertionError("it did not happen within 200 s")
+
+
+def train_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    started = psutil.Process(driver.pid).children(recursive=True)
+    return [p for p in started if "RayTrainWorker" in " ".join(p.cmdline())]
 
 
 def networks(run: Path, stage: str) -> bytes:
@@ -147,11 +152,11 @@ def test_killed_driver_and_killed_worker_end_with_the_uninterrupted_networks(
     assert reached is not None
     assert reached.name < f"checkpoint_{STEPS:08d}", "it was too late to kill"
     second = start(run)
+    wait_for(lambda: train_workers(second), second)
+    workers = train_workers(second)
     wait_for(lambda: latest_checkpoint(stage) != reached, second)
-    worker = next(
-        p for p in psutil.Process(second.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
-    )
-    worker.kill()
+    for worker in workers:
+        worker.kill()
     output = finish(second)
     assert "shards: done already" in output
     assert "resuming from the last checkpoint" in output

@@ -11,7 +11,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from posegen.batch import Batch
-from posegen.data.sources.pairs import ordered_pairs, usable_rows
 from posegen.data.listing import Entry
 from posegen.data.sources.pairs import ordered_pairs, usable_rows
 from posegen.runs.plan import Plan

@@ -26,14 +26,14 @@ from posegen.data.sources.splits import with_validation
 from posegen.data.sources.synchronized_views import SynchronizedViews
 from posegen.data.sources.synthetic.source import SyntheticPeople, SyntheticViews
 from posegen.data.sources.triplet_hdf5 import TripletHdf5
-from posegen.systems.fields import replace_fields
 from posegen.nets.pretrained import PRETRAINED, path_of, weights_folder
 from posegen.runs.plan import Plan
-from posegen.stage import UsesPretrained, System
+from posegen.stage import System, UsesPretrained
 from posegen.storage.files import read_json
 from posegen.storage.layout import check_layout
 from posegen.storage.run_lock import refresh
 from posegen.storage.store import Store
+from posegen.systems.fields import replace_fields
 from posegen.training.checkpoints import Interval
 
 GB = 10**9

@@ -8,8 +8,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from posegen.runs.plan import Plan, Step
 from posegen.data.shards.manifest import Manifest
+from posegen.runs.plan import Plan, Step
 from posegen.runs.progress import Progress, score_tables, terms_text
 from posegen.stage import UsesPretrained
 from posegen.storage.files import read_json, remove_leftovers
@@ -337,7 +337,8 @@ def report_content(plan: Plan) -> dict[str, Any]:
             "name": s.name,
             "settings": nested[s.name],
             "parameters": {
-                name: sum(p.numel() for p in network.parameters()) for name, network in s.networks(system.canvas).items()
+                name: sum(p.numel() for p in network.parameters())
+                for name, network in s.networks(system.canvas).items()
             },
             "interruptions": read_failures(plan.stages / s.name),
         }

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from posegen.cluster.resources import Workers
 from posegen.catalog import settings
+from posegen.cluster.resources import Workers
 from posegen.data.listing import Listing, Source
 from posegen.data.loading.dataset import Shards
 from posegen.data.shards.making import ShardSettings

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from posegen.data.formats.posegan_csv import HEADER
-from posegen.storage.files import write_json
-from posegen.runs.options import Options, common_size, from_run, kept_options, parse_settings, parse_size, plan_for
-from posegen.runs.dry_run import describe_data
-from posegen.systems.pix2pix import Translation
 from posegen.nets.pretrained import PRETRAINED
+from posegen.runs.dry_run import describe_data
+from posegen.runs.options import Options, common_size, from_run, kept_options, parse_settings, parse_size, plan_for
+from posegen.storage.files import write_json
+from posegen.systems.pix2pix import Translation
 from tests.data.masks.onnx_file import write_onnx
 
 

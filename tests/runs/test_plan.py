@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from posegen.cluster.resources import Workers
-from posegen.storage.files import write_json
 from posegen.runs.options import Options, plan_for
 from posegen.runs.plan import Plan
+from posegen.storage.files import write_json
 from posegen.training.checkpoints import Interval, Progress, snapshot, write_snapshot
 from posegen.training.step import build_trainer
-
 from tests.training.test_step import CPU
 
 SMALL = [
@@ -40,7 +39,8 @@ def finish(made: Plan, *names: str) -> None:
         if stage.name in names:
             trainer = build_trainer(stage, made.system.canvas, seed=0, device=CPU)
             write_snapshot(
-                made.stages / stage.name, snapshot(trainer, Progress(stage.training.steps, made.config_hash(index), 0, {}), [])
+                made.stages / stage.name,
+                snapshot(trainer, Progress(stage.training.steps, made.config_hash(index), 0, {}), []),
             )
     if "scores" in names:
         write_json(made.scores / "metrics.json", {"fingerprint": made.scores_fingerprint})
