@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 
 from posegen.catalog import override, system
-from posegen.cluster.connecting import connect, disconnect
-from posegen.cluster.resources import Workers, cpus_per_worker, resources
+from posegen.cluster.connecting import Workers, connect, cpus_per_worker, disconnect, resources
 from posegen.data.shards.preparing import ShardSettings, write_shards
-from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.data.sources.synthetic import SyntheticPeople
 from posegen.storage.store import Store
 from posegen.training.checkpoints import Interval, checkpoints
 from posegen.training.launch import launch_stage

@@ -16,8 +16,8 @@ import cyclopts
 import numpy as np
 
 from posegen.data.formats.images import open_image
-from posegen.data.masks.person_masks import CUTS, limb_seeds, person_mask
-from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.data.masks import CUTS, limb_seeds, person_mask
+from posegen.data.sources.synthetic import SyntheticPeople
 
 
 class Drawn(NamedTuple):

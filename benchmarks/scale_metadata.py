@@ -28,7 +28,7 @@ from posegen.data.shards.mapping import Shards
 from posegen.data.shards.out_of_core import ShardCache, WindowedOrder
 from posegen.data.sources.folder import Folder
 from posegen.data.sources.splits import with_validation
-from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.data.sources.synthetic import SyntheticPeople
 from posegen.runs.plan import Plan
 from posegen.storage.files import write_json
 from posegen.storage.store import Store

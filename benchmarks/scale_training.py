@@ -18,7 +18,7 @@ from scale_storage import made_here
 
 from posegen.catalog import override, system
 from posegen.data.shards.making import ShardSettings
-from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.data.sources.synthetic import SyntheticPeople
 from posegen.training.checkpoints import Interval
 from posegen.training.checkpoints import checkpoints as written
 from posegen.training.loop import train_stage

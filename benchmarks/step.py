@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from posegen.catalog import override, system
-from posegen.data.loading.to_device import to_columns
-from posegen.data.masks.pose_masks import pose_mask
-from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.data.loading.collate import to_columns
+from posegen.data.masks import pose_mask
+from posegen.data.sources.synthetic import SyntheticPeople
 from posegen.runs.options import parse_settings, with_pretrained
 from posegen.stage import System
 from posegen.training.step import autocast, build_trainer, to_device

@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from posegen.stage import Canvas, System
+from posegen.stage import Canvas, Paper, Preset, System, Variant
 from posegen.systems import appearance_flow, defgan, hourglass, pg2, pix2pix, triplet, vdg, vsa
 from posegen.systems.fields import check_known, replace_fields, settings_of, unknown_setting
 from posegen.systems.multistage.stages import MULTISTAGE
-from posegen.systems.paper import Paper, Preset, Variant
 
 SYSTEMS: dict[str, Paper] = {
     "vdg": vdg.VDG,

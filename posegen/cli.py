@@ -248,8 +248,7 @@ def doctor(
     weights_dir
         Folder of pretrained networks. Default: POSEGEN_WEIGHTS.
     """
-    from posegen.cluster.doctor.checks import Finding, findings
-    from posegen.cluster.doctor.probe import examine
+    from posegen.cluster.doctor import Finding, examine, findings
     from posegen.nets.pretrained import VARIABLE, weights_folder
 
     weights = [weights_folder(weights_dir)] if weights_dir or os.environ.get(VARIABLE) else []

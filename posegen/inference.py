@@ -21,6 +21,7 @@ from torch import Tensor
 
 from posegen.batch import Batch
 from posegen.data import reasons
+from posegen.data.formats import MISSING, Pose
 from posegen.data.formats.images import (
     READABLE,
     UNREADABLE,
@@ -31,15 +32,13 @@ from posegen.data.formats.images import (
     scaled_joints,
 )
 from posegen.data.formats.posegan_csv import HEADER
-from posegen.data.formats.poses import MISSING, Pose
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.data.listing import Reject
 from posegen.data.shards.making import ShardSettings
 from posegen.stage import Canvas, Networks, System
 from posegen.storage.files import read_json, write_whole
-from posegen.storage.layout import check_layout
 from posegen.storage.run_lock import refresh
-from posegen.storage.store import Store, is_uri
+from posegen.storage.store import Store, check_layout, is_uri
 from posegen.systems.fields import replace_fields, settings_of
 from posegen.systems.hourglass import Estimation
 from posegen.training.checkpoints import newest_name, trained_networks

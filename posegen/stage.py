@@ -5,7 +5,7 @@ It is pickled to Ray, printed, compared and logged as it is.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -365,3 +365,37 @@ def _shapes(stage: Stage, canvas: Canvas) -> dict[str, dict[str, tuple[int, ...]
     with torch.device("meta"):
         networks = stage.networks(canvas)
     return {name: {key: tuple(v.shape) for key, v in net.state_dict().items()} for name, net in networks.items()}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A paper's settings for a data set: the canvas of its images, and the stages of all variants."""
+
+    size: tuple[int, int]  # height, width in pixels
+    pose_maps: Discs | Gaussians
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The differences between a variant and the paper's presets."""
+
+    stages: tuple[str, ...] = ()  # those of the variant, in order; all where empty
+    settings: Mapping[str, object] = field(default_factory=dict)  # by dotted path, such as "refinement.alpha"
+    image: str | None = None  # the result, where it is another than the paper's
+    joints: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """A paper's system as data: what `catalog.system` makes a `System` of.
+
+    `presets` are by data set, with "market1501" and "deepfashion" at least. `variants` are by name, the paper's full
+    system first; where a `Variant` cannot say what one changes, a function of the system does.
+    """
+
+    citation: str
+    presets: Mapping[str, Preset]
+    variants: Mapping[str, Variant | Callable[[System], System]]
+    image: str = ""  # the columns that are the result
+    joints: str = ""

@@ -11,7 +11,7 @@ import pytest
 
 from posegen.data.listing import Entry, Listing, LoadedImage, Source
 from posegen.data.shards.making import ShardSettings, made_from, make_shard, plan_works
-from posegen.data.sources.synthetic.source import SyntheticViews
+from posegen.data.sources.synthetic import SyntheticViews
 from posegen.storage.store import Store
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared/data"  # real files; tests skip where they are absent

@@ -1,5 +1,6 @@
 """Whole runs of `flows/full_pipeline.py`, as a user starts them: through Ray, small, on the embedded people."""
 
+import contextlib
 import json
 import os
 import signal
@@ -64,8 +65,12 @@ def wait_for(happened: Callable[[], object], process: subprocess.Popen[str]) -> 
 
 
 def train_workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    started = psutil.Process(driver.pid).children(recursive=True)
-    return [p for p in started if "RayTrainWorker" in " ".join(p.cmdline())]
+    workers = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                workers.append(process)
+    return workers
 
 
 def networks(run: Path, stage: str) -> bytes:

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that load neither Ray nor MLflow, directly: all of a room, or one file.
 WITHOUT_RAY = (
     "batch", "stage", "catalog", "inference", "storage", "data", "nets", "losses", "systems", "report",
-    "training/step", "training/checkpoints", "training/loop", "training/loss_log",
+    "training/step", "training/checkpoints", "training/loop", "training/task",
     "evaluation/metrics", "evaluation/baselines", "evaluation/scoring", "evaluation/comparison",
 )  # fmt: skip
 WITH_RAY = ("data/shards/preparing",)

@@ -18,7 +18,7 @@ from posegen.evaluation.metrics import METRICS
 from posegen.storage.store import Store
 from posegen.training.checkpoints import latest_checkpoint, read_curve
 from posegen.tuning.content import final_comparison
-from posegen.tuning.records import Trial, TrialFolder
+from posegen.tuning.results import Trial, TrialFolder
 from tests.test_pipeline import wait_for
 
 ROOT = Path(__file__).parent.parent

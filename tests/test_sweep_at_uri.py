@@ -12,7 +12,7 @@ import pytest
 
 from posegen.storage.store import Store
 from posegen.training.checkpoints import fetch_newest, read_curve
-from posegen.tuning.records import Trial, TrialFolder
+from posegen.tuning.results import Trial, TrialFolder
 from tests.test_pipeline import wait_for
 from tests.test_sweep import JOINING, ROOT, Cluster
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from posegen.storage.store import Store
-from posegen.tuning.records import ENDED, TrialFolder
+from posegen.tuning.results import ENDED, TrialFolder
 from tests.test_sweep import Cluster, cluster, finish, start, trials  # noqa: F401
 from tests.test_trouble import AMPLE, Disk, assert_told, disk, fill_when  # noqa: F401
 

@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 from posegen.evaluation.metrics import EVERY
 from posegen.evaluation.scoring import bootstrap_draws, confidence_interval, metrics_in, resampling_units
 from posegen.storage.files import read_json
-from posegen.storage.layout import check_layout
 from posegen.storage.run_lock import refresh
-from posegen.storage.store import Store
+from posegen.storage.store import Store, check_layout
 
 READ = ("plan.json", "shards/manifest.json", "scores/metrics.json", "scores/pairs.parquet")  # of a run
 READ_OF_REPORTS = ("report/fingerprint.json", "report/sample_sheet.png")

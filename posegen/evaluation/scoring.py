@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from posegen.data.loading.collate import to_columns
 from posegen.data.loading.dataset import Shards, listed_batches
-from posegen.data.loading.to_device import to_columns
 from posegen.evaluation.baselines import (
     BASELINES,
     MeanPose,

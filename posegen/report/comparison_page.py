@@ -18,9 +18,8 @@ from posegen.data.shards.manifest import read_manifest
 from posegen.evaluation.comparison import Comparison, Difference, ScoredRun, differing_settings
 from posegen.evaluation.metrics import EVERY, IMAGE_SCORES, JOINT_SCORES
 from posegen.report.drawing import SMALL, AnyImage, cut_sheet, data_uri
-from posegen.report.page import shown, template
+from posegen.report.page import best_mean, score_cell, shown, template
 from posegen.report.panels import Panel, chosen_rows, given_panels
-from posegen.report.score_table import best_mean, score_cell
 from posegen.storage.files import digest, read_json, write_whole
 
 Means = Mapping[str, Any]

@@ -13,26 +13,25 @@ from cyclopts import Parameter
 
 from posegen.batch import COLUMNS
 from posegen.catalog import override, system
-from posegen.cluster.resources import Workers
+from posegen.cluster.connecting import Workers
 from posegen.data.formats.images import image_size
 from posegen.data.listing import Listing, Source
-from posegen.data.masks.person_masks import network_digits
+from posegen.data.masks import network_digits
 from posegen.data.shards.making import ShardSettings
-from posegen.data.sources.deepfashion.source import DeepFashion
+from posegen.data.sources.deepfashion import DeepFashion
 from posegen.data.sources.folder import Folder
-from posegen.data.sources.human36m.source import Human36M
+from posegen.data.sources.human36m import Human36M
 from posegen.data.sources.market1501 import Market1501
 from posegen.data.sources.splits import with_validation
 from posegen.data.sources.synchronized_views import SynchronizedViews
-from posegen.data.sources.synthetic.source import SyntheticPeople, SyntheticViews
+from posegen.data.sources.synthetic import SyntheticPeople, SyntheticViews
 from posegen.data.sources.triplet_hdf5 import TripletHdf5
 from posegen.nets.pretrained import PRETRAINED, path_of, weights_folder
 from posegen.runs.plan import Plan
 from posegen.stage import System, UsesPretrained
 from posegen.storage.files import read_json
-from posegen.storage.layout import check_layout
 from posegen.storage.run_lock import refresh
-from posegen.storage.store import Store
+from posegen.storage.store import Store, check_layout
 from posegen.systems.fields import replace_fields
 from posegen.training.checkpoints import Interval
 

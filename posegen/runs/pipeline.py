@@ -111,13 +111,13 @@ def step_prefix(step: str) -> str:
 
 
 def _run_steps(plan: Plan, pending: Sequence[str], progress: Progress, command: Sequence[str], *, anew: bool) -> None:
-    from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import
+    from posegen.cluster import connecting  # Ray and MLflow take seconds to import
 
     progress.info(f"starting Ray for: {', '.join(pending)}")
     connecting.connect()
     try:
-        device = resources.resolve_device(plan.device)
-        resources.check_room(plan.workers, device)
+        device = connecting.resolve_device(plan.device)
+        connecting.check_room(plan.workers, device)
         connecting.check_shared(plan.store, folders_on_all_nodes(plan))
         if "shards" in pending:
             prepare_shards(plan, progress)
@@ -152,7 +152,7 @@ def tracked(run: Path, settings: Mapping[str, Any], progress: Progress, *, anew:
 
 def prepare_shards(plan: Plan, progress: Progress) -> None:
     """Write the run's shards, and print what they hold."""
-    from posegen.data.masks.person_masks import mask_estimate
+    from posegen.data.masks import mask_estimate
     from posegen.data.shards.out_of_core import describe_windows
     from posegen.data.shards.preparing import write_shards
 
@@ -199,7 +199,7 @@ def _train_stages(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bo
     How many share the cluster depends on the system and the cluster alone, not on what is done: a resumed stage gets as
     many threads as before, and so the same sums.
     """
-    from posegen.cluster.resources import slots
+    from posegen.cluster.connecting import slots
 
     waits = {index: plan.system.waits_for(index) for index in range(len(plan.system.stages))}
     room = slots(use_gpu) // plan.workers.most

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posegen.catalog import settings
-from posegen.cluster.resources import Workers
+from posegen.cluster.connecting import Workers
 from posegen.data.listing import Listing, Source
 from posegen.data.loading.dataset import Shards
 from posegen.data.shards.making import ShardSettings
@@ -20,8 +20,7 @@ from posegen.data.shards.manifest import manifest_alone, read_manifest
 from posegen.data.shards.out_of_core import window_bytes
 from posegen.stage import Stage, System
 from posegen.storage.files import digest, read_json, write_json
-from posegen.storage.layout import LAYOUT
-from posegen.storage.store import Store
+from posegen.storage.store import LAYOUT, Store
 from posegen.training.checkpoints import Interval, latest_checkpoint, read_progress
 
 State = Literal["done", "started", "missing", "differs"]

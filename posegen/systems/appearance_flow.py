@@ -49,9 +49,8 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1
-from posegen.stage import Canvas, Networks, Player, System, Term, Training, adversarial_players
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, System, Term, Training, adversarial_players
 from posegen.systems.fields import Positive, Weight
-from posegen.systems.paper import Paper, Preset
 
 JOINTS = 18
 STEPS, STEP = 19, 20.0  # of the view code; degrees

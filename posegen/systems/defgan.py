@@ -52,9 +52,8 @@ from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
 from posegen.nets.pretrained import Layer, path_of, vgg19_features
 from posegen.nets.warping import Aggregate, Interpolation, deformable_skip
-from posegen.stage import Canvas, Networks, Player, System, Term, Training, adversarial_players
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, System, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Weight
-from posegen.systems.paper import Paper, Preset, Variant
 
 JOINTS = 18
 BOTTLENECK = 4  # rows of the smallest feature map

@@ -50,9 +50,8 @@ from torch.nn import functional
 from posegen.batch import Batch, Images, Joints, PoseMaps, Visible
 from posegen.data.geometry.joints import JOINTS, MIRROR
 from posegen.data.geometry.pose_maps import Gaussians
-from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Decay, Positive, Rate
-from posegen.systems.paper import Paper, Preset, Variant
 
 Features = Float[Tensor, "batch channels rows columns"]
 HeatMaps = Float[Tensor, "batch 18 rows columns"]

@@ -38,8 +38,8 @@ from posegen.batch import Batch, Images, Joints, PoseMaps, Visible
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import CHANNELS, DiscriminatorInput, discriminator_terms, generator_terms, scores
 from posegen.losses.reconstruction import l1, masked_l1
-from posegen.nets.discriminators import DcganDiscriminator
-from posegen.nets.unet import (
+from posegen.nets.convolutional import (
+    DcganDiscriminator,
     PlainDecoder,
     PlainEncoder,
     ResidualDecoder,
@@ -48,9 +48,8 @@ from posegen.nets.unet import (
     initialise_xavier,
     level_count,
 )
-from posegen.stage import Canvas, Networks, Player, System, Term, Training, adversarial_players
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, System, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Weight
-from posegen.systems.paper import Paper, Preset, Variant
 
 JOINTS = 18
 

@@ -51,9 +51,8 @@ from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import fake_loss, real_loss
 from posegen.losses.reconstruction import l1
-from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Weight
-from posegen.systems.paper import Paper, Preset, Variant
 
 CONDITION = 3 + 18 + 18  # channels: the source image, its pose maps and the target's
 FEWEST_HALVINGS, MOST_HALVINGS = 4, 8

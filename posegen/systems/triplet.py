@@ -46,10 +46,9 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Scalar
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import CHANNELS, Logits, discriminator_terms, generator_terms, scores
-from posegen.nets.discriminators import DcganDiscriminator
-from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.nets.convolutional import DcganDiscriminator
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Rate, Weight
-from posegen.systems.paper import Paper, Preset, Variant
 from posegen.systems.pg2 import (
     SYNTHETIC_COARSE,
     DifferenceMap,

@@ -48,8 +48,8 @@ from posegen.batch import Batch, Images, PoseMaps
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import CHANNELS, DiscriminatorInput, discriminator_terms, generator_terms, scores
 from posegen.losses.reconstruction import l1, masked_l1, masked_ssim_loss
-from posegen.nets.discriminators import DcganDiscriminator
-from posegen.nets.unet import (
+from posegen.nets.convolutional import (
+    DcganDiscriminator,
     PlainDecoder,
     PlainEncoder,
     ResidualDecoder,
@@ -58,9 +58,8 @@ from posegen.nets.unet import (
     initialise_xavier,
     level_count,
 )
-from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Share, Weight
-from posegen.systems.paper import Paper, Preset, Variant
 
 JOINTS = 18
 

@@ -50,12 +50,11 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Images, PoseMaps, Scalar
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import Logits, fake_loss, real_loss
+from posegen.nets.convolutional import convolution, halving_convolution
 from posegen.nets.pretrained import Layer
-from posegen.nets.unet import convolution, halving_convolution
-from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.defgan import fixed_features
 from posegen.systems.fields import Positive, Weight
-from posegen.systems.paper import Paper, Preset, Variant
 
 JOINTS = 18
 DISCRIMINATOR_HALVINGS = 4

@@ -12,8 +12,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
-from posegen.cluster.connecting import on_this_node
-from posegen.cluster.resources import Workers, threads_per_worker
+from posegen.cluster.connecting import Workers, on_this_node, threads_per_worker
 from posegen.storage.files import StorageFailed, reason_of
 from posegen.training import events
 from posegen.training.checkpoints import RAY_STATE, Curve

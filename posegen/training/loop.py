@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from posegen.batch import Batch
+from posegen.data.loading.collate import to_columns
 from posegen.data.loading.dataset import share_of, training_batches
-from posegen.data.loading.to_device import to_columns
 from posegen.stage import Canvas, Networks, Stage, System, WarmStarts
 from posegen.storage.files import StorageFailed, remove_leftovers
 from posegen.training import checkpoints
 from posegen.training.checkpoints import AsyncCheckpointer, Curve, Progress, trained_networks
-from posegen.training.loss_log import LossLog, validation_scores
 from posegen.training.step import Trainer, autocast, build_trainer
-from posegen.training.task import Context, Task
+from posegen.training.task import Context, LossLog, Task, validation_scores
 
 T = TypeVar("T")
 

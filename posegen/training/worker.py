@@ -23,8 +23,7 @@ from posegen.storage.files import StorageFailed
 from posegen.training import events
 from posegen.training.checkpoints import Curve
 from posegen.training.loop import train_stage
-from posegen.training.loss_log import NonFinite
-from posegen.training.task import Task
+from posegen.training.task import NonFinite, Task
 
 ASK_EVERY = 0.05  # seconds between two looks for the answer to a validation
 TELL_EVERY = 0.25  # seconds between two announcements of steps

@@ -14,19 +14,28 @@ from posegen.evaluation.metrics import EVERY
 from posegen.report.drawing import SMALL, data_uri
 from posegen.report.page import template
 from posegen.storage.files import write_json, write_whole
-from posegen.tuning import charts
 from posegen.tuning.content import (
+    CURVES,
+    SCATTER,
+    TALL,
     SampleRow,
     SweepContent,
+    axis_distance,
+    colour,
     is_finite,
+    learning_curves,
+    parallel_axes,
+    parallel_lines,
+    pareto,
     sample_rows,
+    scatters,
     score_of,
     shown_trials,
     sweep_content,
     value_text,
 )
 from posegen.tuning.plan import SweepPlan
-from posegen.tuning.records import Trial
+from posegen.tuning.results import Trial
 
 STATES = ("finished", "running", "stopped", "diverged", "failed", "waiting")  # in the order of the table
 SEARCHES = {"optuna": "Optuna's TPE", "random": "random search", "grid": "grid search"}
@@ -56,7 +65,7 @@ def write_sweep_page(path: Path, content: SweepContent, rows: Sequence[SampleRow
         "split": split_path,
         "short": partial(shortened, longest=11),
     }
-    lines, steps, heights, rungs = charts.learning_curves(content)
+    lines, steps, heights, rungs = learning_curves(content)
     page = template("sweep.html", filters, folder=Path(__file__).parent).render(
         sweep=content,
         rows=rows,
@@ -69,18 +78,18 @@ def write_sweep_page(path: Path, content: SweepContent, rows: Sequence[SampleRow
         ranked=by_rank(content),
         effort=effort(content),
         final=final_rows(content.final) if content.final else [],
-        axes=charts.parallel_axes(content),
-        lines=charts.parallel_lines(content),
-        scatters=charts.scatters(content),
-        pareto=charts.pareto(content),
+        axes=parallel_axes(content),
+        lines=parallel_lines(content),
+        scatters=scatters(content),
+        pareto=pareto(content),
         learning={"lines": {line.trial: line for line in lines}, "steps": steps, "heights": heights, "rungs": rungs},
         plot={
-            "scatter": charts.SCATTER,
-            "curves": charts.CURVES,
-            "between": charts.axis_distance(content),
-            "tall": charts.TALL,
+            "scatter": SCATTER,
+            "curves": CURVES,
+            "between": axis_distance(content),
+            "tall": TALL,
         },
-        ramp=[(charts.colour(n / 8, dark=False), charts.colour(n / 8, dark=True)) for n in range(9)],
+        ramp=[(colour(n / 8, dark=False), colour(n / 8, dark=True)) for n in range(9)],
         number_of={trial.number: trial for trial in content.trials},
         words={"search": SEARCHES, "scheduler": SCHEDULERS},
         small=SMALL,
@@ -152,7 +161,7 @@ def looks(content: SweepContent) -> dict[int, dict[str, Any]]:
         label = [f"trial {trial.number}, {trial.state}", f"step {trial.step:,}", *scores, *settings]
         drawn[trial.number] = {
             "classes": " ".join([trial.state, *(mark for mark, holds in marks.items() if holds)]),
-            "colours": None if level is None else tuple(charts.colour(level, dark=dark) for dark in (False, True)),
+            "colours": None if level is None else tuple(colour(level, dark=dark) for dark in (False, True)),
             "label": " · ".join(label),
         }
     return drawn

@@ -24,14 +24,20 @@ from posegen.evaluation.evaluate import chosen_pairs
 from posegen.evaluation.metrics import EVERY
 from posegen.runs.plan import Plan, Step
 from posegen.storage.files import read_json, write_json
-from posegen.storage.layout import LAYOUT
-from posegen.storage.store import Store
+from posegen.storage.store import LAYOUT, Store
 from posegen.training.task import Task
 from posegen.tuning.ray_tune import SchedulerKind, validation_steps
-from posegen.tuning.records import Settings, Trial, TrialFolder, Value
-from posegen.tuning.search import TPE, FixedList, SearchAlgorithm, random_points
-from posegen.tuning.space import Space, current_values, first_searched_stage
-from posegen.tuning.validation import PairsValidator
+from posegen.tuning.results import Settings, Trial, TrialFolder, Value
+from posegen.tuning.space import (
+    TPE,
+    FixedList,
+    SearchAlgorithm,
+    Space,
+    current_values,
+    first_searched_stage,
+    random_points,
+)
+from posegen.tuning.trainable import PairsValidator
 
 SearchKind = Literal["optuna", "random", "grid"]
 

@@ -25,8 +25,8 @@ from ray.util.queue import Queue
 
 from posegen.cluster.connecting import on_this_node
 from posegen.storage.files import StorageFailed, reason_of
-from posegen.tuning.records import Trial, TrialFolder
-from posegen.tuning.search import SearchAlgorithm
+from posegen.tuning.results import Trial, TrialFolder
+from posegen.tuning.space import SearchAlgorithm
 from posegen.tuning.trainable import STORAGE_FAILED, TrialSetup, TrialTrainable
 
 VALIDATIONS = 4  # per trial, at even distances

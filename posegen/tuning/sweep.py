@@ -24,13 +24,12 @@ from posegen.runs.progress import Progress
 from posegen.storage.files import digest, read_json, write_json
 from posegen.storage.run_lock import run_lock
 from posegen.training.checkpoints import newest_name, read_curve
-from posegen.training.loss_log import VALIDATION
+from posegen.training.task import VALIDATION
 from posegen.tuning.content import SampleRow, final_comparison, given_rows
 from posegen.tuning.page import write_page
 from posegen.tuning.plan import SweepPlan
-from posegen.tuning.records import Trial, TrialFolder
-from posegen.tuning.results import best_trial
-from posegen.tuning.validation import read_samples, sample_pairs
+from posegen.tuning.results import Trial, TrialFolder, best_trial
+from posegen.tuning.trainable import read_samples, sample_pairs
 
 POLL = "0.5"  # seconds between two polls of Ray Train's controller: trials are short
 
@@ -108,7 +107,7 @@ def _page_fingerprint(plan: SweepPlan) -> str:
 
 def _run_steps(plan: SweepPlan, progress: Progress, command: Sequence[str], *, anew: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL)
-    from posegen.cluster import connecting, resources  # Ray and MLflow take seconds to import
+    from posegen.cluster import connecting  # Ray and MLflow take seconds to import
 
     here = connecting.slots_here(plan.base.device)
     if here is not None:
@@ -116,8 +115,8 @@ def _run_steps(plan: SweepPlan, progress: Progress, command: Sequence[str], *, a
     progress.info("starting Ray")
     connecting.connect()
     try:
-        use_gpu = resources.resolve_device(plan.base.device) == "cuda"
-        side_by_side = trials_at_once(plan, resources.slots(use_gpu))
+        use_gpu = connecting.resolve_device(plan.base.device) == "cuda"
+        side_by_side = trials_at_once(plan, connecting.slots(use_gpu))
         connecting.check_shared(plan.store, folders_on_all_nodes(plan.base))
         with tracked(plan.run, plan.settings, progress, anew=anew) as tracking:
             shards, *stages = plan.shared_steps()

@@ -17,10 +17,17 @@ import pytest
 
 from posegen import cli
 from posegen.cluster.connecting import why_refused
-from posegen.cluster.doctor import collect
-from posegen.cluster.doctor.checks import ClusterFacts, Finding, Node, findings
+from posegen.cluster.doctor import (
+    ClusterFacts,
+    Finding,
+    Node,
+    collect,
+    findings,
+    make_folder,
+    mlflow_error,
+    remove_folder,
+)
 from posegen.cluster.doctor.collect import Disk, NodeFacts
-from posegen.cluster.doctor.probe import make_folder, mlflow_error, remove_folder
 
 GIB = 2**30
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "numpy": "2.4.6", "posegen": "0.1.0"}

@@ -8,8 +8,7 @@ import pytest
 import ray
 from ray._private.state import state
 
-from posegen.cluster.connecting import slots_here
-from posegen.cluster.resources import coming, cpus_per_worker, resolve_device, resources
+from posegen.cluster.connecting import coming, cpus_per_worker, resolve_device, resources, slots_here
 
 
 @pytest.mark.parametrize(

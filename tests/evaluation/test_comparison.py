@@ -19,8 +19,7 @@ from posegen.report.comparison_page import check_output, fixed_samples, tables, 
 from posegen.report.drawing import sheet
 from posegen.report.panels import chosen_rows
 from posegen.storage.files import digest
-from posegen.storage.layout import LAYOUT
-from posegen.storage.store import Store
+from posegen.storage.store import LAYOUT, Store
 
 # More persons than are needed for resampling them; four pairs each.
 PERSONS = [person for person in "abcdef" for _ in range(4)]

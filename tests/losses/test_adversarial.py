@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from posegen.losses.adversarial import fake_loss, real_loss, score_together
-from posegen.nets.discriminators import DcganDiscriminator
+from posegen.nets.convolutional import DcganDiscriminator
 
 
 def test_an_undecided_critic_costs_log_two():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from posegen.nets.discriminators import DcganDiscriminator
+from posegen.nets.convolutional import DcganDiscriminator
 
 
 def test_layers_at_the_published_sizes():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from posegen.nets.unet import (
+from posegen.nets.convolutional import (
     PlainDecoder,
     PlainEncoder,
     ResidualBlock,

@@ -19,9 +19,16 @@ from posegen.evaluation.baselines import BASELINES
 from posegen.evaluation.metrics import METRICS
 from posegen.evaluation.scoring import score_chunk, summary, training_means
 from posegen.inference import Trained
-from posegen.report.page import flattened, write_report
+from posegen.report.page import (
+    against_best_baseline,
+    best_baseline,
+    flattened,
+    headline,
+    score_row,
+    win_percentage,
+    write_report,
+)
 from posegen.report.panels import EXTREME, FIXED, chosen_rows, make_cases, ranked
-from posegen.report.score_table import against_best_baseline, best_baseline, headline, score_row, win_percentage
 
 VOID = {"meta", "img", "input", "line", "polyline", "br", "link"}
 HOSTILE = "<script>alert('&')</script>"

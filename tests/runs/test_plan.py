@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from posegen.cluster.resources import Workers
+from posegen.cluster.connecting import Workers
 from posegen.runs.options import Options, plan_for
 from posegen.runs.plan import Plan
 from posegen.storage.files import write_json

@@ -17,11 +17,9 @@ from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import CHANNELS, discriminator_terms, generator_terms, scores
 from posegen.losses.reconstruction import l1
-from posegen.nets.discriminators import DcganDiscriminator
-from posegen.nets.unet import convolution
-from posegen.stage import Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.nets.convolutional import DcganDiscriminator, convolution
+from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Weight
-from posegen.systems.paper import Paper, Preset, Variant
 
 
 class ThreeConvolutions(nn.Module):

@@ -29,9 +29,8 @@ from posegen.training.checkpoints import (
     trained_networks,
 )
 from posegen.training.loop import needed_columns, train_stage
-from posegen.training.loss_log import NonFinite, validation_scores
 from posegen.training.step import build_trainer
-from posegen.training.task import LocalContext, Task
+from posegen.training.task import LocalContext, NonFinite, Task, validation_scores
 from tests.training.test_checkpoints import save
 from tests.training.toy import CANVAS, tow, tug
 

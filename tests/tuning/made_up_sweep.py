@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from posegen.tuning.content import SweepContent
-from posegen.tuning.records import Trial
+from posegen.tuning.results import Trial
 
 
 def trial(number: int, settings: dict, state: str = "finished", **scores: Any) -> Trial:

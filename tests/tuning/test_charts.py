@@ -6,7 +6,7 @@ import math
 import pytest
 
 from posegen.report.drawing import Tick
-from posegen.tuning.charts import (
+from posegen.tuning.content import (
     APART,
     CURVES,
     SCATTER,
@@ -23,7 +23,7 @@ from posegen.tuning.charts import (
     score_axis,
     setting_axis,
 )
-from posegen.tuning.records import Trial
+from posegen.tuning.results import Trial
 from tests.tuning.made_up_sweep import a_sweep, trial
 
 

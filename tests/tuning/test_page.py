@@ -27,7 +27,7 @@ from posegen.tuning.page import (
     split_path,
     write_sweep_page,
 )
-from posegen.tuning.records import Trial
+from posegen.tuning.results import Trial
 from tests.tuning.made_up_sweep import a_sweep, trial
 
 VOID = {"meta", "img", "input", "br", "wbr"}

@@ -10,8 +10,8 @@ from posegen.runs.options import Options
 from posegen.storage.files import write_json
 from posegen.tuning.options import SweepOptions, sweep_for
 from posegen.tuning.plan import SweepPlan
-from posegen.tuning.records import Trial
-from posegen.tuning.search import TPE, FixedList
+from posegen.tuning.results import Trial
+from posegen.tuning.space import TPE, FixedList
 from posegen.tuning.sweep import describe_sweep, run_sweep, trials_at_once
 from tests.conftest import Blocks, shards_of
 

@@ -32,8 +32,8 @@ from posegen.tuning.ray_tune import (
     rungs,
     validation_steps,
 )
-from posegen.tuning.records import Settings, Trial, TrialFolder
-from posegen.tuning.search import FixedList
+from posegen.tuning.results import Settings, Trial, TrialFolder
+from posegen.tuning.space import FixedList
 
 BUDGET = 240
 

@@ -9,7 +9,7 @@ import pytest
 
 from posegen.storage import files
 from posegen.storage.store import Store
-from posegen.tuning.records import ENDED, Trial, TrialFolder
+from posegen.tuning.results import ENDED, Trial, TrialFolder
 
 FULL = Trial(
     number=7,

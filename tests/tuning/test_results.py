@@ -6,8 +6,7 @@ import re
 import pytest
 
 from posegen.evaluation.metrics import METRICS
-from posegen.tuning.records import State, Trial
-from posegen.tuning.results import best_trial, compare_over_seeds, interval, pareto_front, ranked
+from posegen.tuning.results import State, Trial, best_trial, compare_over_seeds, interval, pareto_front, ranked
 
 
 def trial(number: int, state: State = "finished", **scores: float) -> Trial:

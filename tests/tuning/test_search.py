@@ -6,9 +6,8 @@ from statistics import mean
 import pytest
 from ray import tune
 
-from posegen.tuning.records import Settings, Trial
-from posegen.tuning.search import TPE, FixedList, SearchAlgorithm, random_points
-from posegen.tuning.space import Space
+from posegen.tuning.results import Settings, Trial
+from posegen.tuning.space import TPE, FixedList, SearchAlgorithm, Space, random_points
 
 ALPHA, WEIGHT = "refinement.alpha", "refinement.image_weight"
 SPACE = Space("here", {ALPHA: tune.uniform(0, 1), WEIGHT: tune.loguniform(1, 1000)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from posegen.cluster.resources import Workers
+from posegen.cluster.connecting import Workers
 from posegen.storage.files import StorageFailed
 from posegen.training.launch import Decide, Diverged
 from posegen.training.step import build_trainer

@@ -13,7 +13,7 @@ from posegen.evaluation.metrics import METRICS
 from posegen.evaluation.scoring import result_scores
 from posegen.inference import Trained
 from posegen.storage.store import Store
-from posegen.tuning.validation import PairsValidator, read_samples, sample_pairs
+from posegen.tuning.trainable import PairsValidator, read_samples, sample_pairs
 from tests import posing_systems
 
 CPU = torch.device("cpu")

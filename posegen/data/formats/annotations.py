@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from posegen.data import reasons
+from posegen.data.formats import Annotations, Pose, load_json
 from posegen.data.formats.coco import COCO, COCO_RESULTS, is_coco, is_coco_results, read_coco, read_coco_results
 from posegen.data.formats.images import ImageIndex
 from posegen.data.formats.openpose import OPENPOSE, is_openpose, read_openpose
 from posegen.data.formats.pg2_pickles import PEAKS, PG2_PICKLES, SUBSETS, is_peaks_file, peaks_files, read_pg2_poses
 from posegen.data.formats.posegan_csv import HEADER, POSE_GAN, is_pose_gan_csv, read_pose_gan_csv
-from posegen.data.formats.poses import Annotations, Pose, load_json
 from posegen.data.listing import Reject
 
 ImageKey = TypeVar("ImageKey", bound=Hashable)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posegen.data.formats.poses import (
+from posegen.data.formats import (
     NOBODY,
     Annotations,
     Pose,

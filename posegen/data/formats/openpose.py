@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posegen.data.formats.poses import (
+from posegen.data.formats import (
     NOBODY,
     Annotations,
     Pose,

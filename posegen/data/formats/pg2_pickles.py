@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posegen.data.formats.poses import MISSING, Annotations, Pose
+from posegen.data.formats import MISSING, Annotations, Pose
 from posegen.data.formats.restricted import PickledArray, read_plain_pickle, text
 from posegen.data.geometry.joints import JOINTS
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posegen.data.formats.poses import MISSING, Annotations, Pose, collect_poses, read_text
+from posegen.data.formats import MISSING, Annotations, Pose, collect_poses, read_text
 
 POSE_GAN = "pose-gan CSV"
 HEADER = "name:keypoints_y:keypoints_x"

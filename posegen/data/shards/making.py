@@ -16,8 +16,7 @@ from posegen.data import reasons
 from posegen.data.formats.images import fit, open_image, scaled_joints
 from posegen.data.geometry.joints import TORSO
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, Source
-from posegen.data.masks.person_masks import Estimate, person_mask
-from posegen.data.masks.pose_masks import pack, pose_mask
+from posegen.data.masks import Estimate, pack, person_mask, pose_mask
 from posegen.data.shards.manifest import IMAGES, PAIRS, SCHEMA_VERSION, ShardSummary, shard_stem, write_arrow
 from posegen.data.sources.pairs import ordered_pairs
 from posegen.storage.files import write_json

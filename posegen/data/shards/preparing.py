@@ -21,7 +21,7 @@ import ray.data
 
 from posegen.data import reasons
 from posegen.data.listing import Listing, Reject, Source
-from posegen.data.masks.person_masks import Estimate, person_mask
+from posegen.data.masks import Estimate, person_mask
 from posegen.data.shards.making import ShardSettings, Work, made_from, make_shard, plan_works
 from posegen.data.shards.manifest import (
     MANIFEST,

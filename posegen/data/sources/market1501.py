@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from posegen.data import reasons
+from posegen.data.formats import Annotations
 from posegen.data.formats.images import READABLE, folder_names, image_sizes, read_image
 from posegen.data.formats.pg2_pickles import (
     PEAKS,
@@ -23,7 +24,6 @@ from posegen.data.formats.pg2_pickles import (
     read_pg2_poses,
 )
 from posegen.data.formats.posegan_csv import read_pose_gan_csv
-from posegen.data.formats.poses import Annotations
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
 from posegen.data.sources.pairs import PUBLISHED_TEST_PAIRS, given_pairs, ordered_pairs, published_draw, usable_rows
 from posegen.data.sources.splits import SPLITS

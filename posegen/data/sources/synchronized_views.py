@@ -13,11 +13,21 @@ from typing import ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from posegen.data import reasons
+from posegen.data.formats import MISSING, Pose
 from posegen.data.formats.calibration import FORMATS, plain_name, read_azimuths
-from posegen.data.formats.images import READABLE, folder_names, image_sizes
+from posegen.data.formats.images import (
+    LARGEST,
+    READABLE,
+    Part,
+    Square,
+    folder_names,
+    image_sizes,
+    parse_part,
+    part_sizes,
+    read_part,
+    square_around,
+)
 from posegen.data.formats.openpose import read_openpose
-from posegen.data.formats.poses import MISSING, Pose
-from posegen.data.formats.video import LARGEST, Part, Square, parse_part, part_sizes, read_part, square_around
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
 from posegen.data.sources.folder import check_settings
 from posegen.data.sources.splits import SPLITS, empty_split, held_out

@@ -30,8 +30,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from posegen.data import reasons
+from posegen.data.formats import NOBODY, Pose
 from posegen.data.formats.images import folder_names
-from posegen.data.formats.poses import NOBODY, Pose
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
 from posegen.data.sources.splits import SPLITS, shared_note

@@ -12,8 +12,19 @@ from posegen.batch import Batch, Images, Joints, Masks, PoseMaps
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import Logits, fake_loss, real_loss, score_together
 from posegen.losses.reconstruction import area_l1, l1
-from posegen.nets.discriminators import DcganDiscriminator
-from posegen.stage import GENERATOR, Canvas, Networks, Player, Term, Training, adversarial_players
+from posegen.nets.convolutional import DcganDiscriminator
+from posegen.stage import (
+    GENERATOR,
+    Canvas,
+    Networks,
+    Paper,
+    Player,
+    Preset,
+    Term,
+    Training,
+    Variant,
+    adversarial_players,
+)
 from posegen.systems.fields import Decay, Positive, Weight
 from posegen.systems.multistage.networks import (
     JOINTS,
@@ -24,7 +35,6 @@ from posegen.systems.multistage.networks import (
     cut_out,
     view_code,
 )
-from posegen.systems.paper import Paper, Preset, Variant
 
 Terms = dict[str, Term]
 Grey = Annotated[float, Interval(ge=-1, le=1)]

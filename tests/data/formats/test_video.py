@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.data.formats.video import FORWARD, Part, Square, cut_out, parse_part, read_part, square_around
+from posegen.data.formats.images import FORWARD, Part, Square, cut_out, parse_part, read_part, square_around
 
 FRAMES = FORWARD + 60
 

@@ -13,7 +13,7 @@ import torch
 from posegen.data.geometry.joints import MIRROR
 from posegen.data.listing import Entry, Listing, LoadedImage
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
-from posegen.data.masks.pose_masks import pose_mask
+from posegen.data.masks import pose_mask
 from posegen.data.shards import preparing as shards_module
 from posegen.data.shards.preparing import ShardSettings, write_shards
 from posegen.storage.store import Store

@@ -4,7 +4,7 @@ import torch
 
 from posegen.batch import COLUMNS
 from posegen.data.geometry.pose_maps import Discs, Gaussians
-from posegen.data.loading.to_device import to_columns
+from posegen.data.loading.collate import to_columns
 
 HEIGHT, WIDTH = 8, 6
 

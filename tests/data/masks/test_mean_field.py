@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posegen.data.masks.mean_field import Crf, PermutohedralFilter, appearance_filter, mean_field, smoothness_filter
+from posegen.data.mean_field import Crf, PermutohedralFilter, appearance_filter, mean_field, smoothness_filter
 
 
 def dense(features):

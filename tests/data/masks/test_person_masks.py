@@ -12,11 +12,10 @@ import pytest
 from posegen.data import reasons
 from posegen.data.formats.images import open_image
 from posegen.data.listing import Entry, Listing, LoadedImage
-from posegen.data.masks.person_masks import limb_seeds, person_mask, pieces_with, torso_length
-from posegen.data.masks.pose_masks import unpack
+from posegen.data.masks import limb_seeds, person_mask, pieces_with, torso_length, unpack
 from posegen.data.shards.making import ShardSettings, make_shard, plan_works, prepare
 from posegen.data.shards.manifest import read_arrow
-from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.data.sources.synthetic import SyntheticPeople
 from tests.conftest import SHARED_DATA
 
 PHOTO = SHARED_DATA / "open/tfjs-models/test_data"

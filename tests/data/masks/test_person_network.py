@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posegen.data import reasons
-from posegen.data.masks.person_masks import PersonNetwork, mask_estimate, network_digits, person_mask
+from posegen.data.masks import PersonNetwork, mask_estimate, network_digits, person_mask
 from posegen.nets.pretrained import PRETRAINED
 from tests.data.masks.onnx_file import write_onnx
 

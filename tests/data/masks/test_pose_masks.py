@@ -3,7 +3,7 @@ import pytest
 from skimage.morphology import closing
 
 from posegen.data.geometry.joints import LIMBS, MIRROR
-from posegen.data.masks.pose_masks import pack, pose_mask, unpack
+from posegen.data.masks import pack, pose_mask, unpack
 
 
 def plain_discs(centres, height, width, radius):

@@ -13,13 +13,13 @@ import ray
 from posegen.data import reasons
 from posegen.data.geometry.joints import TORSO
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject
-from posegen.data.masks.pose_masks import pose_mask, unpack
+from posegen.data.masks import pose_mask, unpack
 from posegen.data.shards import preparing as shards
 from posegen.data.shards.making import Work, make_shard, plan_works, prepare
 from posegen.data.shards.manifest import ShardSummary, read_arrow
 from posegen.data.shards.preparing import ShardSettings, read_manifest, write_shards
 from posegen.data.sources.splits import with_validation
-from posegen.data.sources.synthetic.source import SyntheticPeople
+from posegen.data.sources.synthetic import SyntheticPeople
 from posegen.storage.store import Store
 from tests.conftest import SHARED_DATA
 

@@ -15,8 +15,8 @@ from posegen.data.formats.images import open_image
 from posegen.data.formats.posegan_csv import HEADER
 from posegen.data.listing import Listing, Reject, Source
 from posegen.data.shards.making import ShardSettings, Work, make_shard, prepare
+from posegen.data.sources.deepfashion import CROPPED, DeepFashion
 from posegen.data.sources.deepfashion.files import Name, parse_name
-from posegen.data.sources.deepfashion.source import CROPPED, DeepFashion
 from posegen.data.sources.pairs import ordered_pairs
 from tests.conftest import SHARED_DATA
 

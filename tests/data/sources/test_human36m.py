@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from posegen.data import reasons
-from posegen.data.formats.video import parse_part
+from posegen.data.formats.images import parse_part
 from posegen.data.geometry.joints import HUMAN36M_17, JOINTS, TORSO
 from posegen.data.listing import Entry, Listing, Source
 from posegen.data.shards.making import ShardSettings, make_shard, plan_works, prepare
 from posegen.data.shards.manifest import read_arrow
+from posegen.data.sources.human36m import Human36M
 from posegen.data.sources.human36m.files import CAMERAS, SUBJECTS, read_cameras
-from posegen.data.sources.human36m.source import Human36M
 from posegen.data.sources.pairs import ordered_pairs, usable_rows
 
 SIDE, FRAMES, STRIDE = 300, 16, 5

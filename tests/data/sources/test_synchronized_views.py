@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posegen.data import reasons
-from posegen.data.formats.video import parse_part
+from posegen.data.formats.images import parse_part
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.listing import Listing, Source
 from posegen.data.sources.pairs import ordered_pairs, usable_rows

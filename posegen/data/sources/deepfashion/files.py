@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posegen.data import reasons
+from posegen.data.formats import Pose
 from posegen.data.formats.annotations import AnnotationFiles, find_annotations, match_poses, read_annotations
 from posegen.data.formats.images import READABLE, folder_names, image_sizes
 from posegen.data.formats.posegan_csv import POSE_GAN
-from posegen.data.formats.poses import Pose
 from posegen.data.listing import Reject
 from posegen.data.sources.splits import SPLITS
 

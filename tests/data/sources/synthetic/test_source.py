@@ -8,8 +8,7 @@ import simplejpeg
 
 from posegen.data.geometry.joints import TORSO
 from posegen.data.sources.splits import with_validation
-from posegen.data.sources.synthetic.scenes import CAMERAS
-from posegen.data.sources.synthetic.source import SyntheticPeople, contact_sheet
+from posegen.data.sources.synthetic import CAMERAS, SyntheticPeople, contact_sheet
 
 SMALL = SyntheticPeople(train_people=3, test_people=2, images_per_person=4)
 

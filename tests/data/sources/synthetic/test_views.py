@@ -11,7 +11,7 @@ from posegen.data.listing import Entry
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
 from posegen.data.shards.making import ShardSettings, made_from, make_shard, plan_works
 from posegen.data.shards.preparing import _conclude
-from posegen.data.sources.synthetic.source import HUMAN36M_AZIMUTHS, SyntheticViews, view_sheet
+from posegen.data.sources.synthetic import HUMAN36M_AZIMUTHS, SyntheticViews, view_sheet
 from posegen.storage.store import Store
 
 SMALL = SyntheticViews(train_people=2, test_people=1, instants_per_person=2)

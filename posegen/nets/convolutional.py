@@ -1,4 +1,6 @@
-"""Blocks of PG2's U-Nets, whose width grows linearly with depth; other systems build their generators from them.
+"""Convolutional blocks, as PG2's U-Nets have them, and discriminators with one logit an image.
+
+Widths grow linearly with depth; other systems build their generators from these blocks.
 
 Source: PG2's released models.py and models256.py. All convolutions are 3x3 with ReLU unless said otherwise, without
 normalisation or dropout; weights are Xavier-uniform, biases zero (the defaults of TF-slim). Strided convolutions pad
@@ -179,3 +181,44 @@ class PlainDecoder(nn.Module):
             features = self.blocks[len(skips) - 1 - k](torch.cat([features, skips[k]], dim=1) if used else features)
             features = upsample(features) if k else features
         return self.image(features)
+
+
+def initialise_uniform(module: nn.Module) -> None:
+    """Weights U(-0.02 sqrt(3), 0.02 sqrt(3)), whose standard deviation is 0.02; biases zero. For `nn.Module.apply`.
+
+    PG2's released wgan_gp.py for its discriminator's convolutions and fully connected layer.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        limit = 0.02 * math.sqrt(3)
+        nn.init.uniform_(module.weight, -limit, limit)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class DcganDiscriminator(nn.Module):
+    """DCGAN's discriminator as PG2's released wgan_gp.py builds it.
+
+    5x5 convolutions of stride 2 with LeakyReLU 0.2, widths 64, 128, 256, 512 and again 512, as many as bring the
+    image to 8 rows (4 for 128x64, 5 for 256x256), batch normalisation on all but the first, then one linear unit.
+    The normalisation always uses the batch's own statistics, in evaluation too, and eps 1e-5: so an image's score
+    depends on which others are scored with it, and what is scored together matters. `normalised=False` leaves it out
+    (for critics with clipped weights), and an image's score is its own.
+    """
+
+    def __init__(self, *, size: tuple[int, int], channels: int = 3, width: int = 64, normalised: bool = True) -> None:
+        super().__init__()
+        widths = [width * min(2**k, 8) for k in range(level_count(size) - 1)]
+        layers: list[nn.Module] = []
+        for k, (inner, outer) in enumerate(zip([channels, *widths], widths, strict=False)):
+            layers.append(halving_convolution(inner, outer, kernel=5))
+            if normalised and k > 0:
+                layers.append(nn.BatchNorm2d(outer, track_running_stats=False))
+            layers.append(nn.LeakyReLU(0.2))
+        rows, columns = bottleneck_size(size)
+        self.features = nn.Sequential(*layers)
+        self.logit = nn.Linear(widths[-1] * rows * columns, 1)
+        self.apply(initialise_uniform)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " batch"]:
+        """Return one logit an image; above zero is real."""
+        return self.logit(self.features(images).flatten(1)).squeeze(1)

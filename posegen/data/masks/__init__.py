@@ -1,1 +1,0 @@
-"""Pose masks and person masks."""
