@@ -21,6 +21,8 @@ from posegen.tuning.content import final_comparison
 from posegen.tuning.results import Trial, TrialFolder
 from tests.test_pipeline import wait_for
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 TRIALS, BUDGET = 4, 40
 ALL_FREE = "2.0"  # CPUs, and no placement group
