@@ -3,43 +3,74 @@
 A new format is one file beside this one, with a reader that returns `Annotations`, and one row in `FORMATS`.
 """
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from posegen.data import reasons
-from posegen.data.formats import Annotations, Pose, load_json
+from posegen.data.formats import (
+    Annotations,
+    check_unit,
+    is_hidden,
+    load_json,
+    visible_files,
+    walk,
+)
 from posegen.data.formats.coco import COCO, COCO_RESULTS, is_coco, is_coco_results, read_coco, read_coco_results
-from posegen.data.formats.images import ImageIndex
 from posegen.data.formats.openpose import OPENPOSE, is_openpose, read_openpose
+from posegen.data.formats.per_image import (
+    DRESSCODE,
+    MEDIAPIPE,
+    MMPOSE,
+    ULTRALYTICS,
+    is_dresscode,
+    is_mediapipe,
+    is_mmpose,
+    is_ultralytics,
+    read_dresscode,
+    read_mediapipe,
+    read_mmpose,
+    read_ultralytics,
+)
 from posegen.data.formats.pg2_pickles import PEAKS, PG2_PICKLES, SUBSETS, is_peaks_file, peaks_files, read_pg2_poses
 from posegen.data.formats.posegan_csv import HEADER, POSE_GAN, is_pose_gan_csv, read_pose_gan_csv
-from posegen.data.listing import Reject
-
-ImageKey = TypeVar("ImageKey", bound=Hashable)
 
 
 class AnnotationFormat(NamedTuple):
     """A format of annotation files."""
 
+    key: str  # for `format=`
     name: str
     description: str  # for messages
-    matches: Callable[[Path, bytes], bool]  # by the path and the first 4,096 bytes without leading whitespace
+    matches: Callable[[Any], bool]  # by the content of a JSON file
     read: Callable[[Path], Annotations]
+    per_image: bool = False  # a folder with a file for each image
 
 
 # The first format that matches a file is its format.
 FORMATS = (
-    AnnotationFormat(POSE_GAN, f"first line {HEADER}", is_pose_gan_csv, read_pose_gan_csv),
-    AnnotationFormat(OPENPOSE, "a folder with a file for each image, key 'people'", is_openpose, read_openpose),
-    AnnotationFormat(COCO, "keys 'images' and 'annotations'", is_coco, read_coco),
-    AnnotationFormat(COCO_RESULTS, "a list with 'image_id' and 'keypoints'", is_coco_results, read_coco_results),
+    AnnotationFormat("posegan_csv", POSE_GAN, f"first line {HEADER}", lambda _: False, read_pose_gan_csv),
+    AnnotationFormat("coco", COCO, "keys 'images' and 'annotations'", is_coco, read_coco),
     AnnotationFormat(
-        PG2_PICKLES, f"{PEAKS}*.p with its {SUBSETS}*.p, also in a folder PoseFiltered", is_peaks_file, read_pg2_poses
+        "coco_results", COCO_RESULTS, "a list with 'image_id' and 'keypoints'", is_coco_results, read_coco_results
     ),
-)
+    AnnotationFormat(
+        "openpose", OPENPOSE, "a folder with a file for each image, key 'people'", is_openpose, read_openpose, True
+    ),
+    AnnotationFormat("mmpose", MMPOSE, "a file for each image, 'keypoint_scores'", is_mmpose, read_mmpose, True),
+    AnnotationFormat("dresscode", DRESSCODE, "a file for each image, 'keypoints'", is_dresscode, read_dresscode, True),
+    AnnotationFormat("mediapipe", MEDIAPIPE, "a file for each image, 33 points", is_mediapipe, read_mediapipe, True),
+    AnnotationFormat(
+        "ultralytics", ULTRALYTICS, "labels/*.txt, class, box and points a line", lambda _: False, read_ultralytics, True
+    ),
+    AnnotationFormat(
+        "pg2_pickles", PG2_PICKLES, f"{PEAKS}*.p with its {SUBSETS}*.p, also in a folder PoseFiltered",
+        lambda _: False, read_pg2_poses,
+    ),
+)  # fmt: skip
+BY_KEY = {each.key: each for each in FORMATS}
+BY_NAME = {each.name: each for each in FORMATS}
 _UNDERSTOOD = ", ".join(f"{each.name} ({each.description})" for each in FORMATS)
 
 
@@ -53,66 +84,83 @@ class AnnotationFiles(NamedTuple):
         return f"{', '.join(path.name for path, _ in self.files)} ({self.format})"
 
 
-@dataclass(frozen=True)
-class PosedImages:
-    """Poses by image, for each split of the annotation files (None: without split), and the rejects."""
-
-    poses: dict[str | None, dict[str, Pose]]
-    rejects: list[Reject]
-
-    @cached_property
-    def names(self) -> set[str]:
-        """All images that have a pose."""
-        return {name for poses in self.poses.values() for name in poses}
-
-
 def detect_format(path: Path) -> str | None:
-    """Return the name of a file's format, by its first bytes and the keys in it; None if it is in none of `FORMATS`."""
-    found = _format_of(path)
-    return found.name if found else None
-
-
-def _format_of(path: Path) -> AnnotationFormat | None:
+    """Return the name of a file's format, by its structure; None if it is in none of `FORMATS`."""
     with path.open("rb") as file:
         head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return next((each for each in FORMATS if each.matches(path, head)), None)
+    if is_pose_gan_csv(head):
+        return POSE_GAN
+    if is_peaks_file(path, head):
+        return PG2_PICKLES
+    if path.suffix == ".txt" and is_ultralytics(head):
+        return ULTRALYTICS
+    if head[:1] not in (b"{", b"["):
+        return None
+    try:
+        content = load_json(path)
+    except ValueError:
+        return None
+    return next((each.name for each in FORMATS if each.matches(content)), None)
 
 
-def read_annotations(path: Path, layout: str | None = None) -> Annotations:
-    """Read a file in any of `FORMATS`, or a folder of OpenPose's files.
+def read_annotations(
+    path: Path, layout: str | None = None, *, format: str | None = None, unit: str | None = None
+) -> Annotations:
+    """Read a file in any of `FORMATS`, or a folder of those that have a file for each image.
 
-    `layout` is the order of OpenPose's points ("body_18", "body_25", "body_25b"); None decides by their number.
-    Raises ValueError for a file in no known format, and as the readers do.
+    Args:
+        path: The file or folder.
+        layout: The order of OpenPose's points ("body_18", "body_25", "body_25b"); None decides by their number.
+        format: A key of `FORMATS`; None decides by the structure of the file, or of the first in the folder.
+        unit: One of `UNITS`; None takes the format's own, and refuses pixels that look like fractions.
+
+    Raises:
+        ValueError: For a file in no known format, for fractions, and as the readers do.
     """
     if not path.exists():
         raise ValueError(f"joints file or folder '{path}' does not exist. Understood are: {_UNDERSTOOD}.")
-    found = None if path.is_dir() else _format_of(path)
-    if path.is_dir() or (found and found.name == OPENPOSE):
-        return read_openpose(path, layout)
-    if found:
-        return found.read(path)
-    if path.suffix.lower() == ".csv":
-        return read_pose_gan_csv(path)  # raises for its header
-    if path.suffix.lower() == ".json":
-        load_json(path)  # raises if malformed
-    raise ValueError(f"{path} is in no format that is understood. These are: {_UNDERSTOOD}.")
+    name = BY_KEY[format].name if format else _folder_format(path) if path.is_dir() else detect_format(path)
+    if name is None and path.is_dir():
+        name = OPENPOSE  # raises for its files
+    if name is None:
+        if path.suffix.lower() == ".csv":
+            name = POSE_GAN  # raises for its header
+        if path.suffix.lower() == ".json":
+            load_json(path)  # raises if malformed
+    if name is None:
+        raise ValueError(f"{path} is in no format that is understood. These are: {_UNDERSTOOD}.")
+    annotations = read_openpose(path, layout) if name == OPENPOSE else BY_NAME[name].read(path)
+    if unit is not None:
+        return replace(annotations, unit=unit)
+    check_unit(annotations, path)
+    return annotations
 
 
-def find_annotations(root: Path, joints: Path | None) -> tuple[AnnotationFiles, str]:
+def _folder_format(folder: Path) -> str | None:
+    """Return the format of the first annotation file in a folder or below it, of those with a file for each image."""
+    first = next((file for file in walk(folder) if file.suffix.lower() in (".json", ".txt")), None)
+    name = detect_format(first) if first else None
+    return name if name and BY_NAME[name].per_image else None
+
+
+def find_annotations(root: Path, joints: Path | None, format: str | None = None) -> tuple[AnnotationFiles, str]:
     """Find the annotation files to read, and describe in a sentence which were taken and which others are there.
 
     A given `joints` is a file, or a folder that is searched; it may be relative to `root`. Without it the first of
     these in `root` is taken: `annotation-train.csv` and `annotation-test.csv` (also with a prefix, as pose-gan has
-    it); another pose-gan CSV; a sub-folder with OpenPose's files, or `root` itself; a COCO file in `root` or
-    `root/annotations`; COCO results there; PG2's pickles. Raises ValueError where there is none.
+    it); another pose-gan CSV; a sub-folder with a file for each image, or `root` itself; COCO files in `root`, in
+    `root/annotations` or in `root/train`, `valid` and `test`, by split where they are for several; COCO results; PG2's
+    pickles. With a `format`, a key of `FORMATS`, others are not looked at. Raises ValueError where there is none.
     """
+    name = BY_KEY[format].name if format else None
     if joints is not None:
-        given = _given(joints if joints.exists() else root / joints)
+        given = _given(joints if joints.exists() else root / joints, name)
         return given, f"Joints: {given}, as asked for."
-    found = _search(root)
+    found = [files for files in _search(root) if name in (None, files.format)]
     if not found:
         raise ValueError(
             f"no joints found in '{root}'. Expected one of: {_UNDERSTOOD}. Or give their file or folder (`joints`)."
+            + _there(root)
         )
     note = f"Joints: {found[0]}."
     if found[1:]:
@@ -120,14 +168,27 @@ def find_annotations(root: Path, joints: Path | None) -> tuple[AnnotationFiles, 
     return found[0], note
 
 
-def _given(path: Path) -> AnnotationFiles:
+def _there(folder: Path) -> str:
+    """Describe files that might be annotations, with their first lines."""
+    files = [file for ending in ("csv", "json", "txt", "p") for file in visible_files(folder, f"*.{ending}")][:3]
+    lines = []
+    for file in files:
+        with file.open("rb") as opened:
+            first = opened.read(200).removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0]
+        lines.append(f" {file.name} is there, its first line is {first.decode(errors='replace').strip()[:80]!r}.")
+    return "".join(lines)
+
+
+def _given(path: Path, name: str | None) -> AnnotationFiles:
     if not path.is_dir():
-        kind = detect_format(path) if path.is_file() else None
+        kind = name or (detect_format(path) if path.is_file() else None)
         return AnnotationFiles(kind or "unknown format", ((path, None),))
-    found = _search(path)
+    if name and BY_NAME[name].per_image:
+        return AnnotationFiles(name, ((path, None),))
+    found = [files for files in _search(path) if name in (None, files.format)]
     if not found:
-        raise ValueError(f"no joints found in '{path}'. Expected one of: {_UNDERSTOOD}.")
-    return AnnotationFiles(OPENPOSE, ((path, None),)) if found[0].format == OPENPOSE else found[0]
+        raise ValueError(f"no joints found in '{path}'. Expected one of: {_UNDERSTOOD}.{_there(path)}")
+    return AnnotationFiles(found[0].format, ((path, None),)) if BY_NAME[found[0].format].per_image else found[0]
 
 
 def _search(folder: Path) -> list[AnnotationFiles]:
@@ -136,19 +197,57 @@ def _search(folder: Path) -> list[AnnotationFiles]:
     whole = halves if len(halves) == 2 else [(path, None) for path, _ in halves]
     found = [AnnotationFiles(POSE_GAN, tuple(whole))] if whole else []
     taken = {path for path, _ in halves}
-    single = [(path, detect_format(path)) for path in sorted(folder.glob("*.csv")) if path not in taken]
-    openpose = [(path, OPENPOSE) for path in _openpose_folders(folder)]
-    objects = [
-        (path, detect_format(path)) for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
-    ]
-    for kind, files in ((POSE_GAN, single), (OPENPOSE, openpose), (COCO, objects), (COCO_RESULTS, objects)):
-        found += [AnnotationFiles(kind, ((path, None),)) for path, name in files if name == kind]
+    single = [(path, detect_format(path)) for path in visible_files(folder, "*.csv") if path not in taken]
+    children = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
+    folders = [(path, _folder_format(path)) for path in children]
+    tops = [file for ending in ("json", "txt") for file in visible_files(folder, f"*.{ending}")]
+    own = [kind for file in tops[:1] if (kind := detect_format(file)) and BY_NAME[kind].per_image]
+    folders += [(folder, kind) for kind in own]
+    patterns = ("*.json", "annotations/*.json", *(f"{split}/*.json" for split in _SPLITS))
+    objects = [(path, detect_format(path)) for pattern in patterns for path in visible_files(folder, pattern)]
+    found += [AnnotationFiles(POSE_GAN, ((path, None),)) for path, name in single if name == POSE_GAN]
+    for each in FORMATS:
+        if each.per_image:
+            found += [AnnotationFiles(each.name, _by_split(path)) for path, name in folders if name == each.name]
+    for kind in (COCO, COCO_RESULTS):
+        found += _halves(kind, [path for path, name in objects if name == kind])
     pickles = peaks_files(folder)
     if None in pickles or len(pickles) == 1:  # a file of all images; a single split's file is read without split, too
         found.append(AnnotationFiles(PG2_PICKLES, ((pickles.get(None) or next(iter(pickles.values())), None),)))
     elif pickles:
         found.append(AnnotationFiles(PG2_PICKLES, tuple((path, split) for split, path in pickles.items())))
     return found
+
+
+_SPLITS = {"train": "train", "test": "test", "val": "", "valid": "", "validation": ""}
+
+
+def _split_of(words: str) -> str | None:
+    """Return the word of a split that a name contains ("person_keypoints_train2017": "train"), or None."""
+    named = [word for word in re.split(r"[^a-z]+", words.lower()) if word in _SPLITS]
+    return named[0] if len(named) == 1 else None
+
+
+def _halves(kind: str, paths: list[Path]) -> list[AnnotationFiles]:
+    """Return one file each, or one pair of files for training and testing where all names tell their split.
+
+    A validation file is for testing where there is none for that, else for training (our choice).
+    """
+    words = [_split_of(path.stem) or _split_of(path.parent.name) for path in paths]
+    if len(paths) < 2 or None in words or len(set(words)) < len(words) or "train" not in words:
+        return [AnnotationFiles(kind, ((path, None),)) for path in paths]
+    validation = "train" if "test" in words else "test"
+    return [AnnotationFiles(kind, tuple((p, _SPLITS[w] or validation) for p, w in zip(paths, words, strict=True) if w))]
+
+
+def _by_split(folder: Path) -> tuple[tuple[Path, str | None], ...]:
+    """Return a folder of annotations, or its folders for training and testing."""
+    children = {path.name: path for path in folder.iterdir() if path.is_dir() and path.name in _SPLITS}
+    loose = any(path.is_file() and not is_hidden(path.name) for path in folder.iterdir())
+    if loose or "train" not in children or len(children) < 2:
+        return ((folder, None),)
+    validation = "train" if "test" in children else "test"
+    return tuple((path, _SPLITS[name] or validation) for name, path in sorted(children.items()))
 
 
 def split_file(folder: Path, ending: str) -> Path | None:
@@ -159,73 +258,10 @@ def split_file(folder: Path, ending: str) -> Path | None:
     """
     if (folder / ending).exists():
         return folder / ending
-    found = sorted(folder.glob(f"*-{ending}"))
+    found = visible_files(folder, f"*-{ending}")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ValueError(
             f"expected one file in '{folder}' that ends with '{ending}', found {names}: call one '{ending}'."
         )
     return found[0] if found else None
-
-
-def _openpose_folders(folder: Path) -> list[Path]:
-    children = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    firsts = [(child, next(child.rglob("*.json"), None)) for child in children]
-    firsts.append((folder, min(folder.glob("*.json"), default=None)))
-    return [parent for parent, file in firsts if file and detect_format(file) == OPENPOSE]
-
-
-def pose_images(annotation_files: AnnotationFiles, images: ImageIndex, layout: str | None) -> PosedImages:
-    """Read the files and match each annotation to an image, by path, name or name without suffix.
-
-    Rejects as `match_poses` does; raises ValueError as `read_annotations` does.
-    """
-    poses: dict[str | None, dict[str, Pose]] = {}
-    rejects: list[Reject] = []
-    for path, split in annotation_files.files:
-        annotations = read_annotations(path, layout)
-        poses[split], refused = match_poses(annotations, images.find, split=split or "train", file=path.name)
-        rejects += refused
-    return PosedImages(poses, rejects)
-
-
-def match_poses(
-    annotations: Annotations,
-    find: Callable[[str], Sequence[ImageKey]],
-    *,
-    split: str,
-    file: str,
-    unknown: str = "",
-) -> tuple[dict[ImageKey, Pose], list[Reject]]:
-    """Match annotations to images.
-
-    An image that is annotated twice is rejected, since either annotation may be wrong; so is an annotation that fits
-    no image, or several.
-
-    Args:
-        annotations: Poses by the names that the file uses.
-        find: Returns the images that a name may mean.
-        split: The split of the rejects.
-        file: The annotation file's name, for the rejects.
-        unknown: An addition to the rejects of names that fit no image.
-
-    Returns:
-        The pose of each image, and the rejects.
-    """
-    labels: dict[ImageKey, list[str]] = {}
-    rejects: list[Reject] = []
-    for label in (*annotations.poses, *annotations.duplicates):
-        found = find(label)
-        if len(found) == 1:
-            labels.setdefault(found[0], []).append(label)
-        else:
-            fits = f", fits {', '.join(map(str, found[:3]))}: name it by its path" if found else unknown
-            rejects.append(Reject(label, split, reasons.NO_IMAGE, f"named in {file}{fits}"))
-    poses: dict[ImageKey, Pose] = {}
-    for image, named in labels.items():
-        if len(named) == 1 and named[0] in annotations.poses:
-            poses[image] = annotations.poses[named[0]]
-        else:
-            where = annotations.duplicates.get(named[0], f"{file}: {', '.join(named)}")
-            rejects.append(Reject(str(image), split, reasons.DUPLICATE, where))
-    return poses, rejects

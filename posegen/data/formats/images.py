@@ -4,8 +4,8 @@ An image is what OpenCV's `imread` shows, with the camera's orientation (EXIF) a
 estimators are run on. The loader's JPEG decoder does not rotate images, so rotated ones are stored upright.
 """
 
-import os
 import re
+import unicodedata
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,13 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
 from numpy import ndarray
+from PIL import Image
 
 from posegen.data import reasons
+from posegen.data.formats import walk
 
 _PNG_START = b"\x89PNG"
-_PNG_END = b"IEND\xaeB`\x82"
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
 _DIRECT_COLOURS = ("Gray", "YCbCr", "RGB")  # the colour spaces that every libjpeg-turbo converts to RGB
 
 
@@ -46,9 +48,21 @@ def open_image(encoded: bytes) -> Opened:
     """
     if _is_jpeg(encoded):
         return _open_jpeg(encoded)
-    if encoded.startswith(_PNG_START) and _PNG_END not in encoded[-64:]:
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIF_BRANDS:  # also under another suffix
+        raise ValueError(reasons.UNSUPPORTED, "HEIC or AVIF: turn it into JPEG or PNG first")
+    if encoded.startswith(_PNG_START) and not _has_png_end(encoded):
         raise ValueError(reasons.DAMAGED, "the PNG has no end")
     return Opened(_by_opencv(encoded), encoded.startswith(_PNG_START))
+
+
+def _has_png_end(encoded: bytes) -> bool:
+    """Return whether the chunks of a PNG (length, type, content, checksum) lead to its end; bytes may follow it."""
+    position = 8
+    while position + 12 <= len(encoded):
+        if encoded[position + 4 : position + 8] == b"IEND":
+            return True
+        position += 12 + int.from_bytes(encoded[position : position + 4], "big")
+    return False
 
 
 def _is_jpeg(encoded: bytes | memoryview) -> bool:
@@ -63,7 +77,7 @@ def _open_jpeg(encoded: bytes) -> Opened:
         raise ValueError(reasons.DAMAGED, str(error)) from None
     if colour not in _DIRECT_COLOURS:
         return Opened(_by_opencv(encoded), False)
-    if b"Exif\0\0" in encoded[:65536]:
+    if b"Exif\0\0" in encoded:  # other segments before it may be of any length
         upright, unrotated = _by_opencv(encoded), _by_opencv(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if not np.array_equal(upright, unrotated):
             return Opened(upright, False)
@@ -113,6 +127,7 @@ def decode_into(encoded: bytes | memoryview, out: UInt8[ndarray, "height width 3
         out[...] = _by_opencv(encoded)
 
 
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that exchange the sides
 READABLE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # what OpenCV decodes everywhere
 UNREADABLE = (".heic", ".heif", ".avif", ".gif")
 
@@ -120,15 +135,11 @@ UNREADABLE = (".heic", ".heif", ".avif", ".gif")
 def image_sizes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
     """Return the sizes in bytes of the files below `folder` with one of the suffixes, sorted by path inside it.
 
-    Suffixes match in any case. Hidden files and folders are skipped; a broken link has the size -1.
+    Suffixes match in any case. Linked folders are followed; hidden files and folders are skipped; a broken link has the
+    size -1. Bytes of a name that are no UTF-8 are surrogates (`os.fsdecode`), as in no name that can be written.
     """
-    sizes: dict[str, int] = {}
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if not file.startswith(".") and file.lower().endswith(suffixes):
-                path = Path(parent, file)
-                sizes[path.relative_to(folder).as_posix()] = path.stat().st_size if path.exists() else -1
+    files = [path for path in walk(folder) if path.name.lower().endswith(suffixes)] if folder.is_dir() else []
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size if path.exists() else -1 for path in files}
     return dict(sorted(sizes.items()))
 
 
@@ -153,28 +164,41 @@ def folder_names(folder: Path) -> str:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Return height and width of an image file in pixels, or None if it cannot be read."""
-    content = path.read_bytes() if path.is_file() else b""
-    pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR) if content else None
-    return None if pixels is None else pixels.shape[:2]
+    """Return height and width of an image in pixels, upright (EXIF), from its first bytes; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return (width, height) if turned else (height, width)
 
 
 class ImageIndex:
-    """Images by name: a path or the end of it, with or without the suffix, or a COCO image id."""
+    """Images by name: a path or the end of it, with or without the suffix, or a COCO image id.
+
+    Where no name fits exactly, case and Unicode form do not matter.
+    """
 
     def __init__(self, names: Collection[str]) -> None:
         self.first_names = list(names)[:3]
         self._whole: dict[str, list[str]] = {}  # by the full path inside the folder
         self._ends: dict[str, list[str]] = {}  # by every shorter or equal path that it ends with
         self._numbers: dict[str, list[str]] = {}  # by the id of COCO's own file names, twelve digits
+        self._folded: dict[str, list[str]] = {}  # by the ends, without case and in one Unicode form
         for name in names:
             stem = name.rpartition(".")[0]
             self._whole.setdefault(name, []).append(name)
             self._whole.setdefault(stem, []).append(name)
             for end in (*_path_ends(name), *_path_ends(stem)):
                 self._ends.setdefault(end, []).append(name)
+                self._folded.setdefault(_fold(end), []).append(name)
             if number := re.fullmatch(r"(?:COCO_\w+_)?(\d{1,12})", stem.rpartition("/")[2]):
                 self._numbers.setdefault(number[1].zfill(12), []).append(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether an image has this path."""
+        return name in self._whole.get(name, ())
 
     def only(self, name: str) -> str | None:
         """Return the image that `name` means, or None if it fits none or several."""
@@ -190,7 +214,14 @@ class ImageIndex:
         for end in _path_ends(name):
             if end in self._whole:
                 return self._whole[end]
+        for end in _path_ends(_fold(name)):
+            if end in self._folded:
+                return self._folded[end]
         return self._numbers.get(name, [])
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _path_ends(path: str) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posegen.data.formats import MISSING, Annotations, Pose
+from posegen.data.formats import MISSING, Annotations, Pose, visible_files
 from posegen.data.formats.restricted import PickledArray, read_plain_pickle, text
 from posegen.data.geometry.joints import JOINTS
 
@@ -72,7 +72,7 @@ def pairs_pickle(root: Path, split: str) -> Path | None:
 def _first_of(root: Path, pattern: str) -> list[Path]:
     """Return the files in the first of the folders that has any."""
     folders = [root, root / "PoseFiltered", *sorted(root.glob("*_PoseFiltered"))]
-    return next((found for folder in folders if (found := sorted(folder.glob(pattern)))), [])
+    return next((found for folder in folders if (found := visible_files(folder, pattern))), [])
 
 
 def read_pg2_poses(peaks: Path) -> Annotations:

@@ -13,7 +13,7 @@ HEADER = "name:keypoints_y:keypoints_x"
 _decode = json.JSONDecoder(parse_int=float).decode
 
 
-def is_pose_gan_csv(path: Path, head: bytes) -> bool:
+def is_pose_gan_csv(head: bytes) -> bool:
     """Return whether a file that begins with `head` is a pose-gan CSV."""
     return head.startswith(HEADER.encode())
 
@@ -49,7 +49,11 @@ def _parse_coordinates(text: str, axis: str, where: str) -> list[float]:
         numbers = _decode(text.strip())
     except json.JSONDecodeError:
         numbers = None
-    if not isinstance(numbers, list) or len(numbers) != 18 or any(type(number) is not float for number in numbers):
+    if (
+        not isinstance(numbers, list)
+        or len(numbers) != 18
+        or any(type(number) not in (float, type(None)) for number in numbers)
+    ):
         found = f"{len(numbers)} values" if isinstance(numbers, list) else repr(text.strip()[:80])
         raise ValueError(f"{where}: expected a list of 18 numbers for {axis}, found {found}")
-    return numbers
+    return [float("nan") if number is None else number for number in numbers]

@@ -1,15 +1,17 @@
 """A folder of one's own images, with the joints in any format of `annotations.FORMATS`."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from posegen.data import reasons
-from posegen.data.formats.annotations import AnnotationFiles, PosedImages, find_annotations, pose_images, split_file
+from posegen.data.formats import UNITS
+from posegen.data.formats.annotations import BY_KEY, AnnotationFiles, find_annotations, split_file
 from posegen.data.formats.images import READABLE, UNREADABLE, ImageIndex, image_sizes, read_image
+from posegen.data.formats.matching import PosedImages, mismatches, pose_images, printable
 from posegen.data.formats.openpose import OPENPOSE, OPENPOSE_LAYOUTS
 from posegen.data.formats.pg2_pickles import pairs_pickle
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
@@ -17,7 +19,7 @@ from posegen.data.sources.market1501 import camera
 from posegen.data.sources.pairs import read_pairs, with_given_pairs
 from posegen.data.sources.splits import SPLITS, shared_note, split_entries
 
-_SPLIT_FOLDERS = (*SPLITS, "val")  # sub-folders of these names are not identities
+_SPLIT_FOLDERS = (*SPLITS, "val", "valid", "validation")  # sub-folders of these names are not identities
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Folder:
         root: The folder.
         joints: The annotation file or folder. None searches `root`, as `find_annotations` describes.
         layout: The order of OpenPose's points where their number does not determine it ("body_25b").
+        format: The format of the joints, a key of `annotations.FORMATS`. None tells it by the files.
+        unit: The unit of their coordinates: "pixels", "fractions" (0 to 1) or "signed" (-1 to 1). None takes the format's
+            own, which is pixels for most.
         identity: A regular expression, searched in an image's path inside the images' folder, whose first group is the
             identity; an image without a match is rejected. None takes the sub-folder's name where the images lie in
             several sub-folders, one a person, and else the text before the first `_` of the name.
@@ -42,6 +47,8 @@ class Folder:
     root: Path
     joints: Path | None = None
     layout: str | None = None
+    format: str | None = None
+    unit: str | None = None
     identity: str | None = None
     test_share: float = 0.1
     name: ClassVar[str] = "folder"
@@ -51,11 +58,31 @@ class Folder:
         if not self.root.is_dir():
             raise ValueError(f"'{self.root}' is not a folder. Expected one with images and their joints.")
         check_settings(layout=self.layout, identity=self.identity, test_share=self.test_share)
+        check_known(self.format, tuple(BY_KEY), "format")
+        check_known(self.unit, UNITS, "unit")
         folder = (self.root / "images" if (self.root / "images").is_dir() else self.root).absolute()
-        sizes = _sizes(folder)
+        found_sizes = _sizes(folder)
+        sizes = {name: size for name, size in found_sizes.items() if printable(name) == name}
+        unnamed = [Reject(printable(name), "train", reasons.NOT_UTF8) for name in found_sizes if name not in sizes]
         index = ImageIndex(sizes)
-        joint_files, joints_note = find_annotations(self.root, self.joints)
-        posed = self._posed(joint_files, index)
+        joint_files, joints_note = find_annotations(self.root, self.joints, self.format)
+        posed = self._posed(joint_files, index, folder)
+        try:
+            return self._listing(folder, sizes, index, posed, joint_files, joints_note, unnamed)
+        except ValueError as error:
+            explained = " ".join(filter(None, (str(error), mismatches(posed.rejects, index.first_names))))
+            raise ValueError(explained) from None
+
+    def _listing(
+        self,
+        folder: Path,
+        sizes: dict[str, int],
+        index: ImageIndex,
+        posed: PosedImages,
+        joint_files: AnnotationFiles,
+        joints_note: str,
+        unnamed: list[Reject],
+    ) -> Listing:
         identities, identity_note = self._identities(sizes)
         found = {
             split: split_file(self.root, f"pairs-{split}.csv") or pairs_pickle(self.root, split) for split in SPLITS
@@ -68,9 +95,9 @@ class Folder:
         split = split_entries(drafts, listed, self.test_share)
         unused = _unused(sizes, posed, identities, split.entries, joint_files)
         unsupported = [Reject(name, "train", reasons.UNSUPPORTED) for name in image_sizes(folder, UNREADABLE)]
-        listing = Listing(split.entries, "", [*posed.rejects, *split.rejects, *unused, *unsupported])
+        listing = Listing(split.entries, "", [*posed.rejects, *split.rejects, *unused, *unsupported, *unnamed])
         listing = with_given_pairs(listing, lists, index.only)
-        notes = (joints_note, identity_note, split.note, *shared_note(split.entries), *listing.notes)
+        notes = (joints_note, *posed.notes, identity_note, split.note, *shared_note(split.entries), *listing.notes)
         by_path = {str(folder / name): size for name, size in sizes.items()}
         return replace(listing, notes=notes, fingerprint=fingerprint(self.name, listing, by_path))
 
@@ -78,13 +105,17 @@ class Folder:
         """Read the file's bytes. Raises ValueError("unreadable file", detail)."""
         return entry.loaded(read_image(Path(entry.path)))
 
-    def _posed(self, joint_files: AnnotationFiles, index: ImageIndex) -> PosedImages:
+    def _posed(self, joint_files: AnnotationFiles, index: ImageIndex, folder: Path) -> PosedImages:
         if self.layout is not None and joint_files.format != OPENPOSE:
             raise ValueError(f"layout '{self.layout}' is for OpenPose's points, but the joints are {joint_files}.")
-        posed = pose_images(joint_files, index, self.layout)
+        posed = pose_images(joint_files, index, self.layout, folder=folder, unit=self.unit)
         if not posed.names:
             named = [reject.name for reject in posed.rejects]
-            raise ValueError(f"no joints belong to an image: images are {index.first_names}, joints of {named[:3]}.")
+            raise ValueError(
+                f"no joints belong to an image: images are {index.first_names}, joints of {named[:3]}."
+                + " "
+                + mismatches(posed.rejects, index.first_names)
+            )
         return posed
 
     def _identities(self, names: Iterable[str]) -> tuple[dict[str, str], str]:
@@ -97,6 +128,12 @@ class Folder:
             identities, rule = _by_rule(list(names))
         identities = {name: identity for name, identity in identities.items() if identity}
         return identities, f"Identity: {rule}, {len(set(identities.values())):,} in all."
+
+
+def check_known(given: str | None, known: Sequence[str], setting: str) -> None:
+    """Raise ValueError if a setting is given and not one of the known."""
+    if given is not None and given not in known:
+        raise ValueError(f"{setting} '{given}' is unknown. Expected one of {', '.join(known)}.")
 
 
 def check_settings(*, layout: str | None, identity: str | None, test_share: float) -> None:

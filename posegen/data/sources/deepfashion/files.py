@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 from posegen.data import reasons
 from posegen.data.formats import Pose
-from posegen.data.formats.annotations import AnnotationFiles, find_annotations, match_poses, read_annotations
+from posegen.data.formats import visible_files
+from posegen.data.formats.annotations import AnnotationFiles, find_annotations, read_annotations
 from posegen.data.formats.images import READABLE, folder_names, image_sizes
+from posegen.data.formats.matching import match_poses
 from posegen.data.formats.posegan_csv import POSE_GAN
 from posegen.data.listing import Reject
 from posegen.data.sources.splits import SPLITS
@@ -182,7 +184,7 @@ def is_resized(files: Iterable[Path]) -> bool:
 def _split_files(root: Path, kind: str) -> dict[str, dict[str, Path]]:
     """Return the files called `<prefix>-<kind>-<split>.csv`, or without the prefix, by prefix and split."""
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted(root.glob(f"*{kind}-*.csv")):
+    for path in visible_files(root, f"*{kind}-*.csv"):
         if match := re.fullmatch(rf"(?:(.+)-)?{kind}-({'|'.join(SPLITS)})\.csv", path.name):
             found.setdefault(match[1] or "", {})[match[2]] = path
     return found
