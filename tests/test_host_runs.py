@@ -112,6 +112,7 @@ def begun(whole: Path, name: str) -> Path:
     run = whole.parent / name
     for done in ("shards", "stages/coarse"):
         shutil.copytree(whole / done, run / done)
+    shutil.copy(whole / "plan.json", run / "plan.json")
     return run
 
 
@@ -143,6 +144,7 @@ def test_a_host_that_loses_its_power_costs_an_interval_at_most(cluster: Cluster,
     wait_for_nodes(cluster, 3)
 
 
+@pytest.mark.thorough
 def test_a_host_that_is_cut_off_and_comes_back_breaks_nothing(cluster: Cluster, whole: Path):
     run = begun(whole, "cut")
     running = Running(cluster, run)
@@ -158,6 +160,7 @@ def test_a_host_that_is_cut_off_and_comes_back_breaks_nothing(cluster: Cluster, 
     wait_for_nodes(cluster, 3)
 
 
+@pytest.mark.thorough
 def test_a_head_that_loses_its_power_goes_on_from_the_last_checkpoint(cluster: Cluster, whole: Path):
     run = begun(whole, "head")
     running = Running(cluster, run)

@@ -23,6 +23,7 @@ from ray.tune.search.sample import Domain, LogUniform, Quantized
 import tune_spaces
 from posegen.catalog import override
 from posegen.stage import System
+from posegen.systems.fields import settings_of
 from posegen.training.step import random_seed
 from posegen.tuning.results import Settings, Trial, Value
 
@@ -163,7 +164,7 @@ def current_values(space: Space, system: System) -> dict[str, Value]:
     """Return the system's own values of the searched settings."""
     parts = {"pose_maps": system.pose_maps, **{stage.name: stage for stage in system.stages}}
     split = {path: path.partition(".") for path in space.distributions}
-    return {path: getattr(parts[part], field) for path, (part, _, field) in split.items()}
+    return {path: settings_of(parts[part])[field] for path, (part, _, field) in split.items()}
 
 
 def _describe(distribution: Distribution) -> str:

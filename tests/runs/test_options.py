@@ -14,7 +14,7 @@ from posegen.runs.dry_run import describe_data
 from posegen.runs.options import Options, common_size, from_run, kept_options, parse_settings, parse_size, plan_for
 from posegen.storage.files import write_json
 from posegen.systems.pix2pix import Translation
-from tests.data.masks.onnx_file import write_onnx
+from tests.data.onnx_file import write_onnx
 
 
 def options(**given) -> Options:

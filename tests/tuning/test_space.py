@@ -224,3 +224,5 @@ def test_the_systems_own_values_are_read_at_the_same_paths():
     searched = Space("here", {"refinement.alpha": tune.uniform(0, 1), "pose_maps.radius": tune.randint(1, 9)})
     assert current_values(searched, given) == {"refinement.alpha": 0.5, "pose_maps.radius": radius}
     assert current_values(load_space(None, "vdg"), system("vdg", "market1501", "w"))["refinement.mask_weight"] == 2.0
+    rate = Space("here", {"refinement.lr": tune.loguniform(1e-6, 1e-3)})  # of the training that the stage holds
+    assert current_values(rate, given) == {"refinement.lr": given.stages[-1].training.lr}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from posegen.data.formats.calibration import LEVEL_AXES, Camera, Lens, azimuth, project, rotation_matrix, scene_center
-from posegen.data.sources.human36m.files import read_cameras
+from posegen.data.sources.human36m import read_cameras
 
 
 def camera(radial=(0, 0, 0), tangential=(0, 0), place=(0, 0, 0), rotation=None) -> Camera:

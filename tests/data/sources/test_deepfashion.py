@@ -15,8 +15,7 @@ from posegen.data.formats.images import open_image
 from posegen.data.formats.posegan_csv import HEADER
 from posegen.data.listing import Listing, Reject, Source
 from posegen.data.shards.making import ShardSettings, Work, make_shard, prepare
-from posegen.data.sources.deepfashion import CROPPED, DeepFashion
-from posegen.data.sources.deepfashion.files import Name, parse_name
+from posegen.data.sources.deepfashion import CROPPED, DeepFashion, Name, parse_name
 from posegen.data.sources.pairs import ordered_pairs
 from tests.conftest import SHARED_DATA
 
@@ -37,11 +36,17 @@ TRAIN = names(
     "WOMEN/Blouses_Shirts/id_00000001/03_3_back",
 )
 TEST = names("WOMEN/Dresses/id_00000002/02_3_back", "WOMEN/Dresses/id_00000002/02_6_flat")
-SPELLINGS: dict[str, Callable[[Name], str]] = {
-    "official": Name.official,
-    "pose_gan": Name.pose_gan,
-    "patn": Name.patn,
-}
+
+
+def pose_gan(name: Name) -> str:
+    return f"fasion{name.gender}{name.category}id{name.clothes}_{name.number}{name.view}"
+
+
+def patn(name: Name) -> str:
+    return f"fashion{name.gender}{str(name).split('/')[1]}id{name.clothes}_{name.number}{name.view}"
+
+
+SPELLINGS: dict[str, Callable[[Name], str]] = {"official": str, "pose_gan": pose_gan, "patn": patn}
 PLACES = {"official": "img", "pose_gan": "fasion-dataset/all", "patn": ""}
 
 
@@ -84,7 +89,7 @@ def make_root(root: Path, images: str = "patn", spelling: str = "patn", prefix: 
 
 def split_lists(root: Path, train: Iterable[Name], test: Iterable[Name]) -> None:
     for split, wanted in (("train", train), ("test", test)):
-        (root / f"{split}.lst").write_text("".join(f"{name.patn()}.jpg\n" for name in wanted))
+        (root / f"{split}.lst").write_text("".join(f"{patn(name)}.jpg\n" for name in wanted))
 
 
 def pair_list(root: Path, split: str, pairs: Iterable[tuple[str, str]], prefix: str = "fasion") -> None:
@@ -130,9 +135,9 @@ class TestNames:
 
     def test_they_are_written_back(self):
         name = Name("WOMEN", "BlousesShirts", "00000001", "02", 1, "front")
-        assert name.official() == "WOMEN/Blouses_Shirts/id_00000001/02_1_front"
-        assert name.pose_gan() == "fasionWOMENBlousesShirtsid0000000102_1front"
-        assert name.patn() == "fashionWOMENBlouses_Shirtsid0000000102_1front"
+        assert str(name) == "WOMEN/Blouses_Shirts/id_00000001/02_1_front"
+        assert pose_gan(name) == "fasionWOMENBlousesShirtsid0000000102_1front"
+        assert patn(name) == "fashionWOMENBlouses_Shirtsid0000000102_1front"
 
     @pytest.mark.parametrize(
         "text",
@@ -161,8 +166,8 @@ class TestPublishedLists:
         texts = [*listed["train"], *listed["test"]]
         parsed = names(*texts)
         assert len(texts) == len(parsed) == len(set(parsed)) == 52_712
-        assert [f"{name.patn()}.jpg" for name in parsed] == texts
-        for spell in (Name.official, Name.pose_gan):
+        assert [f"{patn(name)}.jpg" for name in parsed] == texts
+        for spell in (str, pose_gan):
             spelled = [spell(name) for name in parsed]
             assert names(*spelled) == parsed
             assert len(set(spelled)) == 52_712  # two images never fall together
@@ -209,8 +214,8 @@ class TestPublishedLists:
                 listings.append(DeepFashion(root).listing())
         assert len({listing.fingerprint for listing in listings}) == 1
         for listing in listings:
-            assert called(listing, "train") == [name.official() for name in some["train"]]
-            assert called(listing, "test") == [name.official() for name in some["test"]]
+            assert called(listing, "train") == [str(name) for name in some["train"]]
+            assert called(listing, "test") == [str(name) for name in some["test"]]
             assert pairs_by_rule(listing, "test") == pairs_by_rule(listings[0], "test")
             assert listing.rejects == []
         assert {e.identity for e in listings[0].entries} == {n.clothes for split in some.values() for n in split}
@@ -223,8 +228,8 @@ class TestLayouts:
     def test_entries_stand_in_annotation_order_with_all_that_their_names_say(self, tmp_path, images, spelling, prefix):
         source: Source = DeepFashion(make_root(tmp_path, images, spelling, prefix))
         listing = pickle.loads(pickle.dumps(source)).listing()
-        assert called(listing, "train") == [name.official() for name in TRAIN]
-        assert called(listing, "test") == [name.official() for name in TEST]
+        assert called(listing, "train") == [str(name) for name in TRAIN]
+        assert called(listing, "test") == [str(name) for name in TEST]
         assert listing.rejects == []
         first = listing.entries[0]
         assert (first.split, first.group, first.identity, first.view) == ("train", "0000000102", "0000000102", "front")
@@ -236,10 +241,10 @@ class TestLayouts:
     def test_pairs_are_all_ordered_pairs_of_an_item_in_one_colour(self, root):
         listing = DeepFashion(root).listing()
         same = [{TRAIN[0], TRAIN[1]}, {TRAIN[2], TRAIN[5]}, {TRAIN[3], TRAIN[4]}]  # the last in two categories
-        expected = {(a.official(), b.official()) for pair in same for a, b in permutations(pair)}
+        expected = {(str(a), str(b)) for pair in same for a, b in permutations(pair)}
         assert set(pairs_by_rule(listing, "train")) == expected
         assert dict(listing.pairs) == {}
-        naive = [name.patn().partition("_")[0] for name in TRAIN]  # all four "fashionWOMENBlouses" would be paired
+        naive = [patn(name).partition("_")[0] for name in TRAIN]  # all four "fashionWOMENBlouses" would be paired
         assert len(ordered_pairs(naive)) == 4 * 3
 
     def test_flat_folders_of_training_and_test_are_taken_before_others(self, tmp_path):
@@ -260,7 +265,7 @@ class TestLayouts:
         make_root(tmp_path)
         (tmp_path / "train").mkdir()
         for name in TRAIN[:3]:
-            (tmp_path / f"{name.patn()}.jpg").rename(tmp_path / "train" / f"{name.patn()}.jpg")
+            (tmp_path / f"{patn(name)}.jpg").rename(tmp_path / "train" / f"{patn(name)}.jpg")
         listing = DeepFashion(tmp_path).listing()
         assert len(listing.entries) == len([*TRAIN, *TEST])
         assert listing.rejects == []
@@ -269,9 +274,9 @@ class TestLayouts:
         make_root(tmp_path)
         make_images(tmp_path, TRAIN[:1], "pose_gan")
         listing = DeepFashion(tmp_path).listing()
-        assert rejected(listing) == {TRAIN[0].official(): "duplicate name"}
+        assert rejected(listing) == {str(TRAIN[0]): "duplicate name"}
         assert "fasion-dataset/all" in listing.rejects[0].detail
-        assert called(listing, "train") == [name.official() for name in TRAIN[1:]]
+        assert called(listing, "train") == [str(name) for name in TRAIN[1:]]
         make_images(tmp_path, [*TRAIN, *TEST], "pose_gan")
         with pytest.raises(ValueError, match=r"lies there more than once.*keep one folder"):
             DeepFashion(tmp_path).listing()
@@ -311,7 +316,7 @@ class TestJoints:
             DeepFashion(root).listing()
         split_lists(root, TRAIN, TEST)
         listing = DeepFashion(root).listing()
-        assert called(listing, "test") == [name.official() for name in TEST]
+        assert called(listing, "test") == [str(name) for name in TEST]
         assert DeepFashion(root, joints=Path("all.csv")).listing().fingerprint == listing.fingerprint
 
     def test_no_annotation_is_an_error_that_names_the_formats(self, root):
@@ -326,20 +331,20 @@ class TestJoints:
         )
         make_images(root, [new[0], new[2]])
         (root / "holiday.jpg").write_bytes(IMAGE)
-        unnamed = row(new[0]).replace(new[0].patn(), "holiday")
+        unnamed = row(new[0]).replace(patn(new[0]), "holiday")
         annotate(root, "train", [*map(row, [*TRAIN, new[1]]), row(new[2]), row(new[2], "pose_gan"), unnamed])
         listing = DeepFashion(root).listing()
-        assert called(listing, "train") == [name.official() for name in TRAIN]
+        assert called(listing, "train") == [str(name) for name in TRAIN]
         assert [reject[:3] for reject in listing.rejects] == [
             ("holiday.jpg", "train", "no DeepFashion name"),
             ("holiday.jpg", "train", "no image"),
-            (new[2].official(), "train", "duplicate name"),
-            (new[0].official(), "train", "no joints"),
-            (new[1].official(), "train", "no image"),
+            (str(new[2]), "train", "duplicate name"),
+            (str(new[0]), "train", "no joints"),
+            (str(new[1]), "train", "no image"),
         ]
 
     def test_a_malformed_row_names_file_and_line(self, root):
-        annotate(root, "test", [row(TEST[0]), f"{TEST[1].patn()}.jpg: [1]: [2]\n"])
+        annotate(root, "test", [row(TEST[0]), f"{patn(TEST[1])}.jpg: [1]: [2]\n"])
         with pytest.raises(ValueError, match=r"fasion-annotation-test\.csv, line 3: expected a list of 18 numbers"):
             DeepFashion(root).listing()
 
@@ -353,10 +358,10 @@ class TestSplits:
     def test_lists_in_the_root_decide(self, root):
         split_lists(root, [*TRAIN[:2], *TEST], TRAIN[2:5])
         listing = DeepFashion(root).listing()
-        assert called(listing, "train") == [name.official() for name in (*TRAIN[:2], *TEST)]
-        assert called(listing, "test") == [name.official() for name in TRAIN[2:5]]
+        assert called(listing, "train") == [str(name) for name in (*TRAIN[:2], *TEST)]
+        assert called(listing, "test") == [str(name) for name in TRAIN[2:5]]
         assert listing.rejects == [
-            Reject(TRAIN[5].official(), "train", "in no split list", "train.lst and test.lst do not name it")
+            Reject(str(TRAIN[5]), "train", "in no split list", "train.lst and test.lst do not name it")
         ]
         assert (
             "Splits: those of train.lst and test.lst. 5 of their names are in the other split's annotation file."
@@ -367,13 +372,13 @@ class TestSplits:
         ghost = names("MEN/Pants/id_00000009/01_1_front")
         split_lists(root, TRAIN, [*TEST, *ghost])
         listing = DeepFashion(root).listing()
-        assert listing.rejects == [Reject(ghost[0].official(), "test", "no image", "named in test.lst")]
+        assert listing.rejects == [Reject(str(ghost[0]), "test", "no image", "named in test.lst")]
 
     def test_lists_that_overlap_lack_their_half_or_hold_no_names_are_errors(self, root):
         split_lists(root, TRAIN, [*TEST, TRAIN[0]])
         with pytest.raises(ValueError, match=r"1 images are in two of train\.lst, test\.lst, such as WOMEN/Blouses"):
             DeepFashion(root).listing()
-        (root / "test.lst").write_text(f"{TEST[0].patn()}.jpg\n\nholiday.jpg\n")
+        (root / "test.lst").write_text(f"{patn(TEST[0])}.jpg\n\nholiday.jpg\n")
         with pytest.raises(ValueError, match=r"test\.lst, line 3: expected a name of DeepFashion, found 'holiday"):
             DeepFashion(root).listing()
         (root / "test.lst").unlink()
@@ -399,45 +404,45 @@ class TestPairLists:
         spell = SPELLINGS[spelling]
         pair_list(root, "train", [(f"{spell(a)}.jpg", f"{spell(b)}.jpg") for a, b in given])
         pairs = DeepFashion(root).listing().pairs
-        assert dict(pairs) == {"train": [(a.official(), b.official()) for a, b in given]}
+        assert dict(pairs) == {"train": [(str(a), str(b)) for a, b in given]}
 
     def test_pairs_of_what_is_not_there_are_left_out(self, root):
         ghost = names("WOMEN/Blouses_Shirts/id_00000001/02_4_full")[0]
         lines = [(TRAIN[0], TRAIN[1]), (TRAIN[0], ghost)]
-        pair_list(root, "train", [(f"{a.patn()}.jpg", f"{b.patn()}.jpg") for a, b in lines])
-        pair_list(root, "test", [(f"{TEST[0].patn()}.jpg", f"{TEST[1].patn()}.jpg")])
+        pair_list(root, "train", [(f"{patn(a)}.jpg", f"{patn(b)}.jpg") for a, b in lines])
+        pair_list(root, "test", [(f"{patn(TEST[0])}.jpg", f"{patn(TEST[1])}.jpg")])
         listing = DeepFashion(root, flat_photos=False).listing
         with pytest.raises(ValueError, match="no pair names two images"):
             listing()
         (root / "fasion-pairs-test.csv").unlink()
         assert rejected(listing()) == {
-            TEST[1].official(): "flat garment photo",
-            f"{ghost.patn()}.jpg": "no image",
+            str(TEST[1]): "flat garment photo",
+            f"{patn(ghost)}.jpg": "no image",
         }
         assert "fasion-pairs-train.csv: 1 of 2 pairs are left out" in listing().notes[-1]
 
     def test_pairs_of_two_colours_are_an_error(self, root):
-        pair_list(root, "train", [(TRAIN[0].patn(), TRAIN[2].patn())])
+        pair_list(root, "train", [(patn(TRAIN[0]), patn(TRAIN[2]))])
         with pytest.raises(ValueError, match=r"joins two identities, '0000000102' and '0000000103'"):
             DeepFashion(root).listing()
 
     def test_of_several_lists_the_annotations_own_is_taken(self, root):
-        pair_list(root, "train", [(TRAIN[0].patn(), TRAIN[1].patn())])
-        pair_list(root, "train", [(TRAIN[1].patn(), TRAIN[0].patn())], "fasion-resize")
-        assert DeepFashion(root).listing().pairs["train"] == [(TRAIN[0].official(), TRAIN[1].official())]
+        pair_list(root, "train", [(patn(TRAIN[0]), patn(TRAIN[1]))])
+        pair_list(root, "train", [(patn(TRAIN[1]), patn(TRAIN[0]))], "fasion-resize")
+        assert DeepFashion(root).listing().pairs["train"] == [(str(TRAIN[0]), str(TRAIN[1]))]
         (root / "fasion-pairs-train.csv").rename(root / "other-pairs-train.csv")
         with pytest.raises(ValueError, match=r"one list of train pairs .*other-pairs-train\.csv: take the others away"):
             DeepFashion(root).listing()
         (root / "other-pairs-train.csv").unlink()
-        assert DeepFashion(root).listing().pairs["train"] == [(TRAIN[1].official(), TRAIN[0].official())]
+        assert DeepFashion(root).listing().pairs["train"] == [(str(TRAIN[1]), str(TRAIN[0]))]
 
 
 class TestFlatPhotos:
     def test_they_stay_in_and_are_left_out_when_asked(self, root):
-        assert TEST[1].official() in called(DeepFashion(root).listing(), "test")
+        assert str(TEST[1]) in called(DeepFashion(root).listing(), "test")
         listing = DeepFashion(root, flat_photos=False).listing()
-        assert listing.rejects == [Reject(TEST[1].official(), "test", "flat garment photo")]
-        assert called(listing, "test") == [TEST[0].official()]
+        assert listing.rejects == [Reject(str(TEST[1]), "test", "flat garment photo")]
+        assert called(listing, "test") == [str(TEST[0])]
 
 
 def with_edges(root: Path, prefix: str, shift: int) -> None:
@@ -445,8 +450,8 @@ def with_edges(root: Path, prefix: str, shift: int) -> None:
     xs, ys = [128] * 12 + [0, 39, 40, 255, -1, 39], [100] * 16 + [-1, 7]
     moved = [x if (x, y) == (-1, -1) else x - shift for x, y in zip(xs, ys, strict=True)]
     lists = f"{[*ys]}:{[*moved]}".replace(" ", "")
-    annotate(root, "train", [f"{name.patn()}.jpg:{lists}\n" for name in TRAIN], prefix)
-    annotate(root, "test", [f"{name.patn()}.jpg:{lists}\n" for name in TEST], prefix)
+    annotate(root, "train", [f"{patn(name)}.jpg:{lists}\n" for name in TRAIN], prefix)
+    annotate(root, "test", [f"{patn(name)}.jpg:{lists}\n" for name in TEST], prefix)
 
 
 @pytest.fixture(params=[("fasion", 0), ("fasion-resize", 40)], ids=["x256", "x176"])
@@ -558,7 +563,7 @@ class TestBadImages:
             DeepFashion(tmp_path).listing()
 
     def test_a_split_without_images_is_an_error_with_counts(self, root):
-        (root / f"{TEST[0].patn()}.jpg").unlink()
+        (root / f"{patn(TEST[0])}.jpg").unlink()
         with pytest.raises(ValueError, match=r"for the split 'test': 6 images .* 1 flat garment photo, 1 no image"):
             DeepFashion(root, flat_photos=False).listing()
 
@@ -569,6 +574,6 @@ class TestBadImages:
         with pytest.raises(ValueError, match=r"no image in .* called \['MEN/Jackets_Vests/id_00000007/01_7_additional"):
             DeepFashion(tmp_path).listing()
         for split in ("train", "test"):
-            annotate(tmp_path, split, ["0002_c1s1_000451_03.jpg" + row(TEST[0])[len(TEST[0].patn()) + 4 :]])
+            annotate(tmp_path, split, ["0002_c1s1_000451_03.jpg" + row(TEST[0])[len(patn(TEST[0])) + 4 :]])
         with pytest.raises(ValueError, match=r"names no image of DeepFashion, but \['0002_c1s1"):
             DeepFashion(tmp_path).listing()

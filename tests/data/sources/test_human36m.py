@@ -17,8 +17,7 @@ from posegen.data.geometry.joints import HUMAN36M_17, JOINTS, TORSO
 from posegen.data.listing import Entry, Listing, Source
 from posegen.data.shards.making import ShardSettings, make_shard, plan_works, prepare
 from posegen.data.shards.manifest import read_arrow
-from posegen.data.sources.human36m import Human36M
-from posegen.data.sources.human36m.files import CAMERAS, SUBJECTS, read_cameras
+from posegen.data.sources.human36m import CAMERAS, SUBJECTS, Human36M, read_cameras
 from posegen.data.sources.pairs import ordered_pairs, usable_rows
 
 SIDE, FRAMES, STRIDE = 300, 16, 5

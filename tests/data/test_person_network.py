@@ -10,7 +10,7 @@ import pytest
 from posegen.data import reasons
 from posegen.data.masks import PersonNetwork, mask_estimate, network_digits, person_mask
 from posegen.nets.pretrained import PRETRAINED
-from tests.data.masks.onnx_file import write_onnx
+from tests.data.onnx_file import write_onnx
 
 ALL = np.ones(18, bool)
 
