@@ -86,9 +86,9 @@ def collect_poses(
     differing: set[str] = set()
     for name, where, pose in found:
         joints, visible = pose
-        absent: np.ndarray = np.isnan(joints).any(axis=1)
+        absent = np.isnan(joints).any(axis=1)
         if absent.any():
-            pose = Pose(np.where(absent[:, None], np.float32(MISSING), joints), visible & ~absent)
+            pose = Pose(np.where(absent.reshape(-1, 1), np.float32(MISSING), joints), visible & ~absent)
         if name in poses and not same_pose(poses[name], pose):
             differing.add(name)
         poses[name] = pose

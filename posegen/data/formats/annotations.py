@@ -62,7 +62,7 @@ FORMATS = (
     AnnotationFormat("dresscode", DRESSCODE, "a file for each image, 'keypoints'", is_dresscode, read_dresscode, True),
     AnnotationFormat("mediapipe", MEDIAPIPE, "a file for each image, 33 points", is_mediapipe, read_mediapipe, True),
     AnnotationFormat(
-        "ultralytics", ULTRALYTICS, "labels/*.txt, class, box and points a line", lambda _: False, read_ultralytics, True
+        "ultralytics", ULTRALYTICS, "labels/*.txt, class, box, points a line", lambda _: False, read_ultralytics, True
     ),
     AnnotationFormat(
         "pg2_pickles", PG2_PICKLES, f"{PEAKS}*.p with its {SUBSETS}*.p, also in a folder PoseFiltered",

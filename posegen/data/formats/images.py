@@ -164,7 +164,7 @@ def folder_names(folder: Path) -> str:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Return height and width of an image in pixels, upright (EXIF), from its first bytes; None if it cannot be read."""
+    """Return height and width of an image in pixels, upright (EXIF), from its header; None if it cannot be read."""
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -54,7 +54,7 @@ HUMAN36M_17 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 # OpenPose's own orders (its `poseParameters.cpp`) and COCO's 17 points. BODY_25B starts with COCO's 17; its upper neck
 # lies higher than the neck of the other orders, so there too the neck is the mean of the shoulders.
 #
-# Halpe (Full-Body Human Keypoints; AlphaPose): COCO's 17, head, neck, hip and feet, 26 in all, or 136 with face and hands.
+# Halpe (Full-Body Human Keypoints; AlphaPose): COCO's 17, head, neck, hip and feet, 26 in all; 136 with face and hands.
 # COCO-WholeBody: COCO's 17, feet, face and hands. BlazePose (MediaPipe's Pose): eyes are its points 2 and 5.
 #
 # Human3.6M: hip, right hip, knee, foot, left hip, knee, foot, spine, thorax, nose, head, left shoulder, elbow, wrist,

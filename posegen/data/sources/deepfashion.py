@@ -24,10 +24,10 @@ import numpy as np
 import simplejpeg
 
 from posegen.data import reasons
-from posegen.data.formats import Pose
-from posegen.data.formats import visible_files
-from posegen.data.formats.annotations import AnnotationFiles, find_annotations, match_poses, read_annotations
+from posegen.data.formats import Pose, visible_files
+from posegen.data.formats.annotations import AnnotationFiles, find_annotations, read_annotations
 from posegen.data.formats.images import READABLE, folder_names, image_size, image_sizes, open_image, read_image
+from posegen.data.formats.matching import match_poses
 from posegen.data.formats.posegan_csv import POSE_GAN
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, count_reasons, fingerprint
 from posegen.data.sources.pairs import with_given_pairs

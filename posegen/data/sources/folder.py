@@ -36,8 +36,8 @@ class Folder:
         joints: The annotation file or folder. None searches `root`, as `find_annotations` describes.
         layout: The order of OpenPose's points where their number does not determine it ("body_25b").
         format: The format of the joints, a key of `annotations.FORMATS`. None tells it by the files.
-        unit: The unit of their coordinates: "pixels", "fractions" (0 to 1) or "signed" (-1 to 1). None takes the format's
-            own, which is pixels for most.
+        unit: The unit of their coordinates: "pixels", "fractions" (0 to 1) or "signed" (-1 to 1). None takes
+            the format's own, which is pixels for most.
         identity: A regular expression, searched in an image's path inside the images' folder, whose first group is the
             identity; an image without a match is rejected. None takes the sub-folder's name where the images lie in
             several sub-folders, one a person, and else the text before the first `_` of the name.
