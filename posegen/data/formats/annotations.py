@@ -51,12 +51,12 @@ class AnnotationFormat(NamedTuple):
 # The first format that matches a file is its format.
 FORMATS = (
     AnnotationFormat("posegan_csv", POSE_GAN, f"first line {HEADER}", lambda _: False, read_pose_gan_csv),
+    AnnotationFormat(
+        "openpose", OPENPOSE, "a folder with a file for each image, key 'people'", is_openpose, read_openpose, True
+    ),
     AnnotationFormat("coco", COCO, "keys 'images' and 'annotations'", is_coco, read_coco),
     AnnotationFormat(
         "coco_results", COCO_RESULTS, "a list with 'image_id' and 'keypoints'", is_coco_results, read_coco_results
-    ),
-    AnnotationFormat(
-        "openpose", OPENPOSE, "a folder with a file for each image, key 'people'", is_openpose, read_openpose, True
     ),
     AnnotationFormat("mmpose", MMPOSE, "a file for each image, 'keypoint_scores'", is_mmpose, read_mmpose, True),
     AnnotationFormat("dresscode", DRESSCODE, "a file for each image, 'keypoints'", is_dresscode, read_dresscode, True),
