@@ -16,25 +16,23 @@ from torch import Tensor
 
 from posegen.data.loading.collate import to_columns
 from posegen.data.loading.dataset import Shards, listed_batches
-from posegen.evaluation.baselines import (
-    BASELINES,
-    MeanPose,
-    Pose,
-    Uint8Image,
-    align_torso,
-    mean_image,
-    mean_pose,
-    source_poses,
-)
 from posegen.evaluation.metrics import (
+    BASELINES,
     EVERY,
     METRICS,
     POSE_METRICS,
     STAGE_METRIC,
+    MeanPose,
     PairJoints,
+    Pose,
+    Uint8Image,
     Uint8Images,
+    align_torso,
     all_scores,
     check_metrics_of,
+    mean_image,
+    mean_pose,
+    source_poses,
     to_uint8,
 )
 from posegen.inference import Trained, synthesize

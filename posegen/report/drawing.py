@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from posegen.data.geometry.joints import JOINTS, LIMBS
-from posegen.evaluation.baselines import Pose, Uint8Image
+from posegen.evaluation.metrics import Pose, Uint8Image
 
 DRAWN_LIMBS = LIMBS[:17]  # arms, legs, trunk and face; the others only close the pose mask
 BACKGROUND = (16, 18, 27)

@@ -19,8 +19,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import BASELINES, POSE_BASELINES
-from posegen.evaluation.metrics import EVERY, METRICS, POSE_METRICS, STAGE_METRIC, ranking_metric
+from posegen.evaluation.metrics import (
+    BASELINES,
+    EVERY,
+    METRICS,
+    POSE_BASELINES,
+    POSE_METRICS,
+    STAGE_METRIC,
+    ranking_metric,
+)
 from posegen.inference import Trained
 from posegen.report.drawing import HEAT_FULL, HEIGHT, SMALL, WIDTH, charts, data_uri, sheet
 from posegen.report.panels import SEED, Case, chosen_rows, every_view, make_cases
