@@ -46,7 +46,11 @@ def system(
         image=paper.image, joints=paper.joints,
     )  # fmt: skip
     change = paper.variants[variant]
-    return _varied(whole, change) if isinstance(change, Variant) else change(whole)
+    if not isinstance(change, Variant):
+        return change(whole)
+    stages = tuple(stage for stage in whole.stages if not change.stages or stage.name in change.stages)
+    results = {name: getattr(change, name) for name in ("image", "joints") if getattr(change, name) is not None}
+    return override(dataclasses.replace(whole, stages=stages, **results), change.settings)
 
 
 def variants(name: str) -> tuple[str, ...]:
@@ -100,9 +104,3 @@ def _preset(
     if size is None:
         raise ValueError("the data set 'folder' has no size of its own: give one as (height, width), such as (128, 64)")
     return presets["market1501" if size[0] <= MARKET_HEIGHT else "deepfashion"], size
-
-
-def _varied(whole: System, variant: Variant) -> System:
-    stages = tuple(stage for stage in whole.stages if not variant.stages or stage.name in variant.stages)
-    results = {name: getattr(variant, name) for name in ("image", "joints") if getattr(variant, name) is not None}
-    return override(dataclasses.replace(whole, stages=stages, **results), variant.settings)

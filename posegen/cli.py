@@ -18,7 +18,6 @@ from rich.table import Table
 
 from posegen.runs.options import Options, from_run, kept_options, parse_size, plan_for
 from posegen.runs.pipeline import run
-from posegen.runs.plan import Plan
 from posegen.runs.progress import Progress
 from posegen.storage.files import check_writable, write_json
 from posegen.tuning.options import SweepOptions, sweep_for
@@ -59,15 +58,12 @@ def full_pipeline(options: Options | None = None, *, update: Update = False, dry
 
     Rerun the same command to resume; finished steps are not repeated.
     """
-    options = options or Options()
-    plan = plan_for(options)
     if dry_run:
         from posegen.runs.dry_run import describe_plan
 
-        _print_lines(describe_plan(plan))
+        _print_lines(describe_plan(plan_for(options or Options())))
         return
-    _save_options(plan, options)
-    run(plan, update=update, command=_command())
+    _run(options or Options(), "report", update)
 
 
 @app.command
@@ -76,10 +72,7 @@ def shards(options: Options | None = None, *, update: Update = False) -> None:
 
     Example: posegen shards --dataset market1501 --root Market-1501 --run runs/market
     """
-    options = options or Options()
-    plan = plan_for(options)
-    _save_options(plan, options)
-    run(plan, until="shards", update=update, command=_command())
+    _run(options or Options(), "shards", update)
 
 
 @app.command
@@ -88,7 +81,7 @@ def train(options: Options | None = None, *, update: Update = False) -> None:
 
     Example: posegen train --run runs/market --workers 2
     """
-    _resume(options, "train", update)
+    _run(from_run(options or Options()), "train", update)
 
 
 @app.command
@@ -97,7 +90,7 @@ def evaluate(options: Options | None = None, *, update: Update = False) -> None:
 
     Example: posegen evaluate --run runs/market --pairs 1000
     """
-    _resume(options, "evaluate", update)
+    _run(from_run(options or Options()), "evaluate", update)
 
 
 @app.command
@@ -106,13 +99,16 @@ def report(options: Options | None = None, *, update: Update = False) -> None:
 
     Example: posegen report --run runs/market
     """
-    _resume(options, "report", update)
+    _run(from_run(options or Options()), "report", update)
 
 
-def _resume(options: Options | None, until: str, update: bool) -> None:
-    options = from_run(options or Options())
+def _run(options: Options, until: str, update: bool) -> None:
+    """Run the plan; write options.json, which later commands on the run reuse, unless the run has other settings."""
     plan = plan_for(options)
-    _save_options(plan, options)
+    check_writable(plan.run)
+    if not (plan.run / "plan.json").is_file() or not plan.differences():
+        write_json(plan.run / "options.json", kept_options(options))
+        plan.store.publish("options.json")
     run(plan, until=until, update=update, command=_command())
 
 
@@ -347,14 +343,6 @@ def joints(
         progress.info(f"{output}: {len(annotated.poses):,} images, {share:.0%} of their joints known")
         if rejected:
             progress.warn(f"{len(annotated.rejects):,} images cannot be used, see {rejected}")
-
-
-def _save_options(plan: Plan, options: Options) -> None:
-    """Write options.json, which later commands on the run reuse, unless the run has other settings."""
-    check_writable(plan.run)
-    if not (plan.run / "plan.json").is_file() or not plan.differences():
-        write_json(plan.run / "options.json", kept_options(options))
-        plan.store.publish("options.json")
 
 
 def _command() -> list[str]:

@@ -114,22 +114,18 @@ def open_estimator(given: str | Path, device: torch.device, *, size: tuple[int, 
             f"'{path}' does not exist. Expected the run folder of a trained hourglass (flows/full_pipeline.py --system "
             "hourglass), or a file made of one (posegen export)."
         )
-    trained = _from_run(_fetched(given), device) if is_run else _from_file(path, device)
+    trained = _from_run(Store.of(given), device) if is_run else _from_file(path, device)
     return trained if size is None else replace(trained, canvas=_canvas(trained.stage, size))
 
 
-def _fetched(given: str | Path) -> Store:
-    """Fetch the plan and the newest networks of the hourglass of a run to this node."""
-    store, place = Store.of(given), f"stages/{Estimation.name}"
+def _from_run(store: Store, device: torch.device) -> Estimator:
+    """Fetch the plan and the newest networks of the hourglass of a run to this node, and load them."""
+    run, place = store.uri, f"stages/{Estimation.name}"
     refresh(store, wanted=lambda inside: inside == "plan.json")
     check_layout(store)
     if name := newest_name(store, place):  # alone: another process of this node may be training
         store.fetch(f"{place}/{name}", wanted=lambda inside: inside != "optimizers.pt")
-    return store
-
-
-def _from_run(store: Store, device: torch.device) -> Estimator:
-    run, plan = store.uri, read_json(store.folder / "plan.json")
+    plan = read_json(store.folder / "plan.json")
     if plan is None:
         raise ValueError(f"'{run}' is no run folder: it has no plan.json. Expected that of a trained hourglass.")
     settings = plan["settings"]
@@ -138,9 +134,7 @@ def _from_run(store: Store, device: torch.device) -> Estimator:
     head = f"{Estimation.name}."
     stage = _stage({path.removeprefix(head): value for path, value in settings.items() if path.startswith(head)}, run)
     canvas = _canvas(stage, settings["shards.size"])
-    return Estimator(
-        stage, canvas, trained_networks(stage, canvas, store.folder / "stages" / stage.name, device), device
-    )
+    return Estimator(stage, canvas, trained_networks(stage, canvas, store.folder / place, device), device)
 
 
 def _from_file(path: Path, device: torch.device) -> Estimator:
@@ -284,7 +278,6 @@ def _line(name: str, pose: Pose) -> str:
 
 
 def _write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
+    rows = [(reject.name, reject.reason, reject.detail) for reject in rejects]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["name", "reason", "detail"])
-        writer.writerows([reject.name, reject.reason, reject.detail] for reject in rejects)
+        csv.writer(file).writerows([("name", "reason", "detail"), *rows])

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 WITHOUT_RAY = (
     "batch", "stage", "catalog", "inference", "storage", "data", "nets", "losses", "systems", "report",
     "training/step", "training/checkpoints", "training/loop", "training/task",
-    "evaluation/metrics", "evaluation/baselines", "evaluation/scoring", "evaluation/comparison",
+    "evaluation/metrics", "evaluation/scoring", "evaluation/comparison",
 )  # fmt: skip
 WITH_RAY = ("data/shards/preparing",)
 

@@ -117,7 +117,6 @@ def compare_runs(uris: Sequence[str | Path]) -> Comparison:
         raise ValueError(f"{len(uris)} run(s) were given to compare; give at least two run folders.")
     runs = [read_run(uri) for uri in uris]
     for run in runs[1:]:
-        _check_same_pairs(runs[0], run)
         _check_same_data(runs[0], run)
     differences = {
         (index, name): found
@@ -146,21 +145,17 @@ def read_run(uri: str | Path) -> ScoredRun:
     return ScoredRun(store, metrics, columns, read_json(store.folder / "plan.json") or {})
 
 
-def _check_same_pairs(first: ScoredRun, run: ScoredRun) -> None:
-    if first.names == run.names and first.metrics.get("split") == run.metrics.get("split"):
-        return
-    common = len(set(first.names) & set(run.names))
-    if len(first.names) == len(run.names) or not common:
-        raise _other_data(first, run, f"{common:,} of {len(run.names):,} pairs are the same")
-    fewer, more = sorted((first, run), key=lambda each: len(each.names))
-    raise ValueError(
-        f"{run.uri} was scored on other pairs than {first.uri}: {len(first.names):,} there, {len(run.names):,} "
-        f"here, {common:,} in common. Score both on the same: posegen evaluate --run {more.uri} --pairs "
-        f"{len(fewer.names)} --update"
-    )
-
-
 def _check_same_data(first: ScoredRun, run: ScoredRun) -> None:
+    if first.names != run.names or first.metrics.get("split") != run.metrics.get("split"):
+        common = len(set(first.names) & set(run.names))
+        if len(first.names) == len(run.names) or not common:
+            raise _other_data(first, run, f"{common:,} of {len(run.names):,} pairs are the same")
+        fewer, more = sorted((first, run), key=lambda each: len(each.names))
+        raise ValueError(
+            f"{run.uri} was scored on other pairs than {first.uri}: {len(first.names):,} there, {len(run.names):,} "
+            f"here, {common:,} in common. Score both on the same: posegen evaluate --run {more.uri} --pairs "
+            f"{len(fewer.names)} --update"
+        )
     if not set(metrics_in(first.table)) & set(metrics_in(run.table)):
         raise ValueError(
             f"{first.uri} and {run.uri} have no score in common: {', '.join(metrics_in(first.table))} there, "

@@ -16,25 +16,23 @@ from torch import Tensor
 
 from posegen.data.loading.collate import to_columns
 from posegen.data.loading.dataset import Shards, listed_batches
-from posegen.evaluation.baselines import (
-    BASELINES,
-    MeanPose,
-    Pose,
-    Uint8Image,
-    align_torso,
-    mean_image,
-    mean_pose,
-    source_poses,
-)
 from posegen.evaluation.metrics import (
+    BASELINES,
     EVERY,
     METRICS,
     POSE_METRICS,
     STAGE_METRIC,
+    MeanPose,
     PairJoints,
+    Pose,
+    Uint8Image,
     Uint8Images,
+    align_torso,
     all_scores,
     check_metrics_of,
+    mean_image,
+    mean_pose,
+    source_poses,
     to_uint8,
 )
 from posegen.inference import Trained, synthesize
@@ -181,7 +179,10 @@ def score_pairs(raw: Raw, outputs: Outputs, means: TrainingMeans) -> dict[str, n
     if means.image is not None:
         table |= _image_baselines(raw, means.image)
     if means.pose is not None:
-        table |= _pose_baselines(raw, means.pose)
+        sources = source_poses(raw["source_joints"], raw["source_visible"])
+        for baseline, joints in {"source": sources, "mean": np.broadcast_to(means.pose, sources.shape)}.items():
+            scores = _pose_scores(joints, raw, POSE_METRICS)
+            table |= {f"{baseline}.{name}": values for name, values in scores.items()}
     for column, (images, finite) in outputs.stages.items():
         scores = METRICS[STAGE_METRIC].function(images, raw["target_image"], raw["target_pose_mask"])
         table[f"{column}.{STAGE_METRIC}"] = np.where(finite, scores, np.nan)
@@ -219,15 +220,6 @@ def _image_baselines(raw: Raw, mean: Uint8Image) -> dict[str, np.ndarray]:
     return table | {STOOD_IN: np.array([warped is None for warped in aligned])}
 
 
-def _pose_baselines(raw: Raw, mean: MeanPose) -> dict[str, np.ndarray]:
-    sources = source_poses(raw["source_joints"], raw["source_visible"])
-    return {
-        f"{baseline}.{name}": values
-        for baseline, joints in {"source": sources, "mean": np.broadcast_to(mean, sources.shape)}.items()
-        for name, values in _pose_scores(joints, raw, POSE_METRICS).items()
-    }
-
-
 def summary(table: Table, persons: Sequence[str]) -> dict:
     """Return means, intervals and notes of a table of `score_pairs`; `persons` names the person of each pair.
 
@@ -237,20 +229,25 @@ def summary(table: Table, persons: Sequence[str]) -> dict:
     units, unit_name = resampling_units(persons)
     draws = bootstrap_draws(int(units.max()) + 1)
     baselines, stages = _prefixes(table)
-    blocks = {prefix: _means_and_intervals(table, prefix, units, draws) for prefix in ("", *baselines, *stages)}
+    means, intervals = {}, {}  # by prefix and score
+    for prefix in ("", *baselines, *stages):
+        columns = {name: table[_column(prefix, name)] for name in metrics_in(table, prefix)}
+        ends = {name: confidence_interval(values, units, draws) for name, values in columns.items()}
+        means[prefix] = {n: float(v[np.isfinite(v)].mean()) if ends[n] else None for n, v in columns.items()}
+        intervals[prefix] = ends
     content = {
-        "scores": blocks[""][0],
-        "intervals": blocks[""][1],
-        "baselines": {name: blocks[name][0] for name in baselines},
-        "baseline_intervals": {name: blocks[name][1] for name in baselines},
+        "scores": means[""],
+        "intervals": intervals[""],
+        "baselines": {name: means[name] for name in baselines},
+        "baseline_intervals": {name: intervals[name] for name in baselines},
         "interval_method": f"95 %, bootstrap over {unit_name}, {DRAWS} draws",
         "persons": len(set(persons)),
         "variants": {name: EVERY[name].definition for name in metrics_in(table)},
         "notes": _notes(table),
     }
     if stages:
-        content |= {"stages": {name: blocks[name][0] for name in stages}}
-        content |= {"stage_intervals": {name: blocks[name][1] for name in stages}}
+        content |= {"stages": {name: means[name] for name in stages}}
+        content |= {"stage_intervals": {name: intervals[name] for name in stages}}
     return content
 
 
@@ -294,15 +291,6 @@ def confidence_interval(values: Float64[np.ndarray, "pairs"], units: np.ndarray,
         means = (draws @ sums) / (draws @ counts)
     low, high = np.nanpercentile(means, [2.5, 97.5])
     return [float(low), float(high)]
-
-
-def _means_and_intervals(table: Table, prefix: str, units: np.ndarray, draws: DrawCounts) -> tuple[dict, dict]:
-    means, intervals = {}, {}
-    for name in metrics_in(table, prefix):
-        values = table[_column(prefix, name)]
-        intervals[name] = confidence_interval(values, units, draws)
-        means[name] = float(values[np.isfinite(values)].mean()) if intervals[name] else None
-    return means, intervals
 
 
 def _notes(table: Table) -> dict[str, int]:

@@ -8,7 +8,9 @@ as TensorFlow's SAME does: one pixel more at the bottom and right than at the to
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +49,18 @@ def bottleneck_size(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] // step, size[1] // step
 
 
-def initialise_xavier(module: nn.Module) -> None:
-    """Set Xavier-uniform weights and zero biases; for `nn.Module.apply`."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def initialise(network: nn.Module, draw: Callable[[Tensor], object] = nn.init.xavier_uniform_) -> None:
+    """Draw the weights of a network's convolutions and linear layers, one after the other, and set biases to zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            draw(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def all_features(levels: Iterable[nn.Module], inputs: Features) -> list[Tensor]:
+    """Return the features of levels of which each takes those of the one before, the first one's first."""
+    return list(accumulate(levels, lambda features, level: level(features), initial=inputs))[1:]
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Conv2d:
@@ -78,8 +86,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = convolution(channels, channels)
-        self.second = convolution(channels, channels)
+        self.first, self.second = convolution(channels, channels), convolution(channels, channels)
 
     def forward(self, features: Features) -> Features:
         """Map (batch, channels, rows, columns) to the same shape."""
@@ -183,20 +190,8 @@ class PlainDecoder(nn.Module):
         return self.image(features)
 
 
-def initialise_uniform(module: nn.Module) -> None:
-    """Weights U(-0.02 sqrt(3), 0.02 sqrt(3)), whose standard deviation is 0.02; biases zero. For `nn.Module.apply`.
-
-    PG2's released wgan_gp.py for its discriminator's convolutions and fully connected layer.
-    """
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        limit = 0.02 * math.sqrt(3)
-        nn.init.uniform_(module.weight, -limit, limit)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 class DcganDiscriminator(nn.Module):
-    """DCGAN's discriminator as PG2's released wgan_gp.py builds it.
+    """DCGAN's discriminator as PG2's released wgan_gp.py builds it, with weights U(-0.02 sqrt(3), 0.02 sqrt(3)).
 
     5x5 convolutions of stride 2 with LeakyReLU 0.2, widths 64, 128, 256, 512 and again 512, as many as bring the
     image to 8 rows (4 for 128x64, 5 for 256x256), batch normalisation on all but the first, then one linear unit.
@@ -217,7 +212,8 @@ class DcganDiscriminator(nn.Module):
         rows, columns = bottleneck_size(size)
         self.features = nn.Sequential(*layers)
         self.logit = nn.Linear(widths[-1] * rows * columns, 1)
-        self.apply(initialise_uniform)
+        limit = 0.02 * math.sqrt(3)  # a standard deviation of 0.02
+        initialise(self, partial(nn.init.uniform_, a=-limit, b=limit))
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, " batch"]:
         """Return one logit an image; above zero is real."""

@@ -130,22 +130,15 @@ def _plan(
 ) -> _Plan:
     dtype = torch.promote_types(features.dtype, torch.float32)
     ratios = (masks.shape[3] / features.shape[3], masks.shape[2] / features.shape[2])
-    between_maps = _between_maps(transforms, ratios).transpose(0, 1).flatten(0, 1)
+    ratio = transforms.new_tensor(ratios)  # in x and y
+    scaled = torch.cat([transforms[..., :2] * (ratio / ratio[:, None]), transforms[..., 2:] / ratio[:, None]], dim=-1)
+    between_maps = scaled.transpose(0, 1).flatten(0, 1)
     small = (_at_size(masks, features) & present[:, :, None, None]).transpose(0, 1).contiguous()
     if mask_frame == "target":
         return _Plan(small, between_maps, None, interpolation, dtype)
     everywhere = present.T[:, :, None, None].expand_as(small)
     moved = _moved(_Plan(everywhere, between_maps, small.flatten(), interpolation, dtype))
     return _Plan(moved, between_maps, small.flatten(), interpolation, dtype)
-
-
-def _between_maps(
-    transforms: Float[Tensor, "batch parts 2 3"], ratios: tuple[float, float]
-) -> Float[Tensor, "batch parts 2 3"]:
-    """Transforms between images as transforms between features that are `ratios` times smaller in x and y."""
-    ratio = transforms.new_tensor(ratios)
-    linear = transforms[..., :2] * (ratio / ratio[:, None])
-    return torch.cat([linear, transforms[..., 2:] / ratio[:, None]], dim=-1)
 
 
 def _moved(plan: _Plan) -> PartMasks:
@@ -289,7 +282,12 @@ class _Maximum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pixels: Flat, plan: _Plan, background: bool) -> Flat:
-        best, winner = _without_parts(pixels, plan, background)
+        # Before the parts: 0 where some part is not active, -inf where all are, and the background.
+        floor = torch.zeros_like(pixels[:, :1]).masked_fill_(plan.active.all(0).reshape(-1, 1), -torch.inf)
+        best = floor.expand_as(pixels).contiguous()
+        winner = torch.full_like(best, NOBODY, dtype=torch.uint8)
+        if background:
+            _compete(best, winner, BACKGROUND, pixels, None)
         for samples in _groups(plan):
             values, begin = _sampled(pixels, samples), 0
             for part, count in samples.parts:
@@ -314,16 +312,6 @@ def _shares(gradient: Flat, winner: Winners, plan: _Plan, background: bool) -> I
     for samples in _groups(plan):
         won = _rows(winner, samples) == (samples.numbers + FIRST_PART).to(torch.uint8)[:, None]
         yield _spread(won.to(gradient.dtype).mul_(_rows(gradient, samples)), samples, len(gradient))
-
-
-def _without_parts(pixels: Flat, plan: _Plan, background: bool) -> tuple[Flat, Winners]:
-    """Initial maximum before the parts: 0 where some part is not active, -inf where all are, and the background."""
-    floor = torch.zeros_like(pixels[:, :1]).masked_fill_(plan.active.all(0).reshape(-1, 1), -torch.inf)
-    best = floor.expand_as(pixels).contiguous()
-    winner = torch.full_like(best, NOBODY, dtype=torch.uint8)
-    if background:
-        _compete(best, winner, BACKGROUND, pixels, None)
-    return best, winner
 
 
 def _compete(best: Flat, winner: Winners, number: int, values: Tensor, targets: Tensor | None) -> None:

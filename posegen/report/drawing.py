@@ -14,17 +14,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from posegen.data.geometry.joints import JOINTS, LIMBS
-from posegen.evaluation.baselines import Pose, Uint8Image
+from posegen.evaluation.metrics import Pose, Uint8Image
 
 DRAWN_LIMBS = LIMBS[:17]  # arms, legs, trunk and face; the others only close the pose mask
 BACKGROUND = (16, 18, 27)
 SMALL = 128  # images up to this height are shown enlarged, without smoothing
 HEAT_FULL = 0.5  # difference, on the scale white = 1, that is drawn brightest
-DIMMED = 0.4  # brightness of an image below two skeletons
-TRUE_COLOUR, PREDICTED_COLOUR = (255, 255, 255), (255, 122, 66)
 WIDTH, HEIGHT = 320, 150  # of a chart's plot area, in SVG units
 POINTS = 400  # of a drawn curve at most
-SMOOTHING = 0.05  # window of the running mean as a share of the curve
 
 AnyImage = UInt8[np.ndarray, "_ _ 3"]  # independent of the sizes of other arguments
 Colour = tuple[int, int, int]
@@ -58,9 +55,9 @@ def skeleton_over(image: AnyImage, pose: Pose, scale: int) -> AnyImage:
 
 
 def both_skeletons(image: AnyImage, predicted: Pose, true: Pose, scale: int) -> AnyImage:
-    """Draw the true and the predicted skeleton in two colours on the darkened image, enlarged by `scale`."""
-    canvas = (image.repeat(scale, axis=0).repeat(scale, axis=1) * DIMMED).astype(np.uint8)
-    for pose, colour in ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR)):
+    """Draw the true skeleton in white and the predicted one in orange on the darkened image, enlarged by `scale`."""
+    canvas = (image.repeat(scale, axis=0).repeat(scale, axis=1) * 0.4).astype(np.uint8)
+    for pose, colour in ((true, (255, 255, 255)), (predicted, (255, 122, 66))):
         colours = [colour] * len(DRAWN_LIMBS), [colour] * len(JOINTS)
         canvas = _with_skeleton(canvas, pose, scale, colours, slender=2)
     return canvas
@@ -146,7 +143,7 @@ class Chart:
     title: str
     last: str  # last value of the running mean
     raw: str
-    smooth: str
+    smooth: str  # the running mean of a twentieth of the curve
     x_ticks: list[Tick]
     y_ticks: list[Tick]
 
@@ -165,8 +162,11 @@ def charts(curve: Sequence[Mapping[str, float]]) -> list[Chart]:
 
 def _chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
     steps, values = [step for step, _ in points], [value for _, value in points]
-    smooth = running_mean(values, max(1, round(len(values) * SMOOTHING)))
-    low, high = _span(values)
+    smooth = running_mean(values, max(1, round(len(values) * 0.05)))
+    ordered, cut = sorted(values), len(values) // 100
+    low, high = ordered[cut], ordered[-1 - cut]  # without the highest and the lowest hundredth
+    margin = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
+    low, high = low - margin, high + margin
     left, right = steps[0], max(steps[-1], steps[0] + 1)
 
     def polyline(heights: Sequence[float]) -> str:
@@ -184,15 +184,6 @@ def _chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
         x_ticks=[Tick((x - left) / (right - left) * WIDTH, label) for x, label in round_ticks(left, right, 6)],
         y_ticks=[Tick((high - y) / (high - low) * HEIGHT, label) for y, label in round_ticks(low, high, 4)],
     )
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of the axis: the range without the highest and lowest hundredth, with a margin."""
-    ordered = sorted(values)
-    cut = len(ordered) // 100
-    low, high = ordered[cut], ordered[-1 - cut]
-    margin = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
-    return low - margin, high + margin
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

@@ -19,8 +19,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import BASELINES, POSE_BASELINES
-from posegen.evaluation.metrics import EVERY, METRICS, POSE_METRICS, STAGE_METRIC, ranking_metric
+from posegen.evaluation.metrics import (
+    BASELINES,
+    EVERY,
+    METRICS,
+    POSE_BASELINES,
+    POSE_METRICS,
+    STAGE_METRIC,
+    ranking_metric,
+)
 from posegen.inference import Trained
 from posegen.report.drawing import HEAT_FULL, HEIGHT, SMALL, WIDTH, charts, data_uri, sheet
 from posegen.report.panels import SEED, Case, chosen_rows, every_view, make_cases
@@ -62,7 +69,10 @@ def write_report(
     Raises:
         ValueError: The run is not scored.
     """
-    metrics, table = _read_scores(scores)
+    if not (scores / "metrics.json").is_file():
+        raise ValueError(f"{scores} has no metrics.json: the run is not scored. Run `posegen evaluate` on it first.")
+    metrics, columns = json.loads((scores / "metrics.json").read_text()), pq.read_table(scores / "pairs.parquet")
+    table = {name: columns[name].to_numpy() for name in columns.column_names}
     scored = _among(CASE_SCORES, metrics)
     cases = {name: make_cases(trained, data, table, rows, scored) for name, rows in chosen_rows(table).items()}
     checkpoints = {stage.name: latest_checkpoint(stages / stage.name) for stage in trained.system.stages}
@@ -76,13 +86,6 @@ def write_report(
     write_whole(folder / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
     write_json(folder / "fingerprint.json", {"fingerprint": fingerprint})
     return folder / "index.html"
-
-
-def _read_scores(scores: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    if not (scores / "metrics.json").is_file():
-        raise ValueError(f"{scores} has no metrics.json: the run is not scored. Run `posegen evaluate` on it first.")
-    table = pq.read_table(scores / "pairs.parquet")
-    return json.loads((scores / "metrics.json").read_text()), {n: table[n].to_numpy() for n in table.column_names}
 
 
 def _among(wanted: Sequence[str], metrics: Mapping[str, Any]) -> list[str]:
@@ -248,19 +251,14 @@ def stage_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _bars(metric: str, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the system and the baselines as bars with lengths from 0 to 100, where 100 is the largest value."""
+def headline(metric: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a card in the page's header.
+
+    The system and the baselines are bars with lengths from 0 to 100, where 100 is the largest value.
+    """
     rivals = {name: scores[metric] for name, scores in metrics["baselines"].items() if metric in scores}
     values = {"result": metrics["scores"][metric]} | rivals
     top = max((value for value in values.values() if value is not None), default=0.0)
-    return [
-        {"name": name, "text": score_text(metric, value), "length": 100 * max(value or 0.0, 0.0) / (top or 1.0)}
-        for name, value in values.items()
-    ]
-
-
-def headline(metric: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a card in the page's header."""
     mean, best = metrics["scores"][metric], best_baseline(metric, metrics)
     ratio = against_best_baseline(metric, metrics, mean)
     return {
@@ -269,7 +267,10 @@ def headline(metric: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "ratio": ratio[0] if ratio else "",
         "better": bool(ratio and ratio[1]),
         "against": best[0] if best else "",
-        "bars": _bars(metric, metrics),
+        "bars": [
+            {"name": name, "text": score_text(metric, value), "length": 100 * max(value or 0.0, 0.0) / (top or 1.0)}
+            for name, value in values.items()
+        ],
     }
 
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from posegen.data.loading.dataset import Shards, listed_batches
-from posegen.evaluation.baselines import Pose, Uint8Image
-from posegen.evaluation.metrics import ranking_metric, to_uint8
+from posegen.evaluation.metrics import Pose, Uint8Image, ranking_metric, to_uint8
 from posegen.evaluation.scoring import stage_images, synthesized
 from posegen.inference import Trained
 from posegen.report.drawing import both_skeletons, difference_heatmap, enlargement, silhouette, skeleton, skeleton_over

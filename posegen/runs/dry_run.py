@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from posegen.batch import Batch
+from posegen.batch import COLUMNS, Batch
 from posegen.data.listing import Entry
 from posegen.data.sources.pairs import ordered_pairs, usable_rows
 from posegen.runs.plan import Plan
@@ -127,13 +127,8 @@ def _saved_by(system: System, stage: Stage, player: str, networks: Mapping[str, 
 
 
 def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
-    height, width = system.size
-    batch: dict[str, torch.Tensor] = {"rotation": torch.zeros(pairs)}
-    for role in ("source", "target"):
-        batch[f"{role}_image"] = torch.zeros(pairs, 3, height, width)
-        batch[f"{role}_pose"] = torch.zeros(pairs, 18, height, width)
-        batch[f"{role}_joints"] = torch.zeros(pairs, 18, 2)
-        batch[f"{role}_visible"] = torch.ones(pairs, 18, dtype=torch.bool)
-        batch[f"{role}_pose_mask"] = torch.zeros(pairs, 1, height, width)
-        batch[f"{role}_person_mask"] = torch.zeros(pairs, 1, height, width)
-    return batch
+    sides = {"batch": pairs, "height": system.size[0], "width": system.size[1]}
+    return {
+        name: torch.zeros([sides.get(side) or int(side) for side in c.shape.split()], dtype=getattr(torch, c.dtype))
+        for name, c in COLUMNS.items()
+    }

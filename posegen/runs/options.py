@@ -111,14 +111,8 @@ class ResolvedOptions:
         return str(self.run or f"{home.rstrip('/')}/{self.system}-{self.variant}-{self.dataset}")
 
 
-NOT_KEPT = (
-    "run",
-    "workers",
-    "device",
-    "checkpoint_every",
-    "cache_gb",
-    "weights_dir",
-)  # no result depends on them: not kept with a run, so that each command chooses them anew
+# No result depends on these: they are not kept with a run, so that each command chooses them anew.
+NOT_KEPT = ("run", "workers", "device", "checkpoint_every", "cache_gb", "weights_dir")
 
 
 def resolve_options(options: Options) -> ResolvedOptions:
@@ -127,16 +121,11 @@ def resolve_options(options: Options) -> ResolvedOptions:
         options = _with_settings_file(options, options.settings)
     given = {f.name: getattr(options, f.name) for f in fields(Options)}
     given["set"] = None if options.set is None else tuple(options.set)
-    given["dataset"] = options.dataset or _default_dataset(
-        options.system or ResolvedOptions.system, options.variant or ResolvedOptions.variant
-    )
+    if options.dataset is None:
+        name, variant = options.system or ResolvedOptions.system, options.variant or ResolvedOptions.variant
+        stages = system(name, "synthetic-views", variant).stages
+        given["dataset"] = "synthetic-views" if any("rotation" in stage.reads for stage in stages) else "synthetic"
     return ResolvedOptions(**{name: value for name, value in given.items() if value is not None})
-
-
-def _default_dataset(name: str, variant: str) -> str:
-    """Return the default data set: several views for systems that read the rotation."""
-    stages = system(name, "synthetic-views", variant).stages
-    return "synthetic-views" if any("rotation" in stage.reads for stage in stages) else "synthetic"
 
 
 def _with_settings_file(options: Options, path: Path) -> Options:
@@ -203,8 +192,7 @@ def plan_for(given: Options, *, validation_share: float = 0.0) -> Plan:
         device=options.device,
         weights=weights,
     )
-    _check_workers(plan)
-    _check_wiring(plan)
+    _check_stages(plan)
     return plan
 
 
@@ -274,9 +262,16 @@ def _shard_settings(source: Source, described: System, weights: Path, given: Map
     return replace(settings, person_network=network_digits(weights))
 
 
-def _check_wiring(plan: Plan) -> None:
-    """Raise ValueError if a stage reads a column that nothing before it provides, or continues from networks of other
-    sizes."""
+def _check_stages(plan: Plan) -> None:
+    """Raise ValueError if a stage has fewer pairs in a batch than workers, reads a column that nothing before it
+    provides, or continues from networks of other sizes."""
+    for stage in plan.system.stages:
+        if stage.training.batch_size < plan.workers.most:
+            raise ValueError(
+                f"--workers {plan.workers} is more than the batch of stage '{stage.name}' has pairs, "
+                f"{stage.training.batch_size}. Give fewer, or --set {stage.name}.batch_size=N with {plan.workers.most} "
+                "or more."
+            )
     if errors := plan.system.continuation_errors():
         raise ValueError(f"{plan.system.name} cannot be trained so:\n  " + "\n  ".join(errors))
     has_masks = isinstance(plan.source, Synthetic) or plan.shard_settings.person_masks == "estimated"
@@ -297,16 +292,6 @@ def _check_numbers(options: ResolvedOptions) -> None:
         raise ValueError(f"--pairs {options.pairs} was given; it must be at least 1.")
     if options.cache_gb is not None and not 0 < options.cache_gb < float("inf"):
         raise ValueError(f"--cache-gb {options.cache_gb} was given; it must be more than 0.")
-
-
-def _check_workers(plan: Plan) -> None:
-    for stage in plan.system.stages:
-        if stage.training.batch_size < plan.workers.most:
-            raise ValueError(
-                f"--workers {plan.workers} is more than the batch of stage '{stage.name}' has pairs, "
-                f"{stage.training.batch_size}. Give fewer, or --set {stage.name}.batch_size=N with {plan.workers.most} "
-                "or more."
-            )
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, str]:

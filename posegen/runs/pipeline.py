@@ -8,7 +8,6 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from posegen.data.shards.manifest import Manifest
 from posegen.runs.plan import Plan, Step
 from posegen.runs.progress import Progress, score_tables, terms_text
 from posegen.stage import UsesPretrained
@@ -126,7 +125,17 @@ def _run_steps(plan: Plan, pending: Sequence[str], progress: Progress, command: 
                 use_gpu = device == "cuda"
                 _train_stages(plan, pending, tracking, use_gpu, progress)
                 if "scores" in pending:
-                    _evaluate(plan, use_gpu, progress)
+                    from posegen.evaluation.evaluate import evaluate
+
+                    evaluate(
+                        plan.system,
+                        plan.store,
+                        cache_bytes=plan.cache_bytes,
+                        pairs=plan.score_pairs,
+                        fingerprint=plan.scores_fingerprint,
+                        use_gpu=use_gpu,
+                        progress=progress.advance,
+                    )
                 if "report" in pending:
                     _report(plan, use_gpu, progress, command)
                 if "scores" in pending or "report" in pending:
@@ -165,8 +174,15 @@ def prepare_shards(plan: Plan, progress: Progress) -> None:
         progress=progress.advance,
         estimate=mask_estimate(plan.shard_settings.person_network, plan.weights),
     )
-    for line in describe_counts(manifest):
-        progress.info(line)
+    for split, c in manifest.counts.items():
+        usable = f"{split}: {c['usable']:,} usable of {c['images']:,} images"
+        progress.info(f"{usable}, {c['groups']:,} groups, {c['pairs']:,} pairs")
+    for text, counts in {
+        "rejected (listed in shards/rejects.parquet)": manifest.rejects,
+        "kept, but to note": manifest.notes,
+    }.items():
+        if counts:
+            progress.info(f"{text}: {', '.join(f'{n:,} {reason}' for reason, n in counts.items())}")
     if note := describe_windows(manifest, plan.cache_bytes):
         progress.info(note)
 
@@ -179,18 +195,6 @@ def folders_on_all_nodes(plan: Plan) -> list[Path]:
     )
     weights = [plan.weights] if plan.shard_settings.person_network or pretrained else []
     return ([] if root is None else [Path(root)]) + weights
-
-
-def describe_counts(manifest: Manifest) -> list[str]:
-    """Return lines on what the shards hold, what was rejected, and why."""
-    lines = [
-        f"{split}: {c['usable']:,} usable of {c['images']:,} images, {c['groups']:,} groups, {c['pairs']:,} pairs"
-        for split, c in manifest.counts.items()
-    ]
-    rejects = ", ".join(f"{n:,} {reason}" for reason, n in manifest.rejects.items())
-    notes = ", ".join(f"{n:,} {note}" for note, n in manifest.notes.items())
-    lines += [f"rejected (listed in shards/rejects.parquet): {rejects}"] if rejects else []
-    return lines + ([f"kept, but to note: {notes}"] if notes else [])
 
 
 def _train_stages(plan: Plan, pending: Sequence[str], tracking: Any, use_gpu: bool, progress: Progress) -> None:
@@ -285,20 +289,6 @@ def train(plan: Plan, index: int, tracking: Any, use_gpu: bool, progress: Progre
     progress.advance(stage.name, stage.training.steps, stage.training.steps)
     tracking.finish(stage.name)
     fetch_newest(plan.store, task.prefix)
-
-
-def _evaluate(plan: Plan, use_gpu: bool, progress: Progress) -> None:
-    from posegen.evaluation.evaluate import evaluate
-
-    evaluate(
-        plan.system,
-        plan.store,
-        cache_bytes=plan.cache_bytes,
-        pairs=plan.score_pairs,
-        fingerprint=plan.scores_fingerprint,
-        use_gpu=use_gpu,
-        progress=progress.advance,
-    )
 
 
 def _report(plan: Plan, use_gpu: bool, progress: Progress, command: Sequence[str]) -> None:

@@ -155,10 +155,9 @@ class Plan:
     def _shards_step(self) -> Step:
         sizes = self.store.sizes("shards")
         manifest = read_manifest(self.shards, sizes=sizes)
-        if manifest is None:
-            state: State = "started" if sizes or self.shards.is_dir() else "missing"
-            return Step("shards", self.shards_fingerprint, state)
-        state = "done" if manifest.fingerprint == self.shards_fingerprint else "differs"
+        state: State = "started" if sizes or self.shards.is_dir() else "missing"
+        if manifest is not None:
+            state = "done" if manifest.fingerprint == self.shards_fingerprint else "differs"
         return Step("shards", self.shards_fingerprint, state)
 
     def _stage_step(self, index: int) -> Step:

@@ -139,21 +139,16 @@ class Progress:
         task.marks.append((time.monotonic(), done))
         line = "  ".join(part for part in (self._pace(task, done), text) if part)
         if self.console.is_terminal:
-            self._show_bar(what, task, done, line)
+            if task.bar is None:
+                task.bar = self._bars.add_task(what, total=total, text="")
+            self._bars.update(task.bar, completed=done, total=total, text=line)
         due = time.monotonic() - task.printed > PLAIN_EVERY
         if (due or done >= total) and not task.finished:
             task.printed, task.finished = time.monotonic(), done >= total
-            self._plain(f"{what:<14} {done:>7}/{total}  {line}")
-
-    def _plain(self, line: str) -> None:
-        self._log.info(line)
-        if not self.console.is_terminal:
-            self._print(line)
-
-    def _show_bar(self, what: str, task: _Task, done: int, line: str) -> None:
-        if task.bar is None:
-            task.bar = self._bars.add_task(what, total=task.total, text="")
-        self._bars.update(task.bar, completed=done, total=task.total, text=line)
+            line = f"{what:<14} {done:>7}/{total}  {line}"
+            self._log.info(line)
+            if not self.console.is_terminal:
+                self._print(line)
 
     @staticmethod
     def _pace(task: _Task, done: int) -> str:
@@ -179,7 +174,14 @@ def score_tables(metrics: Mapping[str, Any]) -> list[Table]:
     kinds = [[name for name in names if name in metrics["scores"]] for names in (IMAGE_SCORES, JOINT_SCORES)]
     title = f"scores on {metrics['pairs']:,} test pairs"
     tables = [_score_table(metrics, names, title) for names in kinds if names]
-    return [*tables, *([_stage_table(metrics)] if metrics.get("stages") else [])]
+    if not metrics.get("stages"):
+        return tables
+    table = Table("", "mask_l1", "95 % interval", title="images before the result", title_justify="left")
+    for name, scores in metrics["stages"].items():
+        interval = metrics["stage_intervals"][name]["mask_l1"]
+        ends = " to ".join(f"{end:.4g}" for end in interval) if interval else "–"
+        table.add_row(name, "–" if scores["mask_l1"] is None else f"{scores['mask_l1']:.4g}", ends)
+    return [*tables, table]
 
 
 def _score_table(metrics: Mapping[str, Any], names: Sequence[str], title: str) -> Table:
@@ -188,13 +190,4 @@ def _score_table(metrics: Mapping[str, Any], names: Sequence[str], title: str) -
         if any(name in scores for name in names):
             values = ("–" if scores[name] is None else f"{scores[name]:.4g}" for name in names)
             table.add_row(label, *values, style="bold" if label == "result" else "")
-    return table
-
-
-def _stage_table(metrics: Mapping[str, Any]) -> Table:
-    table = Table("", "mask_l1", "95 % interval", title="images before the result", title_justify="left")
-    for name, scores in metrics["stages"].items():
-        interval = metrics["stage_intervals"][name]["mask_l1"]
-        ends = " to ".join(f"{end:.4g}" for end in interval) if interval else "–"
-        table.add_row(name, "–" if scores["mask_l1"] is None else f"{scores['mask_l1']:.4g}", ends)
     return table

@@ -38,6 +38,7 @@ the front's colours.
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -49,11 +50,12 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.reconstruction import l1
+from posegen.nets.convolutional import initialise
 from posegen.stage import Canvas, Networks, Paper, Player, Preset, System, Term, Training, adversarial_players
 from posegen.systems.fields import Positive, Weight
+from posegen.systems.pix2pix import CONDITION, condition
 
-JOINTS = 18
-STEPS, STEP = 19, 20.0  # of the view code; degrees
+STEPS = 19  # of the view code, 20 degrees apart
 VIEW_ENTRIES = STEPS + 1
 OBJECT_DOUBLINGS = 5  # of a decoder of the object network
 
@@ -90,7 +92,7 @@ def view_code(rotation: Float[Tensor, " batch"], kind: ViewCode) -> Float[Tensor
         known = torch.stack([radians.sin(), radians.cos()], dim=1)
         code = F.pad(known, (0, VIEW_ENTRIES - 2))
     else:
-        code = F.one_hot(((rotation + 180) / STEP).round().long(), VIEW_ENTRIES).to(rotation.dtype)
+        code = F.one_hot(((rotation + 180) / 20).round().long(), VIEW_ENTRIES).to(rotation.dtype)
     return code.index_fill(1, torch.tensor([STEPS], device=code.device), 1.0)
 
 
@@ -100,14 +102,6 @@ def check_size(size: tuple[int, int]) -> None:
         raise ValueError(
             f"size {size[0]}x{size[1]} (height x width) is too small: both sides must be at least 8 pixels"
         )
-
-
-def initialise(module: nn.Module) -> None:
-    """Initialise He-normal weights (our choice: that of the training networks is not known), biases zero."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def halving_layers(widths: list[int]) -> nn.Sequential:
@@ -127,12 +121,12 @@ def doubling_layers(widths: list[int], *, whole: bool) -> nn.Sequential:
     return nn.Sequential(*layers, nn.ConvTranspose2d(widths[-1], 2, 3, padding=1))
 
 
-def starting_at_zero(layers: nn.Sequential) -> nn.Sequential:
-    """Return the layers, with zeros as the weights of the last one."""
-    last = layers[-1]
+def initialise_at_identity(network: nn.Module, flow: nn.Sequential) -> None:
+    """Initialise He-normal weights (our choice: the training networks' are not known), the last of `flow` zero."""
+    initialise(network, partial(nn.init.kaiming_normal_, nonlinearity="relu"))
+    last = flow[-1]
     assert isinstance(last, nn.ConvTranspose2d)
     nn.init.zeros_(last.weight)
-    return layers
 
 
 class SceneFlowNetwork(nn.Module):
@@ -143,14 +137,14 @@ class SceneFlowNetwork(nn.Module):
 
     def __init__(self, *, channels: int, size: tuple[int, int], width: int, depth: int, masked: bool) -> None:
         super().__init__()
+        check_size(size)
         widths = [width * 2**level for level in range(depth)]
         back = [widths[-1], *widths[::-1]]
         self.size = size
         self.encoder = halving_layers([channels, *widths])
         self.flow = doubling_layers(back, whole=True)
         self.mask = doubling_layers(back, whole=True) if masked else None
-        self.apply(initialise)
-        starting_at_zero(self.flow)
+        initialise_at_identity(self, self.flow)
 
     def forward(self, given: Float[Tensor, "batch channels height width"]) -> tuple[Flow, Tensor | None]:
         """Return the flow in pixels, and the logits of background and foreground."""
@@ -169,6 +163,7 @@ class ObjectFlowNetwork(nn.Module):
 
     def __init__(self, *, size: tuple[int, int], width: int, latent: int) -> None:
         super().__init__()
+        check_size(size)
         self.size = size
         positions = math.prod(math.ceil(side / 64) for side in size)
         self.encoder = halving_layers([3, *(width * 2**level for level in range(6))])
@@ -177,8 +172,7 @@ class ObjectFlowNetwork(nn.Module):
         start = tuple(math.ceil((side - 1) / 2**OBJECT_DOUBLINGS) + 1 for side in size)
         self.flow = self._decoder(latent, 4 * width, latent + 16 * width, start)
         self.mask = self._decoder(math.ceil(latent / 4), width, latent + 16 * width, start)
-        self.apply(initialise)
-        starting_at_zero(self.flow)
+        initialise_at_identity(self, self.flow)
 
     def _decoder(self, units: int, channels: int, given: int, start: tuple[int, ...]) -> nn.Sequential:
         width = self.encoder[0].out_channels
@@ -227,16 +221,6 @@ def masked_terms(batch: Batch, outputs: Batch, mask_weight: float) -> dict[str, 
     return {"l1": Term(l1(outputs["sampled_image"], batch["target_image"])), "mask": Term(mask, mask_weight)}
 
 
-def poses(batch: Batch) -> Float[Tensor, "batch 39 height width"]:
-    """Return source image, source pose and target pose, on the channels."""
-    return torch.cat([batch["source_image"], batch["source_pose"], batch["target_pose"]], dim=1)
-
-
-def only_player(training: Training) -> tuple[Player, ...]:
-    """Return the generator, trained by Adam with its usual betas; there is no discriminator."""
-    return adversarial_players(training, discriminators=(), betas=(0.9, 0.999))
-
-
 # The rate is halved every so many steps.
 TRAINING = Training(steps=100_000, batch_size=16, lr=1e-4, constant_lr_share=None, halving_every=50_000)
 
@@ -256,28 +240,21 @@ class PoseFlow:
     @property
     def players(self) -> tuple[Player, ...]:
         """The players, in the order of their updates."""
-        return only_player(self.training)
+        return adversarial_players(self.training, discriminators=(), betas=(0.9, 0.999))
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
         """Return fresh networks by name."""
-        return scene_networks(canvas, width=self.width, depth=self.depth, masked=False)
+        sizes = {"size": canvas.size, "width": self.width, "depth": self.depth}
+        return {"generator": SceneFlowNetwork(channels=CONDITION, **sizes, masked=False)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         """Return the columns in `writes`."""
-        flow, _ = nets["generator"](poses(batch))
+        flow, _ = nets["generator"](condition(batch))
         return {"sampled_image": copied(batch, flow)}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
         """Return the player's terms; the equations are above."""
         return {"l1": Term(l1(outputs["sampled_image"], batch["target_image"]))}
-
-
-def scene_networks(canvas: Canvas, *, width: int, depth: int, masked: bool) -> dict[str, nn.Module]:
-    """Return the scene network on source image and both poses. Raises ValueError for a size that is too small."""
-    check_size(canvas.size)
-    channels = 3 + 2 * JOINTS
-    network = SceneFlowNetwork(channels=channels, size=canvas.size, width=width, depth=depth, masked=masked)
-    return {"generator": network}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,19 +274,20 @@ class MaskedPoseFlow:
     @property
     def players(self) -> tuple[Player, ...]:
         """The players, in the order of their updates."""
-        return only_player(self.training)
+        return adversarial_players(self.training, discriminators=(), betas=(0.9, 0.999))
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
         """Return fresh networks by name."""
-        return scene_networks(canvas, width=self.width, depth=self.depth, masked=True)
+        sizes = {"size": canvas.size, "width": self.width, "depth": self.depth}
+        return {"generator": SceneFlowNetwork(channels=CONDITION, **sizes, masked=True)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         """Return the columns in `writes`."""
-        return masked_outputs(batch, *nets["generator"](poses(batch)), cut_out=self.cut_out)
+        return masked_outputs(batch, *nets["generator"](condition(batch)), cut_out=self.cut_out)
 
     def training_outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         """Return what the loss needs."""
-        return uncut_outputs(batch, *nets["generator"](poses(batch)))
+        return uncut_outputs(batch, *nets["generator"](condition(batch)))
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
         """Return the player's terms; the equations are above."""
@@ -334,11 +312,10 @@ class ViewFlow:
     @property
     def players(self) -> tuple[Player, ...]:
         """The players, in the order of their updates."""
-        return only_player(self.training)
+        return adversarial_players(self.training, discriminators=(), betas=(0.9, 0.999))
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
         """Return fresh networks by name."""
-        check_size(canvas.size)
         return {"generator": ObjectFlowNetwork(size=canvas.size, width=self.width, latent=self.latent)}
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
@@ -357,21 +334,11 @@ class ViewFlow:
         return nets["generator"](batch["source_image"], view_code(batch["rotation"], self.view_code))
 
 
-def by_poses(system: System) -> System:
-    """Return the variant whose condition is both poses ("full")."""
-    return replace(system, stages=system.stages[:1])
-
-
 def by_poses_without_mask(system: System) -> System:
-    """Return the same without the mask's decoder ("no-mask")."""
+    """Return the variant with both poses as the condition, without the mask's decoder ("no-mask")."""
     masked = system.stages[0]
     assert isinstance(masked, MaskedPoseFlow)
     return replace(system, stages=(PoseFlow(width=masked.width, depth=masked.depth, training=masked.training),))
-
-
-def by_view(system: System) -> System:
-    """Return the variant whose condition is the rotation, which needs data of several cameras ("view")."""
-    return replace(system, stages=system.stages[1:])
 
 
 SYNTHETIC_TRAINING = replace(TRAINING, steps=4000, batch_size=8, lr=1e-3, halving_every=1000)
@@ -383,15 +350,15 @@ APPEARANCE_FLOW = Paper(
         "market1501": Preset((128, 64), Discs(radius=4.0), (MaskedPoseFlow(), ViewFlow())),
         "deepfashion": Preset((256, 256), Discs(radius=4.0), (MaskedPoseFlow(), ViewFlow())),
         # What two processor cores train in a few minutes.
-        "synthetic": Preset(
-            (64, 32),
-            Discs(radius=2.0),
-            (
-                MaskedPoseFlow(depth=4, training=SYNTHETIC_TRAINING),
-                ViewFlow(width=8, latent=256, view_code="angle", training=SYNTHETIC_TRAINING),
-            ),
-        ),
+        "synthetic": Preset((64, 32), Discs(radius=2.0), (
+            MaskedPoseFlow(depth=4, training=SYNTHETIC_TRAINING),
+            ViewFlow(width=8, latent=256, view_code="angle", training=SYNTHETIC_TRAINING),
+        )),
     },
-    variants={"full": by_poses, "no-mask": by_poses_without_mask, "view": by_view},
+    variants={
+        "full": lambda system: replace(system, stages=system.stages[:1]),
+        "no-mask": by_poses_without_mask,
+        "view": lambda system: replace(system, stages=system.stages[1:]),  # needs data of several cameras
+    },
     image="sampled_image",
-)
+)  # fmt: skip

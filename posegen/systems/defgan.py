@@ -50,6 +50,7 @@ from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import fake_loss, real_loss
 from posegen.losses.nearest_neighbour import nearest_neighbour_loss
 from posegen.losses.reconstruction import l1
+from posegen.nets.convolutional import all_features, initialise
 from posegen.nets.pretrained import Layer, path_of, vgg19_features
 from posegen.nets.warping import Aggregate, Interpolation, deformable_skip
 from posegen.stage import Canvas, Networks, Paper, Player, Preset, System, Term, Training, Variant, adversarial_players
@@ -58,8 +59,6 @@ from posegen.systems.fields import Positive, Weight
 JOINTS = 18
 BOTTLENECK = 4  # rows of the smallest feature map
 FEWEST_HALVINGS = 3
-WARPED = 4  # encoder levels whose features are deformed, from the first
-DROPPED_OUT = 3  # decoder steps with dropout, from the first
 
 ContentLayer = Literal["pixels", "block1_conv2", "block2_conv1"]
 Geometry = Literal["code", "paper"]
@@ -81,24 +80,10 @@ class SampleNorm(nn.Module):
         return (features - mean) * (self.gain / (variance.sqrt() + 1e-3)) + self.offset
 
 
-def initialise_glorot(module: nn.Module) -> None:
-    """Initialise Glorot-uniform weights and zero biases, Keras' defaults; for `nn.Module.apply`."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 def halving(channels_in: int, channels_out: int, *, norm: bool) -> nn.Sequential:
     """Return LeakyReLU 0.2, a 4x4 convolution of stride 2, normalisation (`block` of conditional_gan.py)."""
     layers = [nn.LeakyReLU(0.2), nn.Conv2d(channels_in, channels_out, 4, 2, 1, bias=False)]
     return nn.Sequential(*layers, *([SampleNorm()] if norm else []))
-
-
-def doubling(channels_in: int, channels_out: int, *, dropout: float) -> nn.Sequential:
-    """Return ReLU, a 4x4 transposed convolution of stride 2, normalisation, dropout."""
-    layers = [nn.ReLU(), nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1, bias=False), SampleNorm()]
-    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
 
 
 def halvings(size: tuple[int, int]) -> int:
@@ -138,15 +123,13 @@ class SkipEncoder(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
         """Return the features of all levels."""
-        features = []
-        for level in self.levels:
-            inputs = level(inputs)
-            features.append(inputs)
-        return features
+        return all_features(self.levels, inputs)
 
 
 class SkipDecoder(nn.Module):
     """Doublings from the bottleneck, each but the first on the step before and a skip; a 3x3 convolution and tanh.
+
+    Doublings are ReLU, a 4x4 transposed convolution of stride 2, normalisation, and dropout in the first three.
 
     Widths 512, 512, 512, ..., 256, 128 at `width` 64. `streams` encoders give each skip and the bottleneck.
     """
@@ -156,7 +139,10 @@ class SkipDecoder(nn.Module):
         outer = widths[:0:-1]
         inner = [streams * widths[-1]] + [out + streams * skip for out, skip in zip(outer, widths[-2::-1], strict=True)]
         self.steps = nn.ModuleList(
-            doubling(channels, out, dropout=dropout if k < DROPPED_OUT else 0.0)
+            nn.Sequential(
+                *(nn.ReLU(), nn.ConvTranspose2d(channels, out, 4, 2, 1, bias=False), SampleNorm()),
+                *([nn.Dropout(dropout)] if dropout and k < 3 else []),
+            )
             for k, (channels, out) in enumerate(zip(inner, outer, strict=False))
         )
         self.image = nn.Sequential(nn.ReLU(), nn.Conv2d(inner[-1], 3, 3, padding=1), nn.Tanh())
@@ -170,14 +156,14 @@ class SkipDecoder(nn.Module):
 
 
 class PlainGenerator(nn.Module):
-    """The baseline: one encoder on the source image and both poses, an ordinary U-Net."""
+    """The baseline: one encoder on the source image and both poses, an ordinary U-Net. Weights as Keras' defaults."""
 
     def __init__(self, *, size: tuple[int, int], width: int, dropout: float) -> None:
         super().__init__()
         widths = encoder_widths(width, halvings(size))
         self.encoder = SkipEncoder(channels=3 + 2 * JOINTS, widths=widths)
         self.decoder = SkipDecoder(widths=widths, streams=1, dropout=dropout)
-        self.apply(initialise_glorot)
+        initialise(self)
 
     def forward(self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"]) -> Images:
         """Return the image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
@@ -205,29 +191,24 @@ class DeformableGenerator(nn.Module):
         self.aggregate: Aggregate = aggregate
         self.interpolation: Interpolation = interpolation
         self.paper = geometry == "paper"
-        self.apply(initialise_glorot)
+        initialise(self)
 
     def forward(
         self, appearance: Float[Tensor, "batch 21 h w"], pose: Float[Tensor, "batch 18 h w"], warps: LimbWarps
     ) -> Images:
         """Return the image in [-1, 1] of `appearance` (source image, source pose) in the target `pose`."""
         levels = self.appearance_encoder(appearance)
-        count = min(WARPED, len(levels) - 1)  # never the bottleneck
+        count = min(4, len(levels) - 1)  # never the bottleneck
         moved = [self._deformed(features, warps) for features in levels[:count]] + levels[count:]
         both = zip(moved, self.pose_encoder(pose), strict=True)
         return self.decoder([torch.cat(streams, dim=1) for streams in both])
 
     def _deformed(self, features: Tensor, warps: LimbWarps) -> Tensor:
         return deformable_skip(
-            features,
-            transforms=warps.transforms,
-            masks=warps.masks,
-            present=warps.present,
-            aggregate=self.aggregate,
-            interpolation=self.interpolation,
-            mask_frame="source" if self.paper else "target",
-            background=self.paper,
-        )
+            features, transforms=warps.transforms, masks=warps.masks, present=warps.present,
+            aggregate=self.aggregate, interpolation=self.interpolation,
+            mask_frame="source" if self.paper else "target", background=self.paper,
+        )  # fmt: skip
 
 
 class PosedPatchDiscriminator(nn.Module):
@@ -242,7 +223,7 @@ class PosedPatchDiscriminator(nn.Module):
         blocks = [halving(widths[k - 1], widths[k], norm=True) for k in range(1, len(widths))]
         first = nn.Conv2d(2 * (3 + JOINTS), widths[0], 4, 2)
         self.layers = nn.Sequential(first, *blocks, halving(widths[-1], 1, norm=False))
-        self.apply(initialise_glorot)
+        initialise(self)
 
     def forward(self, images: Float[Tensor, "batch 42 height width"]) -> Float[Tensor, "batch patches"]:
         """Return the logits, above zero for real."""
@@ -345,14 +326,8 @@ class Generation:
         appearance = torch.cat([batch["source_image"], batch["source_pose"]], dim=1)
         if self.skips == "plain":
             return {"generated_image": nets["generator"](appearance, batch["target_pose"])}
-        warps = limb_warps(
-            batch["source_joints"],
-            batch["source_visible"],
-            batch["target_joints"],
-            batch["target_visible"],
-            canvas.size,
-            geometry=self.geometry,
-        )
+        source, target = ((batch[f"{role}_joints"], batch[f"{role}_visible"]) for role in ("source", "target"))
+        warps = limb_warps(*source, *target, canvas.size, geometry=self.geometry)
         return {"generated_image": nets["generator"](appearance, batch["target_pose"], warps)}
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
@@ -361,10 +336,8 @@ class Generation:
         if player == "discriminator":
             real, fake = _logits(nets, batch, batch["target_image"]), _logits(nets, batch, generated)
             return {"real": Term(real_loss(real)), "fake": Term(fake_loss(fake))}
-        return {
-            "adversarial": Term(real_loss(_logits(nets, batch, generated))),
-            "content": Term(self._content(nets, batch, generated), self.content_weight),
-        }
+        content = Term(self._content(nets, batch, generated), self.content_weight)
+        return {"adversarial": Term(real_loss(_logits(nets, batch, generated))), "content": content}
 
     def _content(self, nets: Networks, batch: Batch, generated: Images) -> Tensor:
         target = batch["target_image"]
@@ -391,16 +364,9 @@ def ablation(
         (stage,) = system.stages
         assert isinstance(stage, Generation)
         weight = 100.0 if content_layer == "pixels" else 50 * stage.content_weight
-        batch_size = max(4, stage.training.batch_size)
-        stage = replace(
-            stage,
-            skips=skips,
-            content_layer=content_layer,
-            window=1,
-            content_weight=weight,
-            training=replace(stage.training, batch_size=batch_size),
-        )
-        return replace(system, stages=(stage,))
+        training = replace(stage.training, batch_size=max(4, stage.training.batch_size))
+        changed = {"skips": skips, "content_layer": content_layer, "window": 1, "content_weight": weight}
+        return replace(system, stages=(replace(stage, **changed, training=training),))
 
     return ablated
 
@@ -409,29 +375,20 @@ DEFGAN = Paper(
     citation="Siarohin et al.: Deformable GANs for Pose-based Human Image Generation, CVPR 2018",
     presets={
         "market1501": Preset((128, 64), Gaussians(sigma=6.0), (Generation(),)),
-        "deepfashion": Preset(
-            (256, 256),
-            Gaussians(sigma=6.0),
-            (
-                Generation(
-                    window=5,
-                    training=Training(steps=90_000, batch_size=2, lr=2e-4, discriminator_lr=2e-4, flip=False),
-                ),
+        "deepfashion": Preset((256, 256), Gaussians(sigma=6.0), (
+            Generation(
+                window=5, training=Training(steps=90_000, batch_size=2, lr=2e-4, discriminator_lr=2e-4, flip=False),
             ),
-        ),
+        )),
         # Our choice: what two processor cores train in a few minutes.
-        "synthetic": Preset(
-            (64, 32),
-            Gaussians(sigma=3.0),
-            (
-                Generation(
-                    width=16, discriminator_width=16, discriminator_halvings=4, dropout=0.0, content_weight=1.0,
-                    training=Training(
-                        steps=1500, batch_size=8, lr=1e-3, discriminator_lr=2e-4, constant_lr_share=0.5, flip=False
-                    ),
+        "synthetic": Preset((64, 32), Gaussians(sigma=3.0), (
+            Generation(
+                width=16, discriminator_width=16, discriminator_halvings=4, dropout=0.0, content_weight=1.0,
+                training=Training(
+                    steps=1500, batch_size=8, lr=1e-3, discriminator_lr=2e-4, constant_lr_share=0.5, flip=False
                 ),
             ),
-        ),
+        )),
     },
     variants={
         "full": Variant(),

@@ -152,13 +152,9 @@ def decode(maps: HeatMaps, stride: int) -> tuple[Joints, Confidence]:
     columns = maps.shape[3]
     peaks, indices = maps.flatten(2).max(dim=2)
     cells = torch.stack([indices % columns, indices // columns], dim=2)
-    slopes = torch.stack(
-        [
-            functional.pad(maps[..., 2:] - maps[..., :-2], (1, 1)),
-            functional.pad(maps[..., 2:, :] - maps[..., :-2, :], (0, 0, 1, 1)),
-        ],
-        dim=4,
-    )
+    across = functional.pad(maps[..., 2:] - maps[..., :-2], (1, 1))
+    down = functional.pad(maps[..., 2:, :] - maps[..., :-2, :], (0, 0, 1, 1))
+    slopes = torch.stack([across, down], dim=4)
     shifts = slopes.flatten(2, 3).gather(2, indices[..., None, None].expand(-1, -1, 1, 2))[:, :, 0].sign()
     return (cells + 0.25 * shifts + 0.5) * stride - 0.5, peaks.clamp(0, 1)
 
@@ -173,12 +169,8 @@ def rotate(images: Images, joints: Joints, angle: Tensor, scale: Tensor) -> tupl
     middle = (sides - 1) / 2
     cosine, sine = angle.cos(), angle.sin()
     turn = torch.stack([cosine, -sine, sine, cosine], dim=1).view(-1, 2, 2)  # x to the right, y downwards
-    pixels = torch.stack(
-        torch.meshgrid(
-            torch.arange(width, device=images.device), torch.arange(height, device=images.device), indexing="xy"
-        ),
-        dim=2,
-    ).to(images.dtype)
+    x, y = (torch.arange(side, device=images.device) for side in (width, height))
+    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2).to(images.dtype)
     origins = torch.einsum("bij,hwi->bhwj", turn, pixels - middle) / scale[:, None, None, None] + middle
     moved = torch.einsum("bij,bkj->bki", turn, joints - middle) * scale[:, None, None] + middle
     grid = (2 * origins + 1) / sides - 1
@@ -276,18 +268,12 @@ HOURGLASS = Paper(
         "market1501": Preset((128, 64), Gaussians(), (Estimation(stem_stride=2),)),
         "deepfashion": Preset((256, 256), Gaussians(), (Estimation(),)),
         # Our choice: trained on two processor cores in a few minutes.
-        "synthetic": Preset(
-            (64, 32),
-            Gaussians(),
-            (
-                Estimation(
-                    stacks=2, width=64, depth=3, stem_stride=2, rotation=0.0, scaling=0.0,
-                    training=Training(
-                        steps=3000, batch_size=8, lr=1e-3, late_lr=2e-4, constant_lr_share=0.7
-                    ),
-                ),
+        "synthetic": Preset((64, 32), Gaussians(), (
+            Estimation(
+                stacks=2, width=64, depth=3, stem_stride=2, rotation=0.0, scaling=0.0,
+                training=Training(steps=3000, batch_size=8, lr=1e-3, late_lr=2e-4, constant_lr_share=0.7),
             ),
-        ),
+        )),
     },
     variants={"full": Variant()},
     joints="estimated_joints",

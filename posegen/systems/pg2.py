@@ -45,7 +45,7 @@ from posegen.nets.convolutional import (
     ResidualDecoder,
     ResidualEncoder,
     bottleneck_size,
-    initialise_xavier,
+    initialise,
     level_count,
 )
 from posegen.stage import Canvas, Networks, Paper, Player, Preset, System, Term, Training, Variant, adversarial_players
@@ -80,18 +80,16 @@ class PoseIntegrator(nn.Module):
             self.pose_code = nn.Linear(width * levels * rows * columns, latent)
         self.spread = nn.Linear(latent * (1 if embedding == "maps" else 2), width * rows * columns)
         self.decoder = ResidualDecoder(width=width, levels=levels)
-        self.apply(initialise_xavier)
+        initialise(self)
 
     def forward(self, source: Images, pose: PoseMaps | Float[Tensor, "batch 36"]) -> Images:
         """The image; `pose` is the coordinates in [-1, 1] for "coordinates" and the pose maps otherwise."""
         skips = self.encoder(torch.cat([source, pose], dim=1) if self.embedding == "maps" else source)
         code = self.code(skips[-1].flatten(1))
         if self.embedding != "maps":
-            code = torch.cat([code, self._encoded(pose)], dim=1)
+            given = pose if self.embedding == "coordinates" else self.pose_encoder(pose)[-1].flatten(1)
+            code = torch.cat([code, self.pose_code(given)], dim=1)
         return self.decoder(self.spread(code).unflatten(1, self.bottleneck), skips)
-
-    def _encoded(self, pose: Tensor) -> Tensor:
-        return self.pose_code(pose if self.embedding == "coordinates" else self.pose_encoder(pose)[-1].flatten(1))
 
 
 class DifferenceMap(nn.Module):
@@ -102,7 +100,7 @@ class DifferenceMap(nn.Module):
         levels = level_count(size) - 2
         self.encoder = PlainEncoder(channels=6, width=width, levels=levels)
         self.decoder = PlainDecoder(width=width, levels=levels, full_resolution_skip=full_resolution_skip)
-        self.apply(initialise_xavier)
+        initialise(self)
 
     def forward(self, coarse: Images, source: Images) -> Images:
         """The difference map."""
@@ -235,37 +233,26 @@ def reconstruction_terms(batch: Batch, generated: Images, weight: float, mask_we
 
 # Our choice: what two processor cores train in a few minutes.
 SYNTHETIC_COARSE = PoseIntegration(
-    width=16,
-    training=Training(steps=4200, batch_size=8, lr=1e-3, discriminator_lr=2e-5, constant_lr_share=0.3),
+    width=16, training=Training(steps=4200, batch_size=8, lr=1e-3, discriminator_lr=2e-5, constant_lr_share=0.3)
 )
 
 PRESETS = {
     "market1501": Preset((128, 64), Discs(radius=4.0), (PoseIntegration(), DifferenceRefinement())),
-    "deepfashion": Preset(
-        (256, 256),
-        Discs(radius=4.0),
-        (
-            PoseIntegration(training=Training(steps=30_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5)),
-            DifferenceRefinement(
-                l1_weight=50.0, full_resolution_skip=True, discriminator="stack",
-                training=Training(steps=20_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5),
-            ),
+    "deepfashion": Preset((256, 256), Discs(radius=4.0), (
+        PoseIntegration(training=Training(steps=30_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5)),
+        DifferenceRefinement(
+            l1_weight=50.0, full_resolution_skip=True, discriminator="stack",
+            training=Training(steps=20_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5),
         ),
-    ),
+    )),
     # Our choice: what two processor cores train in a few minutes.
-    "synthetic": Preset(
-        (64, 32),
-        Discs(radius=2.0),
-        (
-            SYNTHETIC_COARSE,
-            DifferenceRefinement(
-                width=16, discriminator_width=32, discriminator="stack", l1_weight=100.0, full_resolution_skip=True,
-                training=Training(
-                    steps=240, batch_size=16, lr=5e-4, discriminator_lr=2e-4, constant_lr_share=0.5
-                ),
-            ),
+    "synthetic": Preset((64, 32), Discs(radius=2.0), (
+        SYNTHETIC_COARSE,
+        DifferenceRefinement(
+            width=16, discriminator_width=32, discriminator="stack", l1_weight=100.0, full_resolution_skip=True,
+            training=Training(steps=240, batch_size=16, lr=5e-4, discriminator_lr=2e-4, constant_lr_share=0.5),
         ),
-    ),
+    )),
 }  # fmt: skip
 
 

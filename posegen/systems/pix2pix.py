@@ -51,6 +51,7 @@ from posegen.batch import Batch, Images
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import fake_loss, real_loss
 from posegen.losses.reconstruction import l1
+from posegen.nets.convolutional import all_features
 from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Weight
 
@@ -124,10 +125,8 @@ class UNet(nn.Module):
 
     def forward(self, condition: Condition) -> Images:
         """Return the image, in [-1, 1]; both sides of the condition must be multiples of 2^depth."""
-        features, skips = condition, []
-        for down in self.down:
-            features = down(features)
-            skips.append(features)
+        skips = all_features(self.down, condition)
+        features = skips[-1]
         for up, skip in zip(self.up, skips[-2::-1], strict=True):
             features = torch.cat([skip, up(features)], dim=1)
         return self.image(features)
@@ -217,30 +216,18 @@ PIX2PIX = Paper(
     citation="Isola et al.: Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017",
     presets={
         "market1501": Preset((128, 64), Discs(radius=4.0), (Translation(),)),
-        "deepfashion": Preset(
-            (256, 256),
-            Discs(radius=4.0),
-            (
-                Translation(
-                    training=Training(
-                        steps=50_000, batch_size=8, lr=2e-4, discriminator_lr=2e-4, constant_lr_share=0.5
-                    )
-                ),
+        "deepfashion": Preset((256, 256), Discs(radius=4.0), (
+            Translation(
+                training=Training(steps=50_000, batch_size=8, lr=2e-4, discriminator_lr=2e-4, constant_lr_share=0.5),
             ),
-        ),
+        )),
         # Our choice: what two processor cores train in a few minutes.
-        "synthetic": Preset(
-            (64, 32),
-            Discs(radius=2.0),
-            (
-                Translation(
-                    width=16, discriminator_width=16, discriminator_depth=2,
-                    training=Training(
-                        steps=3600, batch_size=8, lr=1e-3, discriminator_lr=2e-4, constant_lr_share=0.5
-                    ),
-                ),
+        "synthetic": Preset((64, 32), Discs(radius=2.0), (
+            Translation(
+                width=16, discriminator_width=16, discriminator_depth=2,
+                training=Training(steps=3600, batch_size=8, lr=1e-3, discriminator_lr=2e-4, constant_lr_share=0.5),
             ),
-        ),
+        )),
     },
     variants={
         "full": Variant(),

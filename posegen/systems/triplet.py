@@ -120,16 +120,11 @@ class WassersteinRefinement:
 
     def networks(self, canvas: Canvas) -> dict[str, nn.Module]:
         """Return fresh networks by name."""
+        size, channels = canvas.size, CHANNELS[self.critic]
+        critic = {"width": self.critic_width, "normalised": self.critic_normalised}
         return {
-            "generator": DifferenceMap(
-                size=canvas.size, width=self.width, full_resolution_skip=self.full_resolution_skip
-            ),
-            "critic": DcganDiscriminator(
-                size=canvas.size,
-                channels=CHANNELS[self.critic],
-                width=self.critic_width,
-                normalised=self.critic_normalised,
-            ),
+            "generator": DifferenceMap(size=size, width=self.width, full_resolution_skip=self.full_resolution_skip),
+            "critic": DcganDiscriminator(size=size, channels=channels, **critic),
         }
 
     def outputs(self, canvas: Canvas, nets: Networks, batch: Batch) -> dict[str, Tensor]:
@@ -142,10 +137,8 @@ class WassersteinRefinement:
         logits = scores(self.critic, nets["critic"], batch, generated)
         if player == "critic":
             return discriminator_terms(logits) if self.game == "bce" else wasserstein_critic_terms(logits)
-        if self.game == "bce":
-            adversarial = generator_terms(logits)
-        else:
-            adversarial = {"adversarial": Term(-mean_score(logits["fake"]))}
+        wasserstein = {"adversarial": Term(-mean_score(logits["fake"]))}
+        adversarial = generator_terms(logits) if self.game == "bce" else wasserstein
         return adversarial | reconstruction_terms(batch, generated, self.l1_weight, self.mask_weight)
 
 
@@ -158,42 +151,28 @@ def classifying(critic: Literal["stack", "pair"]) -> Variant:
 TRIPLET = Paper(
     citation="Gupta et al.: Neural Techniques for Pose Guided Image Generation, Stanford CS231n 2018",
     presets={
-        "deepfashion": Preset(
-            (256, 256),
-            Discs(radius=8.0),
-            (
-                PoseIntegration(training=Training(steps=40_000, batch_size=4, lr=5e-5, discriminator_lr=2e-5)),
-                WassersteinRefinement(),
-            ),
-        ),
+        "deepfashion": Preset((256, 256), Discs(radius=8.0), (
+            PoseIntegration(training=Training(steps=40_000, batch_size=4, lr=5e-5, discriminator_lr=2e-5)),
+            WassersteinRefinement(),
+        )),
         # Not published. Our choice: what goes with the images (steps, batch, lambda, skips, discs) is PG2's for them.
-        "market1501": Preset(
-            (128, 64),
-            Discs(radius=4.0),
-            (
-                PoseIntegration(training=Training(steps=22_000, batch_size=16, lr=5e-5, discriminator_lr=2e-5)),
-                WassersteinRefinement(
-                    l1_weight=10.0, full_resolution_skip=False,
-                    training=Training(steps=14_000, batch_size=16, lr=5e-5, discriminator_lr=5e-5),
-                ),
+        "market1501": Preset((128, 64), Discs(radius=4.0), (
+            PoseIntegration(training=Training(steps=22_000, batch_size=16, lr=5e-5, discriminator_lr=2e-5)),
+            WassersteinRefinement(
+                l1_weight=10.0, full_resolution_skip=False,
+                training=Training(steps=14_000, batch_size=16, lr=5e-5, discriminator_lr=5e-5),
             ),
-        ),
+        )),
         # Our choice: what two processor cores train in a few minutes. The Wasserstein critic has no normalisation
         # there: with it the adversarial gradient stayed at least 7 times smaller than that of the other terms: no image
         # changed.
-        "synthetic": Preset(
-            (64, 32),
-            Discs(radius=2.0),
-            (
-                SYNTHETIC_COARSE,
-                WassersteinRefinement(
-                    width=16, critic_width=32, critic_updates=5, critic_normalised=False, l1_weight=400.0,
-                    training=Training(
-                        steps=120, batch_size=16, lr=2e-4, discriminator_lr=2e-4, constant_lr_share=0.5
-                    ),
-                ),
+        "synthetic": Preset((64, 32), Discs(radius=2.0), (
+            SYNTHETIC_COARSE,
+            WassersteinRefinement(
+                width=16, critic_width=32, critic_updates=5, critic_normalised=False, l1_weight=400.0,
+                training=Training(steps=120, batch_size=16, lr=2e-4, discriminator_lr=2e-4, constant_lr_share=0.5),
             ),
-        ),
+        )),
     },
     variants={
         "full": Variant(),

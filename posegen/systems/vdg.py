@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Images, PoseMaps
 from posegen.data.geometry.pose_maps import Discs
 from posegen.losses.adversarial import CHANNELS, DiscriminatorInput, discriminator_terms, generator_terms, scores
-from posegen.losses.reconstruction import l1, masked_l1, masked_ssim_loss
+from posegen.losses.reconstruction import l1, masked_ssim_loss
 from posegen.nets.convolutional import (
     DcganDiscriminator,
     PlainDecoder,
@@ -55,11 +55,12 @@ from posegen.nets.convolutional import (
     ResidualDecoder,
     ResidualEncoder,
     convolution,
-    initialise_xavier,
+    initialise,
     level_count,
 )
 from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.fields import Positive, Share, Weight
+from posegen.systems.pg2 import reconstruction_terms
 
 JOINTS = 18
 
@@ -88,7 +89,7 @@ class LateFusionGenerator(nn.Module):
         self.fusion = LateFusion(width=width, levels=levels)
         self.bottleneck = convolution(width * levels, width, kernel=1)
         self.decoder = ResidualDecoder(width=width, levels=levels)
-        self.apply(initialise_xavier)
+        initialise(self)
 
     def forward(self, source: Images, pose: PoseMaps) -> Images:
         """Return the coarse image."""
@@ -106,7 +107,7 @@ class LateFusionRefiner(nn.Module):
         self.coarse_encoder = PlainEncoder(channels=3, width=width, levels=levels)
         self.fusion = LateFusion(width=width, levels=levels)
         self.decoder = PlainDecoder(width=width, levels=levels, full_resolution_skip=True)
-        self.apply(initialise_xavier)
+        initialise(self)
         if starts_at_zero:
             nn.init.zeros_(self.decoder.image.weight)
 
@@ -185,21 +186,16 @@ class LateFusionRefinement:
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
         """Return the player's terms; the equations are above."""
-        logits = scores(self.discriminator, nets["discriminator"], batch, outputs["refined_image"])
+        generated = outputs["refined_image"]
+        logits = scores(self.discriminator, nets["discriminator"], batch, generated)
         if player == "discriminator":
             return discriminator_terms(logits)
-        return generator_terms(logits) | self._image_terms(batch, outputs["refined_image"])
-
-    def _image_terms(self, batch: Batch, generated: Images) -> dict[str, Term]:
-        target, mask = batch["target_image"], batch["target_pose_mask"]
-        l1_weight, ssim_weight = self.image_weight * (1 - self.alpha), self.image_weight * self.alpha
-        terms = {
-            "l1": Term(l1(generated, target), l1_weight),
-            "mask_l1": Term(masked_l1(generated, target, mask), l1_weight * self.mask_weight),
-        }
+        l1_weight = self.image_weight * (1 - self.alpha)
+        terms = generator_terms(logits) | reconstruction_terms(batch, generated, l1_weight, self.mask_weight)
         if self.alpha > 0:
-            loss = masked_ssim_loss(generated, target, mask, mask_weight=self.mask_weight)
-            terms["ssim"] = Term(loss, ssim_weight)
+            masked = (generated, batch["target_image"], batch["target_pose_mask"])
+            loss = masked_ssim_loss(*masked, mask_weight=self.mask_weight)
+            terms["ssim"] = Term(loss, self.image_weight * self.alpha)
         return terms
 
 
@@ -207,33 +203,22 @@ VDG = Paper(
     citation="Lakhal et al.: Pose guided human image synthesis by view disentanglement, ECCV Workshops 2018",
     presets={
         "market1501": Preset((128, 64), Discs(radius=4.0), (LateFusionReconstruction(), LateFusionRefinement())),
-        "deepfashion": Preset(
-            (256, 256),
-            Discs(radius=4.0),
-            (
-                LateFusionReconstruction(training=Training(steps=30_000, batch_size=8, lr=2e-5)),
-                LateFusionRefinement(
-                    image_weight=50.0,
-                    training=Training(steps=20_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5),
-                ),
+        "deepfashion": Preset((256, 256), Discs(radius=4.0), (
+            LateFusionReconstruction(training=Training(steps=30_000, batch_size=8, lr=2e-5)),
+            LateFusionRefinement(
+                image_weight=50.0, training=Training(steps=20_000, batch_size=8, lr=2e-5, discriminator_lr=2e-5),
             ),
-        ),
+        )),
         # Our choice: what two processor cores train in a few minutes.
-        "synthetic": Preset(
-            (64, 32),
-            Discs(radius=2.0),
-            (
-                LateFusionReconstruction(
-                    width=16, training=Training(steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3)
-                ),
-                LateFusionRefinement(
-                    width=16, discriminator_width=32, image_weight=200.0, alpha=0.5,
-                    training=Training(
-                        steps=240, batch_size=16, lr=5e-4, discriminator_lr=2e-4, constant_lr_share=0.5
-                    ),
-                ),
+        "synthetic": Preset((64, 32), Discs(radius=2.0), (
+            LateFusionReconstruction(
+                width=16, training=Training(steps=4200, batch_size=8, lr=1e-3, constant_lr_share=0.3)
             ),
-        ),
+            LateFusionRefinement(
+                width=16, discriminator_width=32, image_weight=200.0, alpha=0.5,
+                training=Training(steps=240, batch_size=16, lr=5e-4, discriminator_lr=2e-4, constant_lr_share=0.5),
+            ),
+        )),
     },
     variants={
         "full": Variant(),

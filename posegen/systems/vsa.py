@@ -50,7 +50,7 @@ from torch import Tensor, nn
 from posegen.batch import Batch, Images, PoseMaps, Scalar
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import Logits, fake_loss, real_loss
-from posegen.nets.convolutional import convolution, halving_convolution
+from posegen.nets.convolutional import convolution, halving_convolution, initialise
 from posegen.nets.pretrained import Layer
 from posegen.stage import Canvas, Networks, Paper, Player, Preset, Term, Training, Variant, adversarial_players
 from posegen.systems.defgan import fixed_features
@@ -58,7 +58,6 @@ from posegen.systems.fields import Positive, Weight
 
 JOINTS = 18
 DISCRIMINATOR_HALVINGS = 4
-NORMALISATION_EPS = 1e-3  # of tf.contrib's batch_norm
 
 
 def check_size(size: tuple[int, int]) -> None:
@@ -73,16 +72,6 @@ def check_size(size: tuple[int, int]) -> None:
             f"size {size[0]}x{size[1]} (height x width) does not fit VSA: both sides must be multiples of {step}, the "
             f"height at least {2 * step}, such as {near[0]}x{near[1]}"
         )
-
-
-def initialise(module: nn.Module) -> None:
-    """Initialise convolutions Xavier-uniform, the linear layer N(0, 0.02), biases zero (ops.py); for `apply`."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
 
 
 def encoder(channels: int, width: int) -> nn.Sequential:
@@ -124,7 +113,7 @@ class AnalogyGenerator(nn.Module):
         self.image_encoder = encoder(3, width)
         self.pose_encoder = encoder(joints, width)
         self.decoder = decoder(width)
-        self.apply(initialise)
+        initialise(self)
 
     def forward(
         self,
@@ -150,31 +139,17 @@ class PoseDiscriminator(nn.Module):
         for k in range(DISCRIMINATOR_HALVINGS):
             layers.append(halving_convolution(widths[k], widths[k + 1], kernel=5))
             if k > 0:
-                layers.append(nn.BatchNorm2d(widths[k + 1], eps=NORMALISATION_EPS, track_running_stats=False))
+                layers.append(nn.BatchNorm2d(widths[k + 1], eps=1e-3, track_running_stats=False))  # tf.contrib's eps
             layers.append(nn.LeakyReLU(0.2))
         self.features = nn.Sequential(*layers)
         rows, columns = (side // 2**DISCRIMINATOR_HALVINGS for side in size)
         self.logit = nn.Linear(widths[-1] * rows * columns, 1)
-        self.apply(initialise)
+        initialise(self.features)  # ops.py
+        initialise(self.logit, partial(nn.init.normal_, std=0.02))
 
     def forward(self, images: Images, pose: PoseMaps) -> Logits:
         """Return the logits, above zero for a real image of that pose."""
         return self.logit(self.features(torch.cat([images, pose], dim=1)).flatten(1)).squeeze(1)
-
-
-def discriminator_would_stop(terms: Mapping[str, float], player: str, margin: float) -> bool:
-    """Return whether an error of a player's last update is below the margin: the discriminator is too far ahead."""
-    return min(_errors(terms, player)) < margin
-
-
-def generator_would_stop(terms: Mapping[str, float], player: str, margin: float) -> bool:
-    """Return whether an error of a player's last update is above 1 - margin: the discriminator is too far behind."""
-    return max(_errors(terms, player)) > 1 - margin
-
-
-def _errors(terms: Mapping[str, float], player: str) -> tuple[float, float]:
-    fake = 0.5 * terms[f"{player}/fake"] + 0.5 * terms[f"{player}/mismatch"]
-    return terms[f"{player}/real"], fake
 
 
 def rests(terms: Mapping[str, float], *, player: str, margin: float) -> bool:
@@ -183,8 +158,12 @@ def rests(terms: Mapping[str, float], *, player: str, margin: float) -> bool:
     Each is decided by the errors that it measured itself. One that is stopped measures none, so it would stop until it
     has been updated again, which happens as soon as the other would stop too: train_h36m.py's `updateD` and `updateG`.
     """
-    discriminator = discriminator_would_stop(terms, "discriminator", margin)
-    generator = generator_would_stop(terms, "generator", margin)
+
+    def errors(by: str) -> tuple[float, float]:
+        return terms[f"{by}/real"], 0.5 * terms[f"{by}/fake"] + 0.5 * terms[f"{by}/mismatch"]
+
+    discriminator = min(errors("discriminator")) < margin  # too far ahead
+    generator = max(errors("generator")) > 1 - margin  # which leaves the discriminator too far behind
     return discriminator != generator and (discriminator if player == "discriminator" else generator)
 
 
@@ -245,35 +224,22 @@ class Analogy:
 
     def loss(self, canvas: Canvas, player: str, nets: Networks, batch: Batch, outputs: Batch) -> dict[str, Term]:
         """Return the player's terms; the equations are above."""
-        generated = outputs["analogy_image"]
-        logits = nets["discriminator"](generated, batch["target_pose"])
+        generated, target, pose = outputs["analogy_image"], batch["target_image"], batch["target_pose"]
+        fake = nets["discriminator"](generated, pose)
         with torch.set_grad_enabled(player == "discriminator" and torch.is_grad_enabled()):
-            scored = _discriminator_terms(nets["discriminator"], batch, logits)
+            real, mismatch = (nets["discriminator"](image, pose) for image in (target, batch["source_image"]))
+            errors = {"real": real_loss(real), "fake": fake_loss(fake), "mismatch": fake_loss(mismatch)}
         if player == "discriminator":
-            return scored
-        return {
-            "image": Term(half_mean_square(generated, batch["target_image"])),
-            "adversarial": Term(real_loss(logits), self.adversarial_weight),
-            **self._feature_terms(nets, batch, generated),
-            **{name: Term(term.value, 0.0) for name, term in scored.items()},
+            return {name: Term(error, 1.0 if name == "real" else 0.5) for name, error in errors.items()}
+        terms = {
+            "image": Term(half_mean_square(generated, target)),
+            "adversarial": Term(real_loss(fake), self.adversarial_weight),
         }
-
-    def _feature_terms(self, nets: Networks, batch: Batch, generated: Images) -> dict[str, Term]:
-        if not self.pretrained:
-            return {}
-        with torch.no_grad():
-            wanted = nets["features"](batch["target_image"])
-        return {"features": Term(half_mean_square(nets["features"](generated), wanted), self.feature_weight)}
-
-
-def _discriminator_terms(discriminator: nn.Module, batch: Batch, fake: Logits) -> dict[str, Term]:
-    """The discriminator's terms, given its logits of the generated images."""
-    real, mismatch = (discriminator(batch[name], batch["target_pose"]) for name in ("target_image", "source_image"))
-    return {
-        "real": Term(real_loss(real)),
-        "fake": Term(fake_loss(fake), 0.5),
-        "mismatch": Term(fake_loss(mismatch), 0.5),
-    }
+        if self.pretrained:
+            with torch.no_grad():
+                wanted = nets["features"](target)
+            terms["features"] = Term(half_mean_square(nets["features"](generated), wanted), self.feature_weight)
+        return terms | {name: Term(error, 0.0) for name, error in errors.items()}
 
 
 VSA = Paper(
@@ -282,18 +248,12 @@ VSA = Paper(
         "market1501": Preset((128, 64), Gaussians(sigma=2.0), (Analogy(),)),
         "deepfashion": Preset((256, 256), Gaussians(sigma=4.0), (Analogy(),)),
         # Our choice: what two processor cores train in a few minutes.
-        "synthetic": Preset(
-            (64, 32),
-            Gaussians(sigma=1.5),
-            (
-                Analogy(
-                    width=16, discriminator_width=16, feature_weight=0.1, adversarial_weight=0.001,
-                    training=Training(
-                        steps=2400, batch_size=8, lr=1e-3, discriminator_lr=1e-4, constant_lr_share=0.3
-                    ),
-                ),
+        "synthetic": Preset((64, 32), Gaussians(sigma=1.5), (
+            Analogy(
+                width=16, discriminator_width=16, feature_weight=0.1, adversarial_weight=0.001,
+                training=Training(steps=2400, batch_size=8, lr=1e-3, discriminator_lr=1e-4, constant_lr_share=0.3),
             ),
-        ),
+        )),
     },
     variants={"full": Variant(), "no-features": Variant(settings={"analogy.feature_weight": 0.0})},
     image="analogy_image",

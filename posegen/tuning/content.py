@@ -10,8 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import Uint8Image
-from posegen.evaluation.metrics import EVERY, Metric
+from posegen.evaluation.metrics import EVERY, Metric, Uint8Image
 from posegen.report.drawing import Tick, round_ticks
 from posegen.report.panels import Panel, given_panels
 from posegen.runs.pipeline import tracking_address

@@ -25,8 +25,7 @@ from ray.util.queue import Queue
 
 from posegen.cluster.connecting import Workers
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import Uint8Image
-from posegen.evaluation.metrics import EVERY, metrics_of
+from posegen.evaluation.metrics import EVERY, Uint8Image, metrics_of
 from posegen.evaluation.scoring import result_scores, synthesized
 from posegen.inference import Trained
 from posegen.report.panels import result_images

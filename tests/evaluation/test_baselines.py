@@ -8,7 +8,7 @@ import pytest
 
 from posegen.data.geometry.joints import TORSO
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import MEAN_SAMPLES, Pose, align_torso, mean_image, similarity_transform
+from posegen.evaluation.metrics import MEAN_SAMPLES, Pose, align_torso, mean_image, similarity_transform
 
 SQUARE = np.array([[10, 10], [20, 10], [10, 30], [20, 30]], dtype=np.float32)
 

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from posegen import catalog
 from posegen.data.loading.dataset import Shards
 from posegen.evaluation import evaluate
-from posegen.evaluation.baselines import BASELINES, POSE_BASELINES
 from posegen.evaluation.evaluate import chosen_pairs
-from posegen.evaluation.metrics import METRICS, POSE_METRICS
+from posegen.evaluation.metrics import BASELINES, METRICS, POSE_BASELINES, POSE_METRICS
 from posegen.stage import System
 from posegen.storage.store import Store
 from posegen.training.checkpoints import Progress

@@ -5,8 +5,7 @@ import pytest
 
 from posegen.data.geometry.joints import JOINTS, TORSO
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import mean_pose, source_poses
-from posegen.evaluation.metrics import NECK, NOSE, POSE_METRICS, pck, pckh, pose_error
+from posegen.evaluation.metrics import NECK, NOSE, POSE_METRICS, mean_pose, pck, pckh, pose_error, source_poses
 
 COUNT = 3
 ALL = np.ones((COUNT, 18), dtype=bool)

@@ -7,8 +7,16 @@ import torch
 from posegen import catalog
 from posegen.data.geometry.joints import TORSO
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import BASELINES, POSE_BASELINES, Pose, align_torso, mean_pose
-from posegen.evaluation.metrics import METRICS, POSE_METRICS, to_uint8
+from posegen.evaluation.metrics import (
+    BASELINES,
+    METRICS,
+    POSE_BASELINES,
+    POSE_METRICS,
+    Pose,
+    align_torso,
+    mean_pose,
+    to_uint8,
+)
 from posegen.evaluation.scoring import (
     STOOD_IN,
     CheckedImages,

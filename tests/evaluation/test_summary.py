@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from posegen.evaluation.baselines import BASELINES
-from posegen.evaluation.metrics import METRICS, POSE_METRICS
+from posegen.evaluation.metrics import BASELINES, METRICS, POSE_METRICS
 from posegen.evaluation.scoring import FEW_PERSONS, bootstrap_draws, confidence_interval, summary
 
 

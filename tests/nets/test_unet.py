@@ -13,7 +13,7 @@ from posegen.nets.convolutional import (
     ResidualEncoder,
     bottleneck_size,
     halving_convolution,
-    initialise_xavier,
+    initialise,
     level_count,
     upsample,
 )
@@ -113,7 +113,8 @@ def test_the_plain_decoder_uses_the_finest_features_only_when_told(full_resoluti
 
 
 def test_initialisation_is_xavier_uniform():
-    network = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Linear(50, 30)).apply(initialise_xavier)
+    network = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Linear(50, 30))
+    initialise(network)
     for layer, fans in ((network[0], 9 * (8 + 16)), (network[1], 50 + 30)):
         limit = math.sqrt(6 / fans)
         assert 0.95 * limit < layer.weight.abs().max() <= limit

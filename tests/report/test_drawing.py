@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posegen.evaluation.baselines import Pose
+from posegen.evaluation.metrics import Pose
 from posegen.report.drawing import (
     BACKGROUND,
     JOINT_COLOURS,

@@ -15,8 +15,7 @@ import torch
 
 from posegen import catalog
 from posegen.data.loading.dataset import Shards
-from posegen.evaluation.baselines import BASELINES
-from posegen.evaluation.metrics import METRICS
+from posegen.evaluation.metrics import BASELINES, METRICS
 from posegen.evaluation.scoring import score_chunk, summary, training_means
 from posegen.inference import Trained
 from posegen.report.page import (

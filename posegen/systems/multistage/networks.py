@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from posegen.batch import Degrees, Images, Joints, Masks, PoseMaps
+from posegen.nets.convolutional import all_features, initialise
 
 JOINTS = 18
 VIEW = 2  # numbers that tell the rotation
@@ -43,13 +44,6 @@ def _linear(inner: int, outer: int, dropout: float) -> list[nn.Module]:
     return [nn.Linear(inner, outer), nn.LayerNorm(outer), nn.ReLU(), nn.Dropout(dropout)]
 
 
-def initialise_kaiming(module: nn.Module) -> None:
-    """Initialise linear layers with Kaiming-normal weights and zero biases; for `nn.Module.apply`."""
-    if isinstance(module, nn.Linear):
-        nn.init.kaiming_normal_(module.weight)
-        nn.init.zeros_(module.bias)
-
-
 class PoseNetwork(nn.Module):
     """G_p: the source's joints and the view code to the target's joints, by `blocks` residual blocks.
 
@@ -63,7 +57,7 @@ class PoseNetwork(nn.Module):
             *(ResidualLinear(width=width, dropout=dropout) for _ in range(blocks)),
             nn.Linear(width, 2 * JOINTS),
         )
-        self.apply(initialise_kaiming)
+        initialise(self, nn.init.kaiming_normal_)
 
     def forward(self, joints: Joints, view: Float[Tensor, "batch 2"]) -> Joints:
         """Return joints for joints: the image's middle is 0, half of its longer side 1."""
@@ -93,11 +87,7 @@ class StridedEncoder(nn.Module):
 
     def forward(self, inputs: Features) -> list[Tensor]:
         """Return the features of each level, the finest first."""
-        features = []
-        for level in self.levels:
-            inputs = level(inputs)
-            features.append(inputs)
-        return features
+        return all_features(self.levels, inputs)
 
 
 class StridedDecoder(nn.Module):

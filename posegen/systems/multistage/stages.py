@@ -47,9 +47,8 @@ def pair_discriminator(canvas: Canvas, width: int) -> DcganDiscriminator:
 
 def paired_logits(discriminator: nn.Module, real: Images, fake: Images, pose: PoseMaps) -> dict[str, Logits]:
     """Return the logits of a real and of a generated image, each concatenated with the same pose maps."""
-    return score_together(
-        discriminator, {"real": torch.cat([real, pose], dim=1), "fake": torch.cat([fake, pose], dim=1)}
-    )
+    pairs = {name: torch.cat([image, pose], dim=1) for name, image in {"real": real, "fake": fake}.items()}
+    return score_together(discriminator, pairs)
 
 
 def discriminator_loss(logits: Mapping[str, Logits]) -> Terms:
@@ -238,11 +237,8 @@ class BackgroundTransformer:
         whole = {"image": score_together(nets["image_discriminator"], {"real": target, "fake": generated})}
         if not self.foreground_discriminator:
             return whole
-        foreground = nets["foreground_discriminator"]
-        return {
-            "foreground": paired_logits(foreground, target * mask, generated * mask, batch["predicted_pose"]),
-            **whole,
-        }
+        pairs = (target * mask, generated * mask, batch["predicted_pose"])
+        return {"foreground": paired_logits(nets["foreground_discriminator"], *pairs), **whole}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -406,31 +402,25 @@ MULTISTAGE = Paper(
         "human36m": Preset((256, 256), Gaussians(sigma=6.0), LARGE),
         # Our choice: trained on two processor cores in a few minutes. In so short a training discriminators make images
         # noisy unless the L1 weighs more; dropout doubled the pose error.
-        "synthetic": Preset(
-            (64, 32),
-            Gaussians(sigma=2.0),
-            (
-                PoseTransformer(
-                    width=256, dropout=0.0, training=Training(steps=5000, batch_size=64, lr=3e-3, constant_lr_share=0.2)
-                ),
-                ForegroundTransformer(
-                    width=32, depth=3, discriminator_width=16, alpha_f=400.0, beta_f=400.0, training=_short(2400)
-                ),
-                BackgroundTransformer(
-                    width=24, depth=4, discriminator_width=16, alpha_b=400.0, beta_b=400.0, training=_short(1600)
-                ),
-                WholeTransformer(
-                    width=24, depth=4, discriminator_width=16, alpha_b=400.0, beta_b=400.0, training=_short(4000)
-                ),
-                JointTraining(
-                    pose_width=256, foreground_width=32, foreground_depth=3, background_width=24, background_depth=4,
-                    discriminator_width=16, pose_weight=400.0, alpha_f=400.0, beta_f=400.0, alpha_b=400.0, beta_b=400.0,
-                    training=Training(
-                        steps=300, batch_size=8, lr=1e-4, discriminator_lr=1e-4, constant_lr_share=0.5
-                    ),
-                ),
+        "synthetic": Preset((64, 32), Gaussians(sigma=2.0), (
+            PoseTransformer(
+                width=256, dropout=0.0, training=Training(steps=5000, batch_size=64, lr=3e-3, constant_lr_share=0.2)
             ),
-        ),
+            ForegroundTransformer(
+                width=32, depth=3, discriminator_width=16, alpha_f=400.0, beta_f=400.0, training=_short(2400)
+            ),
+            BackgroundTransformer(
+                width=24, depth=4, discriminator_width=16, alpha_b=400.0, beta_b=400.0, training=_short(1600)
+            ),
+            WholeTransformer(
+                width=24, depth=4, discriminator_width=16, alpha_b=400.0, beta_b=400.0, training=_short(4000)
+            ),
+            JointTraining(
+                pose_width=256, foreground_width=32, foreground_depth=3, background_width=24, background_depth=4,
+                discriminator_width=16, pose_weight=400.0, alpha_f=400.0, beta_f=400.0, alpha_b=400.0, beta_b=400.0,
+                training=Training(steps=300, batch_size=8, lr=1e-4, discriminator_lr=1e-4, constant_lr_share=0.5),
+            ),
+        )),
     },
     variants={
         "full": Variant(stages=SEPARATE),

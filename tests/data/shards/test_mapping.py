@@ -15,7 +15,7 @@ import torch
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
 from posegen.data.shards.mapping import MappedSplit
 from posegen.data.shards.out_of_core import ShardCache, window_bytes
-from posegen.evaluation.baselines import mean_image, mean_pose
+from posegen.evaluation.metrics import mean_image, mean_pose
 from posegen.report.panels import pairs_by_group
 from posegen.storage.store import Store, cache_folder
 from tests.conftest import Blocks, shards_of
