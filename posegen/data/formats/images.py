@@ -27,10 +27,10 @@ _DIRECT_COLOURS = ("Gray", "YCbCr", "RGB")  # the colour spaces that every libjp
 
 
 class Opened(NamedTuple):
-    """A decoded image: RGB uint8 (height, width, 3), and whether `decode_into` decodes its bytes to the same pixels."""
+    """A decoded image: RGB uint8 (height, width, 3), and bytes that `decode_into` decodes to them, or None."""
 
     pixels: UInt8[ndarray, "height width 3"]
-    storable: bool
+    stored: bytes | None
 
 
 class Fitted(NamedTuple):
@@ -52,7 +52,7 @@ def open_image(encoded: bytes) -> Opened:
         raise ValueError(reasons.UNSUPPORTED, "HEIC or AVIF: turn it into JPEG or PNG first")
     if encoded.startswith(_PNG_START) and not _has_png_end(encoded):
         raise ValueError(reasons.DAMAGED, "the PNG has no end")
-    return Opened(_by_opencv(encoded), encoded.startswith(_PNG_START))
+    return Opened(_by_opencv(encoded), encoded if encoded.startswith(_PNG_START) else None)
 
 
 def _has_png_end(encoded: bytes) -> bool:
@@ -74,14 +74,27 @@ def _open_jpeg(encoded: bytes) -> Opened:
         pixels = simplejpeg.decode_jpeg(encoded, colorspace="RGB", strict=True)
         colour = simplejpeg.decode_jpeg_header(encoded)[2]
     except ValueError as error:
+        if "ICC" in str(error) and len(plain := without_profile(encoded)) < len(encoded):
+            return _open_jpeg(plain)
         raise ValueError(reasons.DAMAGED, str(error)) from None
     if colour not in _DIRECT_COLOURS:
-        return Opened(_by_opencv(encoded), False)
+        return Opened(_by_opencv(encoded), None)
     if b"Exif\0\0" in encoded:  # other segments before it may be of any length
         upright, unrotated = _by_opencv(encoded), _by_opencv(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if not np.array_equal(upright, unrotated):
-            return Opened(upright, False)
-    return Opened(pixels, True)
+            return Opened(upright, None)
+    return Opened(pixels, encoded)
+
+
+def without_profile(encoded: bytes) -> bytes:
+    """Return a JPEG without its colour profile (APP2 segments before the first scan), which posegen does not apply."""
+    kept, position = [encoded[:2]], 2
+    while encoded[position : position + 1] == b"\xff" and encoded[position + 1 : position + 2] not in (b"", b"\xda"):
+        end = position + 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+        if encoded[position + 1] != 0xE2:
+            kept.append(encoded[position:end])
+        position = end
+    return b"".join([*kept, encoded[position:]])
 
 
 def _by_opencv(encoded: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> UInt8[ndarray, "height width 3"]:
@@ -100,10 +113,10 @@ def fit(encoded: bytes, *, height: int, width: int, jpeg_quality: int) -> Fitted
     Stretching averages areas where it shrinks both ways and is linear otherwise (our choice). JPEGs keep the full
     colour resolution (4:4:4), because small images lose most by subsampling. Raises as `open_image` does.
     """
-    pixels, storable = open_image(encoded)
+    pixels, stored = open_image(encoded)
     old_height, old_width = pixels.shape[:2]
-    if storable and (old_height, old_width) == (height, width):
-        return Fitted(encoded, (1.0, 1.0), False)
+    if stored is not None and (old_height, old_width) == (height, width):
+        return Fitted(stored, (1.0, 1.0), False)
     shrinks = height <= old_height and width <= old_width
     if (old_height, old_width) != (height, width):
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

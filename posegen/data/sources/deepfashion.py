@@ -1,15 +1,15 @@
 """DeepFashion's in-shop images (Liu et al. 2016), 256x256: the data set of PG2, Deformable GAN, VDG and PATN.
 
-The images lie as they are distributed or in flat folders, named in one of three spellings:
+The images lie as they are distributed or in flat folders, named in one of four spellings:
 
 - official: `img/WOMEN/Blouses_Shirts/id_00000001/02_1_front.jpg`
+- DeepFashion-MultiModal: `WOMEN-Blouses_Shirts-id_00000001-02_1_front.jpg`
 - pose-gan (Deformable GAN, its split_fasion_dataset.py; "fasion" is its spelling), without the category's underscores:
   `fasionWOMENBlousesShirtsid0000000102_1front.jpg`
 - PATN (its train.lst and test.lst), which keeps them: `fashionWOMENBlouses_Shirtsid0000000102_1front.jpg`
 
-The joints are the public annotation files of pose-gan (`fasion-annotation-{train,test}.csv`) or PATN
-(`fasion-resize-annotation-{train,test}.csv`, whose images are cut to a width of 176, so that x = x256 - 40), or any
-others that `find_annotations` finds.
+Joints: pose-gan's public files (`fasion-annotation-{train,test}.csv`), PATN's (`fasion-resize-annotation-...`, for
+images cut to a width of 176, so that x = x256 - 40), or any others that `find_annotations` finds.
 """
 
 import re
@@ -51,6 +51,7 @@ OTHER_SIZE = "image of another size"
 NO_SPLIT = "in no split list"
 
 _OFFICIAL = re.compile(r"(?:.*/)?(WOMEN|MEN)/([A-Za-z_]+)/id_(\d{8})/(\d{2})_(\d+)_([a-z]+)(?:\.\w+)?")
+_DASHED = re.compile(r"(?:.*/)?(WOMEN|MEN)-([A-Za-z_]+)-id_(\d{8})-(\d{2})_(\d+)_([a-z]+)(?:\.\w+)?")
 _RENAMED = re.compile(r"(?:.*/)?fash?ion(WOMEN|MEN)([A-Za-z_]+?)id(\d{8})(\d{2})_(\d+)([a-z]+)(?:\.\w+)?")
 _NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")  # where "BlousesShirts" has lost its underscore
 
@@ -77,12 +78,9 @@ class Name(NamedTuple):
 
 
 def parse_name(text: str) -> Name | None:
-    """Parse a path or name in any spelling, with or without a suffix; None if it is no DeepFashion name.
-
-    Anything before the name in a path is ignored.
-    """
+    """Parse a name in any spelling, also after a path or with a suffix; None if it is no DeepFashion name."""
     path = text.replace("\\", "/")
-    if (found := _OFFICIAL.fullmatch(path) or _RENAMED.fullmatch(path)) is None:
+    if (found := _OFFICIAL.fullmatch(path) or _DASHED.fullmatch(path) or _RENAMED.fullmatch(path)) is None:
         return None
     gender, category, item, colour, number, view = found.groups()
     return Name(gender, category.replace("_", ""), item, colour, int(number), view)

@@ -96,7 +96,7 @@ class Folder:
         unused = _unused(sizes, posed, identities, split.entries, joint_files)
         unsupported = [Reject(name, "train", reasons.UNSUPPORTED) for name in image_sizes(folder, UNREADABLE)]
         listing = Listing(split.entries, "", [*posed.rejects, *split.rejects, *unused, *unsupported, *unnamed])
-        listing = with_given_pairs(listing, lists, index.only)
+        listing = with_given_pairs(listing, lists, index.only, ", or define the identity (`identity`)")
         notes = (joints_note, *posed.notes, identity_note, split.note, *shared_note(split.entries), *listing.notes)
         by_path = {str(folder / name): size for name, size in sizes.items()}
         return replace(listing, notes=notes, fingerprint=fingerprint(self.name, listing, by_path))

@@ -102,7 +102,13 @@ class GivenPairs(NamedTuple):
 
 
 def given_pairs(
-    path: Path, split: str, entries: Sequence[Entry], *, find: Callable[[str], str | None], known: Collection[str]
+    path: Path,
+    split: str,
+    entries: Sequence[Entry],
+    *,
+    find: Callable[[str], str | None],
+    known: Collection[str],
+    remedy: str = "",
 ) -> GivenPairs:
     """Read the pairs of a list, in its order, without those that name an image with no entry in the split.
 
@@ -112,6 +118,7 @@ def given_pairs(
         entries: The entries of all splits.
         find: Returns the entry's name for a name in the list, or None.
         known: Names that are rejected already.
+        remedy: What else than correcting the list helps where a pair joins two groups.
 
     Raises:
         ValueError: If no pair is left, or if one joins two groups.
@@ -122,7 +129,7 @@ def given_pairs(
     missing = [name for name, found in names.items() if found not in groups]
     pairs = [(names[source], names[target]) for source, target in listed]
     kept = [(source, target) for source, target in pairs if source in groups and target in groups]
-    _check_kept(path, kept, groups, missing)
+    _check_kept(path, kept, groups, missing, remedy)
     rejects = [
         Reject(name, split, reasons.NO_IMAGE, f"named in {path.name}")
         for name in missing
@@ -135,11 +142,13 @@ def given_pairs(
     return GivenPairs(kept, rejects, (note,) if left_out else ())
 
 
-def with_given_pairs(listing: Listing, lists: Mapping[str, Path], find: Callable[[str], str | None]) -> Listing:
-    """Return the listing with the pairs of its splits' pair lists; `find` and errors are those of `given_pairs`."""
+def with_given_pairs(
+    listing: Listing, lists: Mapping[str, Path], find: Callable[[str], str | None], remedy: str = ""
+) -> Listing:
+    """Return the listing with the pairs of its pair lists; `find`, `remedy` and errors are those of `given_pairs`."""
     known = {reject.name for reject in listing.rejects}
     for split, path in lists.items():
-        given = given_pairs(path, split, listing.entries, find=find, known=known)
+        given = given_pairs(path, split, listing.entries, find=find, known=known, remedy=remedy)
         listing = replace(
             listing,
             rejects=[*listing.rejects, *given.rejects],
@@ -149,7 +158,9 @@ def with_given_pairs(listing: Listing, lists: Mapping[str, Path], find: Callable
     return listing
 
 
-def _check_kept(path: Path, kept: list[tuple[str, str]], groups: dict[str, str], missing: list[str]) -> None:
+def _check_kept(
+    path: Path, kept: list[tuple[str, str]], groups: dict[str, str], missing: list[str], remedy: str
+) -> None:
     if not kept:
         raise ValueError(
             f"{path}: no pair names two images with joints that are here. Names without an image: {missing[:3]}, "
@@ -159,6 +170,5 @@ def _check_kept(path: Path, kept: list[tuple[str, str]], groups: dict[str, str],
         if groups[source] != groups[target]:
             raise ValueError(
                 f"{path}: the pair '{source},{target}' joins two identities, '{groups[source]}' and "
-                f"'{groups[target]}'. Pairs are formed within an identity: correct the list, or define the identity "
-                "(`identity`)."
+                f"'{groups[target]}'. Pairs are formed within an identity: take it out of the list{remedy}."
             )

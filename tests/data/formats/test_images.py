@@ -143,3 +143,48 @@ def test_joints_stay_on_what_they_mark(factor):
 def test_joints_of_a_image_of_the_right_size_keep_their_bits():
     joints = np.random.default_rng(0).random((18, 2)).astype(np.float32)
     assert scaled_joints(joints, (1.0, 1.0)) is joints
+
+
+def png_and_jpeg() -> tuple[bytes, bytes]:
+    image = np.kron(np.random.default_rng(0).integers(0, 255, (8, 4, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+    return tuple(cv2.imencode(ending, image)[1].tobytes() for ending in (".png", ".jpg"))  # pyright: ignore[reportReturnType]
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+@pytest.mark.parametrize("profile", [b"ICC_PROFILE\0\x02\x01" + b"z" * 99, b"ICC_PROFILE\0\x01\x03" + b"z" * 99])
+def test_a_malformed_colour_profile_does_not_matter(profile):
+    _, jpeg = png_and_jpeg()
+    broken = jpeg[:2] + segment(0xE2, profile) + jpeg[2:]
+    np.testing.assert_array_equal(open_image(broken).pixels, open_image(jpeg).pixels)
+    fitted = fit(broken, height=64, width=32, jpeg_quality=95)
+    assert not fitted.encoded_again
+    out = np.empty((64, 32, 3), np.uint8)
+    decode_into(fitted.encoded, out)
+    np.testing.assert_array_equal(out, open_image(jpeg).pixels)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        open_image(broken[:-60])
+
+
+def test_bytes_after_the_end_of_a_png_do_not_matter_and_a_cut_one_is_damaged():
+    png, _ = png_and_jpeg()
+    np.testing.assert_array_equal(open_image(png + b"\0" * 100).pixels, open_image(png).pixels)
+    for cut in (1, 13, len(png) // 2):
+        with pytest.raises(ValueError, match="the PNG has no end"):
+            open_image(png[:-cut])
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_other_formats_under_a_known_suffix_are_unsupported(brand):
+    with pytest.raises(ValueError, match="unsupported image format"):
+        open_image(b"\0\0\0\x18ftyp" + brand + b"\0" * 100)
+
+
+def test_the_orientation_is_found_after_large_segments():
+    _, jpeg = png_and_jpeg()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    icc = b"".join(segment(0xE2, b"ICC_PROFILE\0" + bytes([n, 2]) + b"z" * 60_000) for n in (1, 2))
+    turned = open_image(jpeg[:2] + icc + segment(0xE1, exif) + jpeg[2:]).pixels
+    np.testing.assert_array_equal(turned, np.rot90(open_image(jpeg).pixels, -1))

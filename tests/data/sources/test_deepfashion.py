@@ -46,8 +46,12 @@ def patn(name: Name) -> str:
     return f"fashion{name.gender}{str(name).split('/')[1]}id{name.clothes}_{name.number}{name.view}"
 
 
-SPELLINGS: dict[str, Callable[[Name], str]] = {"official": str, "pose_gan": pose_gan, "patn": patn}
-PLACES = {"official": "img", "pose_gan": "fasion-dataset/all", "patn": ""}
+def dashed(name: Name) -> str:
+    return str(name).replace("/", "-")
+
+
+SPELLINGS: dict[str, Callable[[Name], str]] = {"official": str, "dashed": dashed, "pose_gan": pose_gan, "patn": patn}
+PLACES = {"official": "img", "dashed": "images", "pose_gan": "fasion-dataset/all", "patn": ""}
 
 
 def jpeg(width: int = 256, height: int = 256) -> bytes:
@@ -332,7 +336,11 @@ class TestJoints:
         make_images(root, [new[0], new[2]])
         (root / "holiday.jpg").write_bytes(IMAGE)
         unnamed = row(new[0]).replace(patn(new[0]), "holiday")
-        annotate(root, "train", [*map(row, [*TRAIN, new[1]]), row(new[2]), row(new[2], "pose_gan"), unnamed])
+        annotate(
+            root,
+            "train",
+            [*map(row, [*TRAIN, new[1]]), row(new[2]), row(new[2], "pose_gan").replace(": [", ": [1", 1), unnamed],
+        )
         listing = DeepFashion(root).listing()
         assert called(listing, "train") == [str(name) for name in TRAIN]
         assert [reject[:3] for reject in listing.rejects] == [

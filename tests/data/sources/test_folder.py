@@ -164,7 +164,8 @@ class TestRejects:
 
     def test_a_name_that_fits_two_images_and_two_names_that_fit_one(self, root):
         make_images(root / "images", ["x/same_1.jpg", "y/same_1.jpg", "x/once_1.jpg"])
-        csv(root / "all.csv", [*NAMES, "same_1.jpg", "once_1.jpg", "x/once_1.jpg", "y/same_1.jpg"])
+        file = csv(root / "all.csv", [*NAMES, "same_1.jpg", "once_1.jpg", "y/same_1.jpg"])
+        file.write_text(f"{file.read_text()}x/once_1.jpg: {[20] * 18}: {[11] * 18}\n")
         listing = Folder(root, identity="([a-z]+)_").listing()
         assert reasons(listing) == {
             "same_1.jpg": "no image",
@@ -174,7 +175,8 @@ class TestRejects:
         assert "fits x/same_1.jpg, y/same_1.jpg: name it by its path" in listing.rejects[0].detail
 
     def test_a_row_that_is_there_twice(self, root):
-        csv(root / "all.csv", [*NAMES, NAMES[0]])
+        file = csv(root / "all.csv", NAMES)
+        file.write_text(f"{file.read_text()}{NAMES[0]}: {[20] * 18}: {[11] * 18}\n")
         listing = Folder(root).listing()
         assert reasons(listing) == {NAMES[0]: "duplicate name"}
         assert "line 2" in listing.rejects[0].detail

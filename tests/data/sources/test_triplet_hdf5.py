@@ -211,7 +211,7 @@ class TestLoading:
                     continue
                 loaded, expected = source.load(entry), joints(name)
                 opened = open_image(loaded.encoded)
-                assert opened.storable
+                assert opened.stored is not None
                 assert (opened.pixels == image(name)).all(), "RGB, without loss"
                 assert (loaded.joints == expected).all()
                 assert (loaded.visible == (expected[:, 0] >= 0)).all()

@@ -228,7 +228,7 @@ def test_the_format_can_be_given(root):
     write(root / "coco.json", coco())
     assert "OpenPose" in Folder(root).listing().notes[0]
     assert "COCO person" in Folder(root, format="coco").listing().notes[0]
-    with pytest.raises(ValueError, match=r"format 'yolo' is unknown\. Expected one of posegan_csv, coco"):
+    with pytest.raises(ValueError, match=r"format 'yolo' is unknown\. Expected one of posegan_csv, openpose, coco"):
         Folder(root, format="yolo").listing()
     with pytest.raises(ValueError, match="no joints found"):
         Folder(root, format="mmpose").listing()
