@@ -54,6 +54,7 @@ def _train(task: Task, context: Context, checkpointer: AsyncCheckpointer) -> Non
         device=context.device,
         rank=context.rank,
         share=(own.stop - own.start) * context.world_size / task.stage.training.batch_size,
+        # each network by itself: one wrapper around several players fails
         wrap=lambda net: DistributedDataParallel(net, broadcast_buffers=False) if context.world_size > 1 else net,
         weights=task.weights,
     )
