@@ -12,7 +12,14 @@ from posegen.data.shards.making import ShardSettings, made_from, make_shard, pla
 from posegen.data.shards.manifest import ShardSummary, read_arrow
 from posegen.data.shards.preparing import _finished
 from posegen.storage.files import read_json, remove_leftovers, remove_whole, write_json
-from posegen.training.checkpoints import Progress, checkpoints, latest_checkpoint, restore, snapshot, write_snapshot
+from posegen.training.checkpoints import (
+    StageProgress,
+    checkpoints,
+    latest_checkpoint,
+    restore,
+    snapshot,
+    write_snapshot,
+)
 from posegen.training.step import build_trainer
 from tests.conftest import Blocks
 from tests.training.toy import CANVAS, tug
@@ -73,7 +80,7 @@ def test_the_newest_checkpoint_can_be_restored(tmp_path: Path):
     folder, trainer = tmp_path / "tug", build_trainer(tug(), CANVAS, seed=0, device=CPU)
 
     def write(step: int) -> None:
-        taken = snapshot(trainer, Progress(step, "hash", 3, {}), [{"step": float(step)}])
+        taken = snapshot(trainer, StageProgress(step, "hash", 3, {}), [{"step": float(step)}])
         write_snapshot(folder, taken, keep=1)
 
     def before() -> None:

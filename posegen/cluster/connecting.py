@@ -39,15 +39,10 @@ def connect() -> None:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError) as error:
         raise ValueError(why_refused(error)) from error
-    _quiet_ray_data()
-
-
-def _quiet_ray_data() -> None:
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context.enable_progress_bars = context.print_on_execution_start = False
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -193,7 +188,6 @@ class Workers:
 
 def resources() -> tuple[list[float], list[float]]:
     """Return the CPUs and the GPUs of every living node, and of every node that an autoscaler may still start."""
-    import ray
     from ray._private.state import state
 
     living = [node for node in ray.nodes() if node["Alive"]]

@@ -55,7 +55,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """State of a stage: the content of stage.json."""
 
     step: int
@@ -101,15 +101,15 @@ def fetch_newest(store: Store, prefix: str, *, training: bool = False) -> Path |
     return fetch_checkpoint(store, prefix, name, training=training) if name else None
 
 
-def newest_progress(store: Store, prefix: str) -> Progress | None:
+def newest_progress(store: Store, prefix: str) -> StageProgress | None:
     """Return the progress of a stage in the run, whichever node trained it; None without a checkpoint."""
     name = newest_name(store, prefix)
     return read_progress(store.fetch(f"{prefix}/{name}/stage.json").parent) if name else None
 
 
-def read_progress(checkpoint: Path) -> Progress:
+def read_progress(checkpoint: Path) -> StageProgress:
     """Read stage.json."""
-    return Progress(**json.loads((checkpoint / "stage.json").read_text()))
+    return StageProgress(**json.loads((checkpoint / "stage.json").read_text()))
 
 
 def read_curve(checkpoint: Path) -> Curve:
@@ -121,7 +121,7 @@ def read_curve(checkpoint: Path) -> Curve:
 class Snapshot:
     """Content of a checkpoint, copied to the CPU, so that training continues while it is written."""
 
-    progress: Progress
+    progress: StageProgress
     curve: Curve
     networks: Mapping[str, Tensor]
     optimizers: Mapping[str, Any]  # state dicts, by player
@@ -132,7 +132,7 @@ class Snapshot:
         return f"checkpoint_{self.progress.step:08d}"
 
 
-def snapshot(trainer: Trainer, progress: Progress, curve: Curve) -> Snapshot:
+def snapshot(trainer: Trainer, progress: StageProgress, curve: Curve) -> Snapshot:
     """Copy the trainer's state to the CPU."""
     tensors = {
         f"{average}{name}.{key}": tensor.detach().to("cpu", copy=True).contiguous()
@@ -178,7 +178,8 @@ def _write_once(final: Path, taken: Snapshot) -> None:
         (partial / "stage.json").write_text(json.dumps(vars(taken.progress), indent=1))
         for file in partial.iterdir():
             to_disk(file)
-        if final.is_dir() and not _is_same(partial, final):
+        whole = (final / "stage.json").is_file()
+        if final.is_dir() and not (whole and read_progress(final).config_hash == taken.progress.config_hash):
             remove_whole(final)
         try:
             os.replace(partial, final)
@@ -187,12 +188,6 @@ def _write_once(final: Path, taken: Snapshot) -> None:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_same(partial: Path, final: Path) -> bool:
-    if not (final / "stage.json").is_file():
-        return False
-    return read_progress(final).config_hash == read_progress(partial).config_hash
 
 
 def remove_other(store: Store, prefix: str, config_hash: str) -> None:
@@ -219,7 +214,7 @@ def load_networks(checkpoint: Path, networks: Mapping[str, nn.Module], *, averag
             ) from None
 
 
-def restore(trainer: Trainer, checkpoint: Path) -> tuple[Progress, Curve]:
+def restore(trainer: Trainer, checkpoint: Path) -> tuple[StageProgress, Curve]:
     """Restore networks, averages, optimizers and last terms."""
     load_networks(checkpoint, trainer.bare, averaged=False)
     load_networks(checkpoint, trainer.averages, averaged=True)

@@ -167,55 +167,6 @@ def lost_steps(failures: Sequence[Failure], resumed: Sequence[int]) -> int:
     return sum(max(0, f.step - 1 - again) for f, again in zip(failures, resumed, strict=False))
 
 
-class Attempts:
-    """The attempts at a stage, as its workers report them."""
-
-    def __init__(self) -> None:
-        self.failures: list[Failure] = []
-        self.resumed: list[int] = []  # the first step of each attempt but the first
-        self._step, self._start, self._workers, self._running = 0, 0, 0, False
-        self._reported: tuple[int, str] | None = None  # the first error that a worker itself reported, and its step
-
-    def start(self, step: int, workers: int) -> int:
-        """Start an attempt from a checkpoint's step; return the step up to which each step is to be announced.
-
-        If the attempt before did not fail, Ray ended it: a machine was taken away, or there is room for more workers.
-        """
-        if self._running:
-            resized = f"the number of workers changed from {self._workers} to {workers}"
-            self.fail(resized if workers != self._workers else "a machine was taken away", preempted=True)
-        self._start, self._step, self._workers, self._reported = step, step, workers, None
-        self._running = True
-        if self.failures:
-            self.resumed.append(step)
-        return max((failure.step for failure in self.failures), default=-CAREFUL) + CAREFUL
-
-    def reach(self, step: int) -> None:
-        """Note that a step is being carried out."""
-        self._step = max(self._step, step)
-
-    def report_error(self, step: int, what: str) -> None:
-        """Note a worker's own error; the first one counts, since the others' follow from it."""
-        if self._reported is None:
-            self._reported = (step, what)
-
-    def fail(self, what: str, *, preempted: bool = False, died: bool = False) -> Failure:
-        """End an attempt; `what` is the error as seen from outside.
-
-        If a worker `died`, that is the cause, and the errors that the others reported follow from it.
-        """
-        step, said = (self._step, what) if died or self._reported is None else self._reported
-        failure = Failure(step, self._start, said, self._workers, preempted)
-        self.failures.append(failure)
-        self._reported, self._running = None, False
-        return failure
-
-    def record(self) -> Record:
-        """Return the failures and the number of repeated steps."""
-        failures = [asdict(failure) for failure in self.failures]
-        return {"failures": failures, "lost_steps": lost_steps(self.failures, self.resumed)}
-
-
 def merge_records(before: Record, record: Record) -> Record:
     """Return the record of a stage over several commands."""
     return {name: before[name] + record[name] for name in ("failures", "lost_steps")}
@@ -233,13 +184,19 @@ def write_failures(store: Store, prefix: str, record: Record) -> None:
 
 
 class EventQueue:
-    """Queue of events from workers and controller to the driver: an actor without a CPU of its own."""
+    """Queue of events from workers and controller to the driver, with the attempts at the stage as they report them.
+
+    An actor without a CPU of its own.
+    """
 
     def __init__(self) -> None:
+        self.failures: list[Failure] = []
         self._events: list[Event] = []
         self._answers: dict[int, bool] = {}
-        self._attempts = Attempts()
         self._storage_failure = ""
+        self._resumed: list[int] = []  # the first step of each attempt but the first
+        self._step, self._start, self._workers, self._running = 0, 0, 0, False
+        self._reported: tuple[int, str] | None = None  # the first error that a worker itself reported, and its step
 
     def put(self, event: Event) -> None:
         """Append an event."""
@@ -261,24 +218,47 @@ class EventQueue:
         return self._answers.pop(step, None)
 
     def start_attempt(self, step: int, workers: int) -> int:
-        """Start an attempt as in `Attempts.start`, and queue the event."""
-        careful_until = self._attempts.start(step, workers)
-        self.put(AttemptStarted(step, workers, self._attempts.record()))
-        return careful_until
+        """Start an attempt from a checkpoint's step; return the step up to which each step is to be announced.
+
+        If the attempt before did not fail, Ray ended it: a machine was taken away, or there is room for more workers.
+        """
+        if self._running:
+            resized = f"the number of workers changed from {self._workers} to {workers}"
+            self._fail(resized if workers != self._workers else "a machine was taken away", preempted=True)
+        self._start, self._step, self._workers, self._reported = step, step, workers, None
+        self._running = True
+        if self.failures:
+            self._resumed.append(step)
+        self.put(AttemptStarted(step, workers, self.record()))
+        return max((failure.step for failure in self.failures), default=-CAREFUL) + CAREFUL
 
     def reach(self, step: int) -> None:
         """Note that a step is being carried out."""
-        self._attempts.reach(step)
+        self._step = max(self._step, step)
 
     def report_error(self, step: int, what: str) -> None:
-        """Note a worker's own error."""
-        self._attempts.report_error(step, what)
+        """Note a worker's own error; the first one counts, since the others' follow from it."""
+        if self._reported is None:
+            self._reported = (step, what)
 
     def fail_attempt(self, what: str, preempted: bool, died: bool) -> None:
-        """End an attempt as in `Attempts.fail`, and queue the event."""
-        failure = self._attempts.fail(what, preempted=preempted, died=died)
-        self.put(AttemptFailed(failure, self._attempts.record()))
+        """End an attempt and queue the event; `what` is the error as seen from outside.
+
+        If a worker `died`, that is the cause, and the errors that the others reported follow from it.
+        """
+        self.put(AttemptFailed(self._fail(what, preempted=preempted, died=died), self.record()))
+
+    def _fail(self, what: str, *, preempted: bool, died: bool = False) -> Failure:
+        step, said = (self._step, what) if died or self._reported is None else self._reported
+        self.failures.append(Failure(step, self._start, said, self._workers, preempted))
+        self._reported, self._running = None, False
+        return self.failures[-1]
+
+    def record(self) -> Record:
+        """Return the failures and the number of repeated steps."""
+        failures = [asdict(failure) for failure in self.failures]
+        return {"failures": failures, "lost_steps": lost_steps(self.failures, self._resumed)}
 
     def stop_reason(self) -> str:
         """Return why another attempt would not help; "" if it may."""
-        return self._storage_failure or stop_reason(self._attempts.failures)
+        return self._storage_failure or stop_reason(self.failures)

@@ -83,20 +83,39 @@ class EventLoop:
     def handle(self, event: Event) -> None:
         """Handle one event."""
         match event:
-            case events.WorkerJoined():
-                self._on_joined(event)
-            case events.AttemptStarted():
-                self._on_started(event)
+            case events.WorkerJoined(world_size, rank, host):
+                self._hosts[rank] = host
+                if len(self._hosts) == world_size:
+                    if world_size > 1:
+                        hosts = ", ".join(self._hosts[rank] for rank in sorted(self._hosts))
+                        self.say(f"{self.task.stage.name}: {world_size} workers on {hosts}")
+                    self._hosts = {}
+            case events.AttemptStarted(step, workers, record):
+                if record["failures"]:
+                    self._keep(record)
+                    self.warn(
+                        f"{self.task.stage.name} resumes from step {step} with {workers} worker(s); "
+                        f"{record['lost_steps']} steps repeated in all"
+                    )
             case events.StepReached(step, terms):
                 self.show(step, terms)
             case events.RowsLogged(rows):
-                self._log(rows)
+                try:
+                    self.log_rows(rows)
+                except Exception as error:  # a tracking failure never ends a training
+                    self.warn(f"tracking failed, training continues: {error!r}")
             case events.Validated(step, scores):
                 self.queue.answer.remote(step, self.decide(step, scores))
             case events.WarningRaised(message):
                 self.warn(message)
-            case events.AttemptFailed():
-                self._on_failed(event)
+            case events.AttemptFailed(failure, record):
+                self._hosts = {}  # some of the workers that had joined are lost
+                self._keep(record)
+                self.warn(
+                    f"{self.task.stage.name} was interrupted at step {failure.step} of {self.task.stage.training.steps}"
+                    f" ({failure.what}); resuming from the last checkpoint. "
+                    f"Interruption {len(record['failures'])} of this stage"
+                )
             case events.NonFiniteFound(message):
                 self.diverged = message
             case events.RetriesExhausted(reason):
@@ -105,37 +124,6 @@ class EventLoop:
                 self.storage_failed = reason
             case _:
                 assert_never(event)
-
-    def _on_joined(self, event: events.WorkerJoined) -> None:
-        self._hosts[event.rank] = event.host
-        if len(self._hosts) == event.world_size:
-            if event.world_size > 1:
-                hosts = ", ".join(self._hosts[rank] for rank in sorted(self._hosts))
-                self.say(f"{self.task.stage.name}: {event.world_size} workers on {hosts}")
-            self._hosts = {}
-
-    def _log(self, rows: Curve) -> None:
-        try:
-            self.log_rows(rows)
-        except Exception as error:  # a tracking failure never ends a training
-            self.warn(f"tracking failed, training continues: {error!r}")
-
-    def _on_failed(self, event: events.AttemptFailed) -> None:
-        self._hosts = {}  # some of the workers that had joined are lost
-        self._keep(event.record)
-        at = f"at step {event.failure.step} of {self.task.stage.training.steps}"
-        self.warn(
-            f"{self.task.stage.name} was interrupted {at} ({event.failure.what}); resuming from the last checkpoint. "
-            f"Interruption {len(event.record['failures'])} of this stage"
-        )
-
-    def _on_started(self, event: events.AttemptStarted) -> None:
-        if event.record["failures"]:
-            self._keep(event.record)
-            self.warn(
-                f"{self.task.stage.name} resumes from step {event.step} with {event.workers} worker(s); "
-                f"{event.record['lost_steps']} steps repeated in all"
-            )
 
     def _keep(self, record: events.Record) -> None:
         """Write the record. A storage failure must not end the thread: trials wait for answers."""

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from posegen.batch import Batch
@@ -18,7 +18,7 @@ from posegen.data.loading.dataset import share_of, training_batches
 from posegen.stage import Canvas, Networks, Stage, System, WarmStarts
 from posegen.storage.files import StorageFailed, remove_leftovers
 from posegen.training import checkpoints
-from posegen.training.checkpoints import AsyncCheckpointer, Curve, Progress, trained_networks
+from posegen.training.checkpoints import AsyncCheckpointer, Curve, StageProgress, trained_networks
 from posegen.training.step import Trainer, autocast, build_trainer
 from posegen.training.task import Context, LossLog, Task, validation_scores
 
@@ -46,14 +46,16 @@ def train_stage(task: Task, context: Context) -> None:
 
 
 def _train(task: Task, context: Context, checkpointer: AsyncCheckpointer) -> None:
+    own = share_of(task.stage.training.batch_size, context.rank, context.world_size)
     trainer = build_trainer(
         task.stage,
         task.system.canvas,
         seed=task.seed,
         device=context.device,
         rank=context.rank,
-        share=even_shares(task.stage.training.batch_size, context.rank, context.world_size),
-        wrap=_distribute if context.world_size > 1 else lambda network: network,
+        share=(own.stop - own.start) * context.world_size / task.stage.training.batch_size,
+        # each network by itself: one wrapper around several players fails
+        wrap=lambda net: DistributedDataParallel(net, broadcast_buffers=False) if context.world_size > 1 else net,
         weights=task.weights,
     )
     earlier = earlier_networks(task, context.device)
@@ -79,17 +81,6 @@ def _train(task: Task, context: Context, checkpointer: AsyncCheckpointer) -> Non
             return
 
 
-def _distribute(network: nn.Module) -> nn.Module:
-    """Wrap one network: a single DistributedDataParallel around several players fails."""
-    return DistributedDataParallel(network, broadcast_buffers=False)
-
-
-def even_shares(batch_size: int, rank: int, world_size: int) -> float:
-    """Return a rank's pairs of a global batch, relative to an even share."""
-    own = share_of(batch_size, rank, world_size)
-    return (own.stop - own.start) * world_size / batch_size
-
-
 class CheckpointClock:
     """Says when checkpoints are due: every so many steps or minutes, before a machine is taken away, at the end."""
 
@@ -103,27 +94,15 @@ class CheckpointClock:
         every = task.checkpoint_every.steps
         due = step == task.stage.training.steps or bool(every and step % every == 0) or task.validates_at(step)
         if not due and step % task.log_every == 0:
-            due = self._due_by_time()
+            now, minutes = time.monotonic(), task.checkpoint_every.minutes
+            passed = bool(minutes) and now - self._saved >= 60 * minutes
+            due, check = _broadcast((passed, now - self._checked > PREEMPTION_EVERY), self._context)
+            if check:
+                self._checked = now
+                due |= self._context.preempted()
         if due:
             self._saved = time.monotonic()
         return due
-
-    def _due_by_time(self) -> bool:
-        now, minutes = time.monotonic(), self._task.checkpoint_every.minutes
-        passed = bool(minutes) and now - self._saved >= 60 * minutes
-        due, check = self._of_rank_0(passed, now - self._checked > PREEMPTION_EVERY)
-        if check:
-            self._checked = now
-            due |= self._context.preempted()
-        return due
-
-    def _of_rank_0(self, *flags: bool) -> list[bool]:
-        """Return rank 0's flags on all ranks."""
-        if self._context.world_size == 1:
-            return list(flags)
-        shared = torch.tensor(flags, device=self._context.device, dtype=torch.uint8)
-        dist.broadcast(shared, src=0)
-        return [bool(flag) for flag in shared.tolist()]
 
 
 def _save(
@@ -131,7 +110,7 @@ def _save(
 ) -> None:
     rows = log.flush()
     if context.rank == 0:
-        progress = Progress(step, task.config_hash, task.seed, dict(trainer.last_terms))
+        progress = StageProgress(step, task.config_hash, task.seed, dict(trainer.last_terms))
         checkpointer.save(checkpoints.snapshot(trainer, progress, log.curve))
     context.on_checkpoint(rows)
 

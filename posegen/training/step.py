@@ -61,7 +61,10 @@ class Trainer:
 
     def _update(self, player: Player, step: int, batch: Batch) -> dict[str, Tensor]:
         optimizer = self.optimizers[player.name]
-        self._set_learning(player, step)
+        for name, network in self.bare.items():
+            network.requires_grad_(name in player.nets)
+        for group in optimizer.param_groups:
+            group["lr"] = player.lr * player.schedule.factor(step)
         with autocast(self.device):
             losses = player_terms(self.stage, self.canvas, player.name, self.networks, batch)
         total = torch.stack([term.weight * term.value.float() for term in losses.values()]).sum()
@@ -74,12 +77,6 @@ class Trainer:
         raw = {f"{player.name}/{name}": term.value.detach().float() for name, term in losses.items()}
         return raw | {f"{player.name}/total": total.detach(), f"{player.name}/gradient": gradient.detach()}
 
-    def _set_learning(self, player: Player, step: int) -> None:
-        for name, network in self.bare.items():
-            network.requires_grad_(name in player.nets)
-        for group in self.optimizers[player.name].param_groups:
-            group["lr"] = player.lr * player.schedule.factor(step)
-
     @torch.no_grad()
     def _after(self, player: Player) -> None:
         if player.clip_weights is not None:
@@ -88,14 +85,10 @@ class Trainer:
                     parameter.clamp_(-player.clip_weights, player.clip_weights)
         if player.name == GENERATOR:
             for name, average in self.averages.items():
-                _follow(average, self.bare[name], self.stage.training.ema_decay)
-
-
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    for kept, current in zip(average.parameters(), network.parameters(), strict=True):
-        kept.lerp_(current, 1 - decay)
-    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(current)
+                for kept, current in zip(average.parameters(), self.bare[name].parameters(), strict=True):
+                    kept.lerp_(current, 1 - self.stage.training.ema_decay)
+                for kept, current in zip(average.buffers(), self.bare[name].buffers(), strict=True):
+                    kept.copy_(current)
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -127,6 +120,7 @@ def build_trainer(
     averaged = (
         [name for p in stage.players if p.name == GENERATOR for name in p.nets] if stage.training.ema_decay else []
     )
+    fixed = stage.fixed_networks(weights) if isinstance(stage, UsesPretrained) else {}  # neither trained nor saved
     return Trainer(
         stage=stage,
         canvas=canvas,
@@ -137,16 +131,9 @@ def build_trainer(
         bare=bare,
         optimizers={player.name: _optimizer(player, bare) for player in stage.players},
         averages={name: copy.deepcopy(bare[name]).requires_grad_(False) for name in averaged},
-        networks={name: wrap(network) for name, network in bare.items()} | _fixed(stage, weights, device),
+        networks={name: wrap(network) for name, network in bare.items()}
+        | {name: to_device(network.eval().requires_grad_(False), device) for name, network in fixed.items()},
     )
-
-
-def _fixed(stage: Stage, weights: Path, device: torch.device) -> dict[str, nn.Module]:
-    """The stage's pretrained networks, which nobody trains: neither wrapped nor averaged nor saved."""
-    if not isinstance(stage, UsesPretrained):
-        return {}
-    fixed = stage.fixed_networks(weights).items()
-    return {name: to_device(network.eval().requires_grad_(False), device) for name, network in fixed}
 
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:

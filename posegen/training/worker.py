@@ -27,7 +27,6 @@ from posegen.training.task import NonFinite, Task
 
 ASK_EVERY = 0.05  # seconds between two looks for the answer to a validation
 TELL_EVERY = 0.25  # seconds between two announcements of steps
-VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 WORKER = "worker"  # the one key of Ray Train's configuration: a WorkerConfig
 EVENT = "event"  # the one key of what a worker reports to Ray Train: an Event
@@ -150,7 +149,7 @@ def interface_of(address: str) -> str | None:
 def use_nodes_network() -> None:
     """Set the interface of this node's address for gloo and NCCL, unless the user has set one."""
     name = interface_of(ray.util.get_node_ip_address())
-    for variable in VARIABLES:
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if name is not None and variable not in os.environ:
             os.environ[variable] = name
 

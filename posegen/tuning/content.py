@@ -353,10 +353,10 @@ def parallel_lines(content: SweepContent) -> dict[int, str]:
     for trial in content.trials:
         values = [*(trial.settings.get(path) for path in content.paths), score_of(trial, metric)]
         positions = [axis.position(value) for axis, value in zip(axes, values, strict=True)]
-        lines[trial.number] = _polyline(
-            [(step * n, TALL * (1 - at)) for n, at in enumerate(positions) if at is not None]
-        )
-    return {number: points for number, points in lines.items() if " " in points}
+        placed = [(step * n, TALL * (1 - at)) for n, at in enumerate(positions) if at is not None]
+        if len(placed) > 1:
+            lines[trial.number] = _polyline(placed)
+    return lines
 
 
 def _polyline(points: Sequence[tuple[float, float]]) -> str:

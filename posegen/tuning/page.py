@@ -83,12 +83,7 @@ def write_sweep_page(path: Path, content: SweepContent, rows: Sequence[SampleRow
         scatters=scatters(content),
         pareto=pareto(content),
         learning={"lines": {line.trial: line for line in lines}, "steps": steps, "heights": heights, "rungs": rungs},
-        plot={
-            "scatter": SCATTER,
-            "curves": CURVES,
-            "between": axis_distance(content),
-            "tall": TALL,
-        },
+        plot={"scatter": SCATTER, "curves": CURVES, "between": axis_distance(content), "tall": TALL},
         ramp=[(colour(n / 8, dark=False), colour(n / 8, dark=True)) for n in range(9)],
         number_of={trial.number: trial for trial in content.trials},
         words={"search": SEARCHES, "scheduler": SCHEDULERS},

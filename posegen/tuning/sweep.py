@@ -297,12 +297,15 @@ class SweepProgress:
         done = {n: each - self.plan.budget + t.step if t.validations else 0 for n, t in self.trials.items()}
         done |= {n: max(done[n], step) for n, step in self._reached.items() if not self.trials[n].ended}
         left = sum(each - done[n] for n, trial in self.trials.items() if not trial.ended)
-        self.progress.advance(
-            "comparison" if self.split == "test" else "trials",
-            sum(done.values()),
-            sum(done.values()) + left,
-            self._states(),
-        )
+        counts = Counter(trial.state for trial in self.trials.values())
+        states = ", ".join(f"{counts[s]} {s}" for s in ("running", "waiting", "finished", "stopped") if counts[s])
+        if lost := counts["diverged"] + counts["failed"]:
+            states += f", {lost} lost"
+        best = None if self.split == "test" else best_trial(list(self.trials.values()), self.plan.metrics)
+        if best is not None:
+            states += f"; best {best.score(self.plan.metrics[0]):.4f} (trial {best.number})"
+        what, total = "comparison" if self.split == "test" else "trials", sum(done.values())
+        self.progress.advance(what, total, total + left, states)
 
     def on_warning(self, text: str) -> None:
         """Print each warning once: a repeated failure has the same words."""
@@ -358,11 +361,3 @@ class SweepProgress:
         cv2.imwrite(str(path), cv2.cvtColor(sheet(rows, max(SMALL, height)), cv2.COLOR_RGB2BGR))
         self.folder.store.publish(self.folder.store.below(path))
         return path
-
-    def _states(self) -> str:
-        counts = Counter(trial.state for trial in self.trials.values())
-        states = ", ".join(f"{counts[s]} {s}" for s in ("running", "waiting", "finished", "stopped") if counts[s])
-        lost = counts["diverged"] + counts["failed"]
-        best = best_trial(list(self.trials.values()), self.plan.metrics)
-        found = f"; best {best.score(self.plan.metrics[0]):.4f} (trial {best.number})" if best else ""
-        return states + (f", {lost} lost" if lost else "") + ("" if self.split == "test" else found)

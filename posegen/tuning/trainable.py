@@ -70,7 +70,8 @@ class PairsValidator:
             raise ValueError(f"{broken} of {len(self.pairs)} {what} have values that are not numbers")
         batches = synthesized(trained, shards, sample_pairs(self.pairs), split=self.split)
         samples = [image for raw, columns in batches for image in result_images(self.system, raw, columns)]
-        self._write("samples.png", partial(_write_png, samples))
+        encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(samples, axis=1), cv2.COLOR_RGB2BGR))[1]
+        self._write("samples.png", lambda path: path.write_bytes(encoded.tobytes()))
         if last:
             self._write("pairs.parquet", partial(pq.write_table, pa.table(table)))
         known = {name: table[name][np.isfinite(table[name])] for name in wanted}
@@ -93,11 +94,6 @@ def sample_pairs(pairs: Sequence[int]) -> list[int]:
     """Return the fixed pairs: `SAMPLES` of the validation pairs, evenly along their list, so of many people."""
     count = min(SAMPLES, len(pairs))
     return [pairs[index * len(pairs) // count] for index in range(count)]
-
-
-def _write_png(images: Sequence[Uint8Image], path: Path) -> None:
-    encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(images, axis=1), cv2.COLOR_RGB2BGR))[1]
-    path.write_bytes(encoded.tobytes())
 
 
 def read_samples(path: Path, width: int) -> list[Uint8Image]:

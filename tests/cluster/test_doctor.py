@@ -23,9 +23,8 @@ from posegen.cluster.doctor import (
     Node,
     collect,
     findings,
-    make_folder,
     mlflow_error,
-    remove_folder,
+    probe_folder,
 )
 from posegen.cluster.doctor.collect import Disk, NodeFacts
 
@@ -160,10 +159,10 @@ def test_an_mlflow_server_answers_or_why_not(tracking_server: str):
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_storage_is_written_and_read_by_path_and_by_uri(tmp_path: Path, scheme: str):
     storage = f"{scheme}{tmp_path}"
-    make_folder(storage, "probe")
-    collect.write(storage, "probe/one", "text")
-    assert (tmp_path / "probe" / "one").read_text() == collect.read(storage, "probe/one") == "text"
-    remove_folder(storage, "probe")
+    with probe_folder(storage) as (probe, error):
+        assert not error
+        collect.write(storage, f"{probe}/one", "text")
+        assert (tmp_path / probe / "one").read_text() == collect.read(storage, f"{probe}/one") == "text"
     assert not list(tmp_path.iterdir())
 
 

@@ -19,7 +19,7 @@ from posegen.evaluation.evaluate import chosen_pairs
 from posegen.evaluation.metrics import BASELINES, METRICS, POSE_BASELINES, POSE_METRICS
 from posegen.stage import System
 from posegen.storage.store import Store
-from posegen.training.checkpoints import Progress
+from posegen.training.checkpoints import StageProgress
 from tests import posing_systems
 
 PAIRS = 24  # of the blocks' two test people
@@ -42,7 +42,7 @@ def stages(system, tmp_path_factory) -> Path:
         networks = stage.networks(system.canvas).items()
         tensors = {f"{name}.{key}": t.contiguous() for name, net in networks for key, t in net.state_dict().items()}
         save_file(tensors, checkpoint / "networks.safetensors")
-        progress = Progress(step=stage.training.steps, config_hash="", seed=0, last_terms={})
+        progress = StageProgress(step=stage.training.steps, config_hash="", seed=0, last_terms={})
         (checkpoint / "stage.json").write_text(json.dumps(asdict(progress)))
     return folder
 
@@ -137,7 +137,9 @@ def test_a_system_without_images_has_scores_of_joints_alone(block_shards, scored
     checkpoint = tmp_path / "stages/posing/checkpoint_00000004"
     checkpoint.mkdir(parents=True)
     save_file({}, checkpoint / "networks.safetensors")
-    (checkpoint / "stage.json").write_text(json.dumps(asdict(Progress(step=4, config_hash="", seed=0, last_terms={}))))
+    (checkpoint / "stage.json").write_text(
+        json.dumps(asdict(StageProgress(step=4, config_hash="", seed=0, last_terms={})))
+    )
     metrics = run(system, block_shards, tmp_path / "stages", tmp_path / "scores")
     assert metrics["scores"].keys() == metrics["variants"].keys() == POSE_METRICS.keys()
     assert metrics["scores"]["pose_error"] == pytest.approx(5.0, rel=1e-5)

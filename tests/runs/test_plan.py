@@ -11,7 +11,7 @@ from posegen.cluster.connecting import Workers
 from posegen.runs.options import Options, plan_for
 from posegen.runs.plan import Plan
 from posegen.storage.files import write_json
-from posegen.training.checkpoints import Interval, Progress, snapshot, write_snapshot
+from posegen.training.checkpoints import Interval, StageProgress, snapshot, write_snapshot
 from posegen.training.step import build_trainer
 from tests.training.test_step import CPU
 
@@ -40,7 +40,7 @@ def finish(made: Plan, *names: str) -> None:
             trainer = build_trainer(stage, made.system.canvas, seed=0, device=CPU)
             write_snapshot(
                 made.stages / stage.name,
-                snapshot(trainer, Progress(stage.training.steps, made.config_hash(index), 0, {}), []),
+                snapshot(trainer, StageProgress(stage.training.steps, made.config_hash(index), 0, {}), []),
             )
     if "scores" in names:
         write_json(made.scores / "metrics.json", {"fingerprint": made.scores_fingerprint})

@@ -10,7 +10,7 @@ from posegen.storage.store import Store
 from posegen.training import checkpoints as module
 from posegen.training.checkpoints import (
     AsyncCheckpointer,
-    Progress,
+    StageProgress,
     checkpoints,
     fetch_newest,
     load_networks,
@@ -24,7 +24,7 @@ from tests.training.toy import CANVAS, tug
 
 
 def taken(trainer, step: int):
-    return snapshot(trainer, Progress(step, "hash", 3, {}), [])
+    return snapshot(trainer, StageProgress(step, "hash", 3, {}), [])
 
 
 def test_what_is_saved_is_the_game_as_it_stood(tmp_path: Path):

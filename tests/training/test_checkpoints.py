@@ -9,7 +9,7 @@ import torch
 from posegen.storage.store import Store
 from posegen.training import checkpoints as module
 from posegen.training.checkpoints import (
-    Progress,
+    StageProgress,
     checkpoints,
     latest_checkpoint,
     load_networks,
@@ -28,7 +28,7 @@ from tests.training.toy import CANVAS, tug
 
 
 def save(folder: Path, trainer, step: int) -> Path:
-    progress = Progress(step, "hash", 3, {"generator/l1": 0.1})
+    progress = StageProgress(step, "hash", 3, {"generator/l1": 0.1})
     return write_snapshot(folder, snapshot(trainer, progress, [{"step": float(step), "a": 0.1}]))
 
 
@@ -57,7 +57,7 @@ def test_only_complete_folders_count_and_the_newest_stay(tmp_path: Path):
     for step in (1, 2, 30):
         save(tmp_path, trainer, step)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint_00000002", "checkpoint_00000030"]
-    assert read_progress(tmp_path / "checkpoint_00000030") == Progress(30, "hash", 3, {"generator/l1": 0.1})
+    assert read_progress(tmp_path / "checkpoint_00000030") == StageProgress(30, "hash", 3, {"generator/l1": 0.1})
     assert read_curve(tmp_path / "checkpoint_00000030")[0]["step"] == 30
 
 
@@ -113,7 +113,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path):
 def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, keep: int, left: list[int]):
     trainer = build_trainer(tug(), CANVAS, seed=0, device=CPU)
     for step in (1, 2, 3, 4):
-        write_snapshot(tmp_path, snapshot(trainer, Progress(step, "hash", 3, {}), []), keep=keep)
+        write_snapshot(tmp_path, snapshot(trainer, StageProgress(step, "hash", 3, {}), []), keep=keep)
     assert [read_progress(path).step for path in checkpoints(tmp_path)] == left
 
 
@@ -137,10 +137,10 @@ def test_at_a_uri_the_runs_newest_checkpoint_counts_and_not_this_nodes(s3_server
     store.publish("stage/failures.json")
     two_nodes("second")
     save(store.folder / "stage", trainer, 3)  # not published
-    assert newest_progress(store, "stage") == Progress(2, "hash", 3, {"generator/l1": 0.1})
+    assert newest_progress(store, "stage") == StageProgress(2, "hash", 3, {"generator/l1": 0.1})
     assert newest_progress(store, "nothing") is None
     two_nodes("third")
-    assert newest_progress(store, "stage") == Progress(2, "hash", 3, {"generator/l1": 0.1})
+    assert newest_progress(store, "stage") == StageProgress(2, "hash", 3, {"generator/l1": 0.1})
     remove_other(store, "stage", "hash")
     assert f"{given.name}/stage.json" in store.sizes("stage")
     remove_other(store, "stage", "another hash")

@@ -8,7 +8,7 @@ from posegen.storage.store import Store
 from posegen.training.events import (
     CAREFUL,
     FRUITLESS,
-    Attempts,
+    EventQueue,
     Failure,
     lost_steps,
     merge_records,
@@ -72,28 +72,30 @@ def test_lost_steps_are_those_carried_out_again():
 
 
 def test_an_attempts_failure_is_where_the_first_worker_met_it():
-    attempts = Attempts()
-    assert attempts.start(20, workers=2) == 0
+    attempts = EventQueue()
+    assert attempts.start_attempt(20, workers=2) == 0
     attempts.reach(25)
     attempts.report_error(27, "ValueError: broken batch")
     attempts.report_error(27, "connection closed by peer")
-    assert attempts.fail("seen from outside") == Failure(27, 20, "ValueError: broken batch", 2)
-    assert attempts.start(20, workers=2) == 27 + CAREFUL, "each step is announced until past the failure"
+    attempts.fail_attempt("seen from outside", preempted=False, died=False)
+    assert attempts.failures[-1] == Failure(27, 20, "ValueError: broken batch", 2)
+    assert attempts.start_attempt(20, workers=2) == 27 + CAREFUL, "each step is announced until past the failure"
 
 
 def test_a_worker_that_died_is_the_cause_and_not_what_the_others_say():
-    attempts = Attempts()
-    attempts.start(0, workers=2)
+    attempts = EventQueue()
+    attempts.start_attempt(0, workers=2)
     attempts.reach(12)
     attempts.report_error(12, "connection closed by peer")
-    assert attempts.fail("its node has died", died=True) == Failure(12, 0, "its node has died", 2)
+    attempts.fail_attempt("its node has died", preempted=False, died=True)
+    assert attempts.failures[-1] == Failure(12, 0, "its node has died", 2)
 
 
 def test_an_attempt_that_just_begins_anew_was_ended_by_ray():
-    attempts = Attempts()
-    attempts.start(0, workers=2)
+    attempts = EventQueue()
+    attempts.start_attempt(0, workers=2)
     attempts.reach(33)
-    attempts.start(30, workers=1)
+    attempts.start_attempt(30, workers=1)
     (changed,) = attempts.failures
     assert (changed.step, changed.what, changed.preempted) == (33, "the number of workers changed from 2 to 1", True)
     assert attempts.record()["lost_steps"] == 2
@@ -107,11 +109,11 @@ def test_what_an_error_says_is_its_last_line_without_advice():
 
 def test_records_add_up_over_commands(tmp_path: Path):
     store = Store.of(tmp_path)
-    attempts = Attempts()
-    attempts.start(0, workers=1)
+    attempts = EventQueue()
+    attempts.start_attempt(0, workers=1)
     attempts.reach(5)
-    attempts.fail("killed")
-    attempts.start(0, workers=1)
+    attempts.fail_attempt("killed", preempted=False, died=False)
+    attempts.start_attempt(0, workers=1)
     write_failures(store, "stages/coarse", attempts.record())
     before = read_failures(tmp_path / "stages" / "coarse")
     assert before == {"failures": [vars(failure(5, "killed")) | {"workers": 1}], "lost_steps": 4}

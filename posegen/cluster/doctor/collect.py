@@ -50,7 +50,10 @@ class NodeFacts:
 
 def gather(storage: str, probe: str, node: str, folders: Sequence[str]) -> NodeFacts:
     """Return the facts of the node that this runs on. Leaves a file named `node` in the folder `probe` of `storage`."""
-    versions = {name: next(filter(None, map(_version, names)), None) for name, names in PACKAGES.items()}
+    versions = {
+        name: next((found.version for each in names for found in metadata.distributions(name=each)), None)
+        for name, names in PACKAGES.items()
+    }
     return NodeFacts(
         versions={"python": platform.python_version(), **versions, "posegen's code": code_of("posegen")},
         reads=attempt(lambda: read(storage, f"{probe}/{FROM_DRIVER}")),
@@ -122,13 +125,6 @@ def code_of(package: str) -> str | None:
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:8]
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _gpus_of_torch() -> int | str:

@@ -11,6 +11,7 @@ wears one set of clothes.
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -21,14 +22,13 @@ from typing import ClassVar, NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.listing import Entry, Listing, LoadedImage
-from posegen.data.sources.synthetic.fabrics import draw_tiles
 from posegen.data.sources.synthetic.figure import Figure, View, common_scale, draw_figure
 from posegen.data.sources.synthetic.skeleton import Proportions, pose_skeleton, random_pose, random_proportions
-from posegen.data.sources.synthetic.wardrobe import Look, random_look
+from posegen.data.sources.synthetic.wardrobe import Look, draw_tiles, random_look
 
 HEIGHT = 256  # rows of a scene before it is scaled to the height of the images
 WIDTH = 448
@@ -108,24 +108,6 @@ CAMERAS = (
 )
 
 
-def backdrop(view: int, size: tuple[int, int], offset: float) -> Float[np.ndarray, "height width 3"]:
-    """Return the stretch of a camera's scene at `offset` (0 to 1) behind an image of `size`: RGB, 0 to 255."""
-    height, width = size
-    scene = _scaled_scene(view, height, width)
-    left = round(offset * (scene.shape[1] - width))
-    return scene[:, left : left + width].copy()
-
-
-def ground_shadow(backdrop: Float[np.ndarray, "height width 3"], feet: Float[np.ndarray, "2 2"]) -> None:
-    """Darken the backdrop in place around both feet (x, y in pixels)."""
-    height, width = backdrop.shape[:2]
-    shade = np.zeros((height, width), np.float32)
-    (x, y), apart = feet.mean(axis=0), float(np.abs(feet[0, 0] - feet[1, 0]))
-    axes = (round(0.075 * height + 0.6 * apart), max(1, round(0.022 * height)))
-    cv2.ellipse(shade, (round(float(x)), round(float(y + 0.025 * height))), axes, 0, 0, 360, 1.0, -1)
-    backdrop *= (1 - 0.38 * cv2.GaussianBlur(shade, (0, 0), 0.016 * height))[..., None]
-
-
 @lru_cache(maxsize=32)
 def _scaled_scene(view: int, height: int, width: int) -> np.ndarray:
     """A camera's scene at the images' height, at least half as wide again as an image."""
@@ -156,17 +138,7 @@ def _paving(scene: np.ndarray, top: int, colour: tuple[int, int, int]) -> np.nda
 
 DRAWING = 1  # increment whenever the drawing of an image changes
 SPLITS = ("train", "test")
-CAMERA_ORDER = (
-    0,
-    3,
-    1,
-    4,
-    0,
-    1,
-    3,
-    2,
-)  # cameras of a person's images in turn; the side view hides joints, so it is rarer
-JPEG_QUALITY = 95
+CAMERA_ORDER = (0, 3, 1, 4, 0, 1, 3, 2)  # of a person's images in turn; the side view hides joints, so it is rarer
 SMALLEST = 16
 HUMAN36M_AZIMUTHS = (69.6, -70.9, 109.5, -115.7)  # degrees: the cameras of Human3.6M's subject S1
 STILL = 0.5  # the stretch of its scene that a camera of `SyntheticViews` sees
@@ -208,15 +180,21 @@ class SyntheticPeople:
 
     def __post_init__(self) -> None:
         _check(self, "synthetic people", {"train_people": 1, "test_people": 1, "images_per_person": 2, "seed": 0})
-        _check_size(self.size, "synthetic people")
 
     def listing(self) -> Listing:
         """List all images of both splits; groups are people."""
         entries = [
-            _entry(split, person, image)
+            Entry(
+                name=f"{person:04d}_v{view}_{image:02d}.jpg",
+                split=split,
+                group=f"{split}-{person:04d}",
+                identity=f"{split}-{person:04d}",
+                view=str(view),
+                path="",
+            )
             for split, people in zip(SPLITS, (self.train_people, self.test_people), strict=True)
             for person in range(people)
-            for image in range(self.images_per_person)
+            for image, view in zip(range(self.images_per_person), itertools.cycle(CAMERA_ORDER), strict=False)
         ]
         return Listing(entries=entries, fingerprint=_fingerprint(asdict(self)))
 
@@ -270,16 +248,23 @@ class SyntheticViews:
                 f"synthetic views: azimuths are {self.azimuths}; expected the different places of at least two "
                 "cameras, in degrees, such as 0,90,180"
             )
-        _check_size(self.size, "synthetic views")
 
     def listing(self) -> Listing:
         """List all images of both splits; groups are instants."""
         entries = [
-            _view_entry(self, split, person, instant, view)
+            Entry(
+                name=f"{person:04d}_t{instant:02d}_v{view}.jpg",
+                split=split,
+                group=f"{split}-{person:04d}-{instant:02d}",
+                identity=f"{split}-{person:04d}",
+                view=str(view),
+                path="",
+                azimuth=azimuth,
+            )
             for split, people in zip(SPLITS, (self.train_people, self.test_people), strict=True)
             for person in range(people)
             for instant in range(self.instants_per_person)
-            for view in range(len(self.azimuths))
+            for view, azimuth in enumerate(self.azimuths)
         ]
         return Listing(entries=entries, fingerprint=_fingerprint({"form": "views", **asdict(self)}))
 
@@ -296,57 +281,26 @@ class SyntheticViews:
         rng = np.random.default_rng((self.seed, split, number, instant))
         skeleton = pose_skeleton(person.proportions, random_pose(rng))
         heading, fill = rng.uniform(-180, 180), rng.uniform(0.86, 0.95)
-        views = [_view(camera, azimuth, heading, fill) for camera, azimuth in enumerate(self.azimuths)]
+        scenes = zip(self.azimuths, itertools.cycle(CAMERAS), strict=False)  # where cameras are more, some share one
+        views = [  # a `View` counts clockwise from the person's front, headings and azimuths the other way round
+            View(azimuth=heading - azimuth, elevation=scene.elevation, light=scene.light, fill=fill)
+            for azimuth, scene in scenes
+        ]
         scale = common_scale(skeleton, person.proportions, person.look, views, self.size)
         figure = draw_figure(skeleton, *person, views[view]._replace(scale=scale), self.size)
         return figure, _backdrop(figure, view % len(CAMERAS), self.size, offset=STILL)
-
-
-def contact_sheet(source: SyntheticPeople, people: int, images: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the first images of the first training people in RGB, one row per person."""
-    return _sheet(source, [[_entry("train", person, image) for image in range(images)] for person in range(people)])
-
-
-def view_sheet(source: SyntheticViews, people: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Draw the first instant of the first training people in RGB, one row per person and one column per camera."""
-    views = range(len(source.azimuths))
-    return _sheet(
-        source, [[_view_entry(source, "train", person, 0, view) for view in views] for person in range(people)]
-    )
 
 
 def _check(source: SyntheticPeople | SyntheticViews, title: str, fewest: dict[str, int]) -> None:
     for name, least in fewest.items():
         if getattr(source, name) < least:
             raise ValueError(f"{title}: {name} is {getattr(source, name)}; it must be at least {least}")
-
-
-def _check_size(size: tuple[int, int], title: str) -> None:
-    if min(size) < SMALLEST:
-        raise ValueError(f"{title}: size (height, width) is {size}; both must be at least {SMALLEST}")
+    if min(source.size) < SMALLEST:
+        raise ValueError(f"{title}: size (height, width) is {source.size}; both must be at least {SMALLEST}")
 
 
 def _fingerprint(settings: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps({"drawing": DRAWING, **settings}, sort_keys=True).encode()).hexdigest()
-
-
-def _entry(split: str, person: int, image: int) -> Entry:
-    identity, view = f"{split}-{person:04d}", str(CAMERA_ORDER[image % len(CAMERA_ORDER)])
-    name = f"{person:04d}_v{view}_{image:02d}.jpg"
-    return Entry(name=name, split=split, group=identity, identity=identity, view=view, path="")
-
-
-def _view_entry(source: SyntheticViews, split: str, person: int, instant: int, view: int) -> Entry:
-    identity = f"{split}-{person:04d}"
-    return Entry(
-        name=f"{person:04d}_t{instant:02d}_v{view}.jpg",
-        split=split,
-        group=f"{identity}-{instant:02d}",
-        identity=identity,
-        view=str(view),
-        path="",
-        azimuth=source.azimuths[view],
-    )
 
 
 def _person_of(entry: Entry) -> tuple[int, int]:
@@ -358,26 +312,18 @@ def _person_of(entry: Entry) -> tuple[int, int]:
     return SPLITS.index(split), int(person)
 
 
-def _view(camera: int, azimuth: float, heading: float, fill: float) -> View:
-    """The view that a camera has of a person who faces `heading`; where cameras outnumber scenes, some share one.
-
-    Both angles are counter-clockwise seen from above; a `View` counts clockwise from the person's front.
-    """
-    scene = CAMERAS[camera % len(CAMERAS)]
-    return View(azimuth=heading - azimuth, elevation=scene.elevation, light=scene.light, fill=fill)
-
-
-def _backdrop(figure: Figure, scene: int, size: tuple[int, int], *, offset: float) -> np.ndarray:
-    """A stretch of a scene with the figure's shadow."""
-    behind = backdrop(scene, size, offset)
-    ground_shadow(behind, figure.joints[[JOINTS.index("right_ankle"), JOINTS.index("left_ankle")]])
-    return behind
+def _backdrop(figure: Figure, view: int, size: tuple[int, int], *, offset: float) -> np.ndarray:
+    """The stretch of a camera's scene at `offset` (0 to 1) with the figure's shadow around both feet."""
+    height, width = size
+    scene = _scaled_scene(view, height, width)
+    left = round(offset * (scene.shape[1] - width))
+    feet = figure.joints[[JOINTS.index("right_ankle"), JOINTS.index("left_ankle")]]
+    shade = np.zeros((height, width), np.float32)
+    (x, y), apart = feet.mean(axis=0), float(np.abs(feet[0, 0] - feet[1, 0]))
+    axes = (round(0.075 * height + 0.6 * apart), max(1, round(0.022 * height)))
+    cv2.ellipse(shade, (round(float(x)), round(float(y + 0.025 * height))), axes, 0, 0, 360, 1.0, -1)
+    return scene[:, left : left + width] * (1 - 0.38 * cv2.GaussianBlur(shade, (0, 0), 0.016 * height))[..., None]
 
 
 def _jpeg(figure: Figure, behind: np.ndarray) -> bytes:
-    return simplejpeg.encode_jpeg(figure.over(behind), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444")
-
-
-def _sheet(source: SyntheticPeople | SyntheticViews, rows: list[list[Entry]]) -> np.ndarray:
-    drawn = ((source.draw(entry) for entry in row) for row in rows)
-    return np.concatenate([np.concatenate([figure.over(behind) for figure, behind in row], axis=1) for row in drawn])
+    return simplejpeg.encode_jpeg(figure.over(behind), quality=95, colorspace="RGB", colorsubsampling="444")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from posegen.data.sources.synthetic.mesh import Tube, loft
 from posegen.data.sources.synthetic.skeleton import SIDES, Proportions, Skeleton
-from posegen.data.sources.synthetic.wardrobe import HairStyle, Look
+from posegen.data.sources.synthetic.wardrobe import Look
 
 # Height above the hips as a share of the spine; half width, half depth, shift forward.
 TRUNK = np.array((
@@ -85,7 +85,6 @@ CUTS: dict[str, Cut] = {
     "curly": Cut(0.062, -0.040, -0.085, 0.032, 0.012),
     "cap": Cut(0.046, 0.026, 0.010, 0.012),
 }
-PLACES = 24  # columns of the shell of hair
 
 
 def dress(skeleton: Skeleton, proportions: Proportions, look: Look) -> list[Tube]:
@@ -95,7 +94,13 @@ def dress(skeleton: Skeleton, proportions: Proportions, look: Look) -> list[Tube
         tubes += [_arm(skeleton, proportions, look, side), _hand(skeleton, side)]
         tubes += [_leg(skeleton, proportions, look, side), _shoe(skeleton, look, side), _ear(skeleton, side, sign)]
     tubes += [_head(skeleton, proportions), _nose(skeleton)]
-    tubes += _hair(skeleton, proportions, look.hair_style, HEAD)
+    tubes.append(_hair(skeleton, proportions, CUTS[look.hair_style]))
+    if look.hair_style == "bun":
+        tubes.append(_hanging(skeleton, start=(0, 0.075, -0.10), drop=0.07, radius=0.042))
+    if look.hair_style == "ponytail":
+        tubes.append(_hanging(skeleton, start=(0, 0.055, -0.105), drop=0.26, radius=0.033))
+    if look.hair_style == "cap":
+        tubes.append(_peak(skeleton))
     if look.bottom.kind in ("skirt", "dress") or look.top.coat:
         tubes.append(_skirt(skeleton, proportions, look))
     if look.pack is not None:
@@ -265,8 +270,9 @@ def _skirt(skeleton: Skeleton, proportions: Proportions, look: Look) -> Tube:
     lower = np.clip(below / 0.1, 0, 1)[:, None]
     centre = (legs[0] + legs[1]) / 2 * lower + np.stack((0 * below, -below, shift), axis=1) * (1 - lower)
     left, forward = np.eye(3)[0] * half_left[:, None], np.eye(3)[2] * half_forward[:, None]
-    along = (below + 0.16) / 0.66
-    return loft("skirt", "skirt", centre, left, forward, along, places=28, squareness=0.9, two_sided=True)
+    return loft(
+        "skirt", "skirt", centre, left, forward, (below + 0.16) / 0.66, places=28, squareness=0.9, two_sided=True
+    )
 
 
 def _pack(skeleton: Skeleton, proportions: Proportions) -> Tube:
@@ -278,28 +284,16 @@ def _pack(skeleton: Skeleton, proportions: Proportions) -> Tube:
     )  # fmt: skip
 
 
-def _hair(
-    skeleton: Skeleton, proportions: Proportions, style: HairStyle, head: Float[np.ndarray, "rings 4"]
-) -> list[Tube]:
-    """Shell of a style over the head's table of cross sections, with its bun, tail or peak."""
-    tubes = [_shell(skeleton, proportions, CUTS[style], head)]
-    if style == "bun":
-        tubes.append(_hanging(skeleton, start=(0, 0.075, -0.10), drop=0.07, radius=0.042))
-    if style == "ponytail":
-        tubes.append(_hanging(skeleton, start=(0, 0.055, -0.105), drop=0.26, radius=0.033))
-    if style == "cap":
-        tubes.append(_peak(skeleton))
-    return tubes
-
-
-def _shell(skeleton: Skeleton, proportions: Proportions, cut: Cut, table: np.ndarray) -> Tube:
+def _hair(skeleton: Skeleton, proportions: Proportions, cut: Cut) -> Tube:
     """Shell of hair: columns from the crown to the hairline of their direction, hanging straight below the jaw."""
-    angles = np.linspace(0, 2 * np.pi, PLACES + 1)
+    angles = np.linspace(0, 2 * np.pi, 25)  # from the back; pi is the front
     share = np.linspace(0, 1, 11)[:, None]
-    top = table[0, 0] + cut.thickness
-    heights = top + (_hairline(cut, angles) - top) * share**0.8
-    skull = np.where(heights > -0.02, heights * table[0, 0] / top, -0.02)
-    width, depth, shift = (np.interp(skull, table[::-1, 0], table[::-1, column]) for column in (1, 2, 3))
+    off_back = np.degrees(np.minimum(angles, 2 * np.pi - angles))
+    levels = (cut.back, cut.back, cut.side, cut.side, cut.front, cut.front)
+    top = HEAD[0, 0] + cut.thickness
+    heights = top + (np.interp(off_back, (0, 55, 80, 118, 142, 180), levels) - top) * share**0.8
+    skull = np.where(heights > -0.02, heights * HEAD[0, 0] / top, -0.02)
+    width, depth, shift = (np.interp(skull, HEAD[::-1, 0], HEAD[::-1, column]) for column in (1, 2, 3))
     thick = cut.thickness * np.minimum(1, share * 6) + cut.flare * share
     hang = np.clip(-0.04 - heights, 0, None) * 0.12
     local = np.stack(
@@ -310,13 +304,6 @@ def _shell(skeleton: Skeleton, proportions: Proportions, cut: Cut, table: np.nda
         part="hair", tile="hair", vertices=vertices, around=angles / (2 * np.pi), along=0.02 + 0.2 * share[:, 0],
         two_sided=True,
     )  # fmt: skip
-
-
-def _hairline(cut: Cut, angles: np.ndarray) -> np.ndarray:
-    """The lower end by direction (0 is the back, pi the front): back, side and front levels, with ramps."""
-    off_back = np.degrees(np.minimum(angles, 2 * np.pi - angles))
-    levels = (cut.back, cut.back, cut.side, cut.side, cut.front, cut.front)
-    return np.interp(off_back, (0, 55, 80, 118, 142, 180), levels)
 
 
 def _hanging(skeleton: Skeleton, *, start: tuple[float, float, float], drop: float, radius: float) -> Tube:
@@ -335,9 +322,8 @@ def _peak(skeleton: Skeleton) -> Tube:
     reach = np.array((0.06, 0.09, 0.13, 0.155, 0.165))[:, None]
     breadth = np.array((0.072, 0.074, 0.066, 0.046, 0.004))[:, None]
     centre = skeleton.head + reach * frame[:, 2] + (0.062 - 0.12 * (reach - 0.06)) * frame[:, 1]
-    thickness = np.full((len(reach), 1), 0.008)
-    along = np.linspace(0, 1, len(reach))
-    return loft("hair", "hair", centre, frame[:, 0] * breadth, frame[:, 1] * thickness, along, places=12)
+    thickness = frame[:, 1] * np.full((len(reach), 1), 0.008)
+    return loft("hair", "hair", centre, frame[:, 0] * breadth, thickness, np.linspace(0, 1, 5), places=12)
 
 
 def _bump(values: np.ndarray, middle: float, breadth: float) -> np.ndarray:

@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.sources.synthetic.body import dress
-from posegen.data.sources.synthetic.fabrics import SIDE, TILES
 from posegen.data.sources.synthetic.mesh import Fragments, Mesh, Tube, join, rasterize
 from posegen.data.sources.synthetic.skeleton import Proportions, Skeleton, turn
-from posegen.data.sources.synthetic.wardrobe import Look
+from posegen.data.sources.synthetic.wardrobe import SIDE, TILES, Look
 
 WIDEST = 0.97  # of the image's width that a figure may span
 DRAWN_HEIGHT = 192  # at least this many rows are drawn, so that small images are as smooth as large ones
@@ -73,14 +72,19 @@ def draw_figure(
     mesh = join(tubes)
     factor = max(2, -(-DRAWN_HEIGHT // size[0]))
     height, width = size[0] * factor, size[1] * factor
-    camera = _camera(view)
+    camera = turn(0, view.elevation) @ turn(1, view.azimuth)
     turned = mesh.vertices @ camera.T
     scale, offset = _fit(turned, view, height, width)
     surface = _see(mesh, tubes, turned * (scale, -scale, scale) + (*offset, 0), (height, width))
     colour = _shade(mesh, surface, [TILES.index(tube.tile) for tube in tubes], tiles, camera, view.light)
     joints = skeleton.joints @ camera.T * (scale, -scale, scale) + (*offset, 0)
     visible = visible_joints(joints, surface, [tube.part for tube in tubes], scale * proportions.girth)
-    return _reduce(colour * _crevices(surface, scale), surface, (joints[:, :2] + 0.5) / factor - 0.5, visible, size)
+    drawn = np.zeros((height * width, 4), np.float32)
+    drawn[surface.fragments.pixel, :3] = np.clip(colour * _crevices(surface, scale), 0, 255)
+    drawn[surface.fragments.pixel, 3] = 1
+    small = cv2.resize(drawn.reshape(height, width, 4), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    joints = ((joints[:, :2] + 0.5) / factor - 0.5).astype(np.float32)
+    return Figure(small[..., :3], small[..., 3], joints, visible)
 
 
 def common_scale(
@@ -88,12 +92,8 @@ def common_scale(
 ) -> float:
     """Return the largest `View.scale` at which the figure keeps to its share of the image in every view."""
     mesh = join(dress(skeleton, proportions, look))
-    turned = ((mesh.vertices @ _camera(view).T, view) for view in views)
+    turned = ((mesh.vertices @ (turn(0, view.elevation) @ turn(1, view.azimuth)).T, view) for view in views)
     return min(_fit(vertices, view, 1.0, size[1] / size[0])[0] for vertices, view in turned)
-
-
-def _camera(view: View) -> Float[np.ndarray, "3 3"]:
-    return turn(0, view.elevation) @ turn(1, view.azimuth)
 
 
 class Surface(NamedTuple):
@@ -166,7 +166,6 @@ _FLESH = {
     "shoulder": 0.125, "elbow": 0.085, "wrist": 0.065, "hip": 0.205, "knee": 0.14, "ankle": 0.10,
     "neck": 0.14, "nose": 0.035, "eye": 0.035, "ear": 0.06,
 }  # fmt: skip
-_GRAZE = 0.015
 
 
 def visible_joints(
@@ -187,24 +186,8 @@ def visible_joints(
         column, row = np.rint(joints[number, :2]).astype(int)
         if 0 <= column < width and 0 <= row < height:
             owner = int(surface.tube[row, column])
-            foreign = owner >= 0 and parts[owner] not in _own_parts(name)
-            allowed = _GRAZE if foreign else _FLESH[name.split("_")[-1]]
+            side, _, kind = name.rpartition("_")
+            own = {f"{side}_{_OWN[kind]}"} | _NEIGHBOURS.get(kind, set()) if kind in _OWN else _HEAD
+            allowed = 0.015 if owner >= 0 and parts[owner] not in own else _FLESH[kind]
             visible[number] = surface.nearness[row, column] - joints[number, 2] <= allowed * scale
     return visible
-
-
-def _own_parts(name: str) -> set[str]:
-    """The limb that a joint belongs to and the parts that it joins."""
-    side, _, kind = name.rpartition("_")
-    return {f"{side}_{_OWN[kind]}"} | _NEIGHBOURS.get(kind, set()) if kind in _OWN else _HEAD
-
-
-def _reduce(
-    colour: np.ndarray, surface: Surface, joints: np.ndarray, visible: np.ndarray, size: tuple[int, int]
-) -> Figure:
-    """Average the drawn pixels down to the image's."""
-    height, width = surface.tube.shape
-    drawn = np.zeros((height * width, 4), np.float32)
-    drawn[surface.fragments.pixel, :3], drawn[surface.fragments.pixel, 3] = np.clip(colour, 0, 255), 1
-    small = cv2.resize(drawn.reshape(height, width, 4), (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    return Figure(small[..., :3], small[..., 3], joints.astype(np.float32), visible)

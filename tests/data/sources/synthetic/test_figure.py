@@ -7,11 +7,10 @@ import pytest
 
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.sources.synthetic.body import dress
-from posegen.data.sources.synthetic.fabrics import TILES, draw_tiles
 from posegen.data.sources.synthetic.figure import Figure, Surface, View, draw_figure, visible_joints
 from posegen.data.sources.synthetic.mesh import Fragments, join
 from posegen.data.sources.synthetic.skeleton import SIDES, Arm, Leg, Pose, Proportions, pose_skeleton, turn
-from posegen.data.sources.synthetic.wardrobe import Cloth, Look, random_look
+from posegen.data.sources.synthetic.wardrobe import TILES, Cloth, Look, draw_tiles, random_look
 
 SIZE = (128, 64)
 RIGHT_SHOULDER, LEFT_SHOULDER, RIGHT_HIP, LEFT_HIP = 2, 5, 8, 11

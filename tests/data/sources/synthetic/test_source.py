@@ -8,7 +8,7 @@ import simplejpeg
 
 from posegen.data.geometry.joints import TORSO
 from posegen.data.sources.splits import with_validation
-from posegen.data.sources.synthetic import CAMERAS, SyntheticPeople, contact_sheet
+from posegen.data.sources.synthetic import CAMERAS, SyntheticPeople
 
 SMALL = SyntheticPeople(train_people=3, test_people=2, images_per_person=4)
 
@@ -114,13 +114,6 @@ def test_a_camera_keeps_its_scene_and_two_cameras_differ():
         others = [mean for other, mean in means.items() if other != view]
         spread = np.abs(np.array(colours) - means[view]).max()
         assert min(np.abs(mean - means[view]).max() for mean in others) > 0.5 * spread
-
-
-def test_the_contact_sheet_shows_people_in_rows():
-    sheet = contact_sheet(SMALL, people=2, images=3)
-    assert sheet.shape == (2 * 64, 3 * 32, 3)
-    figure, behind = SMALL.draw(SMALL.listing().entries[5])
-    np.testing.assert_array_equal(sheet[64:, 32:64], figure.over(behind))
 
 
 @pytest.mark.parametrize(

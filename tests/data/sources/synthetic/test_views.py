@@ -11,7 +11,7 @@ from posegen.data.listing import Entry
 from posegen.data.loading.dataset import Shards, listed_batches, training_batches
 from posegen.data.shards.making import ShardSettings, made_from, make_shard, plan_works
 from posegen.data.shards.preparing import _conclude
-from posegen.data.sources.synthetic import HUMAN36M_AZIMUTHS, SyntheticViews, view_sheet
+from posegen.data.sources.synthetic import HUMAN36M_AZIMUTHS, SyntheticViews
 from posegen.storage.store import Store
 
 SMALL = SyntheticViews(train_people=2, test_people=1, instants_per_person=2)
@@ -131,10 +131,3 @@ def test_the_background_of_a_camera_stands_still():
 def test_what_cannot_be_drawn_is_refused(field: str, value: object, said: str):
     with pytest.raises(ValueError, match=said):
         SyntheticViews(**{field: value})  # pyright: ignore[reportArgumentType]
-
-
-def test_the_sheet_has_a_row_a_person_and_a_column_a_camera():
-    sheet = view_sheet(SMALL, people=2)
-    assert sheet.shape == (2 * 64, 4 * 32, 3)
-    figure, behind = SMALL.draw(instant(SMALL, "train-0001-00")[2])
-    assert np.array_equal(sheet[64:, 64:96], figure.over(behind))
