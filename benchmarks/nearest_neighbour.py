@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from posegen.losses.nearest_neighbour import nearest_neighbour_loss
+from posegen.losses.reconstruction import nearest_neighbour_loss
 
 MIB = 2**20
 Answer = TypeVar("Answer")

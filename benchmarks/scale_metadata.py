@@ -27,7 +27,7 @@ from posegen.data.shards.manifest import (
 from posegen.data.shards.mapping import Shards
 from posegen.data.shards.out_of_core import ShardCache, WindowedOrder
 from posegen.data.sources.folder import Folder
-from posegen.data.sources.splits import with_validation
+from posegen.data.sources.pairs import with_validation
 from posegen.data.sources.synthetic import SyntheticPeople
 from posegen.runs.plan import Plan
 from posegen.storage.files import write_json

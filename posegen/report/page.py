@@ -30,7 +30,7 @@ from posegen.evaluation.metrics import (
 )
 from posegen.inference import Trained
 from posegen.report.drawing import HEAT_FULL, HEIGHT, SMALL, WIDTH, charts, data_uri, sheet
-from posegen.report.panels import SEED, Case, chosen_rows, every_view, make_cases
+from posegen.report.panels import SEED, chosen_rows, every_view, make_cases
 from posegen.storage.files import write_json, write_whole
 from posegen.training.checkpoints import latest_checkpoint, read_curve
 
@@ -82,7 +82,10 @@ def write_report(
     page = _render(content | {"views": every_view(trained, data)} | _score_content(metrics, table))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "fingerprint.json").unlink(missing_ok=True)
-    write_whole(folder / "sample_sheet.png", lambda path: path.write_bytes(_sheet_png(cases["fixed"], data.size[0])))
+    rows = [[panel.image for panel in case.panels] for case in cases["fixed"]]
+    image = cv2.cvtColor(sheet(rows, max(SMALL, data.size[0])), cv2.COLOR_RGB2BGR)
+    png = cv2.imencode(".png", image)[1].tobytes()
+    write_whole(folder / "sample_sheet.png", lambda path: path.write_bytes(png))
     write_whole(folder / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
     write_json(folder / "fingerprint.json", {"fingerprint": fingerprint})
     return folder / "index.html"
@@ -113,12 +116,6 @@ def _baseline_text(baseline: str, scored: Sequence[str]) -> str:
     """Describe a baseline of images, of joints or of both, depending on the scores."""
     texts = {BASELINES[baseline]: METRICS, POSE_BASELINES.get(baseline, ""): POSE_METRICS}
     return "; of joints: ".join(text for text, metrics in texts.items() if text and metrics.keys() & set(scored))
-
-
-def _sheet_png(cases: Sequence[Case], height: int) -> bytes:
-    rows = [[panel.image for panel in case.panels] for case in cases]
-    image = cv2.cvtColor(sheet(rows, max(SMALL, height)), cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", image)[1].tobytes()
 
 
 def _versions() -> dict[str, str]:

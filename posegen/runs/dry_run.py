@@ -107,7 +107,11 @@ def _saved_bytes(system: System, index: int, weights: Path) -> int:
         networks = stage.networks(system.canvas)
         if isinstance(stage, UsesPretrained):
             networks |= stage.fixed_networks(weights)
-        batch = _fake_batch(system, pairs)
+        sides = {"batch": pairs, "height": system.size[0], "width": system.size[1]}
+        batch = {
+            name: torch.zeros([sides.get(side) or int(side) for side in c.shape.split()], dtype=getattr(torch, c.dtype))
+            for name, c in COLUMNS.items()
+        }
         for earlier in (system.stages[number] for number in system.stages_before(index)):
             with torch.no_grad():
                 batch |= earlier.outputs(system.canvas, earlier.networks(system.canvas), batch)
@@ -124,11 +128,3 @@ def _saved_by(system: System, stage: Stage, player: str, networks: Mapping[str, 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         player_terms(stage, system.canvas, player, networks, batch)
     return sum(saved.values())
-
-
-def _fake_batch(system: System, pairs: int) -> dict[str, torch.Tensor]:
-    sides = {"batch": pairs, "height": system.size[0], "width": system.size[1]}
-    return {
-        name: torch.zeros([sides.get(side) or int(side) for side in c.shape.split()], dtype=getattr(torch, c.dtype))
-        for name, c in COLUMNS.items()
-    }

@@ -22,7 +22,7 @@ from posegen.data.sources.deepfashion import DeepFashion
 from posegen.data.sources.folder import Folder
 from posegen.data.sources.human36m import Human36M
 from posegen.data.sources.market1501 import Market1501
-from posegen.data.sources.splits import with_validation
+from posegen.data.sources.pairs import with_validation
 from posegen.data.sources.synchronized_views import SynchronizedViews
 from posegen.data.sources.synthetic import SyntheticPeople, SyntheticViews
 from posegen.data.sources.triplet_hdf5 import TripletHdf5

@@ -107,7 +107,11 @@ class Store:
             _upload(filesystem, here, _joined(root, name))
             return
         files = (p.relative_to(here) for p in here.rglob("*") if p.is_file())
-        mine = [inside.as_posix() for inside in files if not _is_temporary(inside)]
+        mine = [  # no writes in progress, no locks
+            inside.as_posix()
+            for inside in files
+            if inside.suffix != ".tmp" and not any(part.startswith(".") for part in inside.parts)
+        ]
         for inside in sorted(mine, key=lambda inside: (inside == last, inside)):
             _upload(filesystem, here / inside, _joined(root, name, inside))
         for inside in self._files(name).keys() - set(mine):
@@ -202,11 +206,6 @@ def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 
 def _joined(*parts: str) -> str:
     return "/".join(part for part in parts if part)
-
-
-def _is_temporary(path: Path) -> bool:
-    """Return whether a file is a write in progress, or a lock."""
-    return path.suffix == ".tmp" or any(part.startswith(".") for part in path.parts)
 
 
 def _upload(filesystem: fs.FileSystem, path: Path, target: str) -> None:

@@ -48,8 +48,7 @@ from posegen.batch import Batch, Images
 from posegen.data.geometry.limb_warps import LimbWarps, limb_warps
 from posegen.data.geometry.pose_maps import Gaussians
 from posegen.losses.adversarial import fake_loss, real_loss
-from posegen.losses.nearest_neighbour import nearest_neighbour_loss
-from posegen.losses.reconstruction import l1
+from posegen.losses.reconstruction import l1, nearest_neighbour_loss
 from posegen.nets.convolutional import all_features, initialise
 from posegen.nets.pretrained import Layer, path_of, vgg19_features
 from posegen.nets.warping import Aggregate, Interpolation, deformable_skip

@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import pad
 
-from posegen.losses import nearest_neighbour
-from posegen.losses.nearest_neighbour import nearest_neighbour_loss
+from posegen.losses import reconstruction
+from posegen.losses.reconstruction import nearest_neighbour_loss
 
 
 def stacked(generated, target, window):
@@ -34,7 +34,7 @@ def gradients(loss, *inputs):
 @pytest.fixture(params=[1, 40, 150, 2**18], ids=["a row", "some rows", "some images", "everything"])
 def block_size(request, monkeypatch):
     """Features of (3, 2, 6, 5), 60 numbers an image, are compared in blocks of this many numbers."""
-    monkeypatch.setattr(nearest_neighbour, "BLOCK_ELEMENTS", request.param)
+    monkeypatch.setattr(reconstruction, "BLOCK_ELEMENTS", request.param)
 
 
 def test_one_channel_by_hand():

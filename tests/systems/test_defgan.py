@@ -9,8 +9,7 @@ from posegen.batch import COLUMNS
 from posegen.catalog import system, variants
 from posegen.data.geometry.limb_warps import limb_warps
 from posegen.data.geometry.pose_maps import Gaussians
-from posegen.losses.nearest_neighbour import nearest_neighbour_loss
-from posegen.losses.reconstruction import l1
+from posegen.losses.reconstruction import l1, nearest_neighbour_loss
 from posegen.stage import UsesPretrained
 from posegen.systems.defgan import DEFGAN, Generation, SampleNorm, halvings, patch_grid
 from posegen.training.step import build_trainer

@@ -200,7 +200,7 @@ def visible_files(folder: Path, pattern: str) -> list[Path]:
 
 def visible_json(folder: Path) -> list[Path]:
     """Return the JSON files in a folder and below it, sorted; hidden ones are skipped."""
-    return [path for path in walk(folder) if path.suffix.lower() == ".json"]
+    return [path for path in walk(folder) if path.suffix.lower() == ".json"] if folder.is_dir() else []
 
 
 def read_text(path: Path) -> str:

@@ -69,19 +69,15 @@ def pose_images(
             return [inside] if inside and images.has(inside) else images.find(label)
 
         if annotations.format == DRESSCODE:
-            annotations = _dresscode_names(annotations, find)
+            # An image x_0 has the annotation x_2.
+            names = {name: name if find(name) else re.sub(r"_2$", "_0", name) for name in annotations.poses}
+            annotations = replace(annotations, poses={names[name]: pose for name, pose in annotations.poses.items()})
         matched, labels, refused = match_labels(annotations, find, split=split or "train", file=path.name)
         fitted, note, misfits = _in_pixels(annotations, matched, labels, folder, split or "train")
         poses[split] = (poses.get(split) or {}) | fitted
         rejects += refused + misfits
         notes += annotations.notes + note
     return PosedImages(poses, rejects, notes)
-
-
-def _dresscode_names(annotations: Annotations, find: Callable[[str], Sequence[str]]) -> Annotations:
-    """Call DressCode's annotations as its images are: x_2 belongs to x_0."""
-    names = {name: name if find(name) else re.sub(r"_2$", "_0", name) for name in annotations.poses}
-    return replace(annotations, poses={names[name]: pose for name, pose in annotations.poses.items()})
 
 
 def _in_pixels(

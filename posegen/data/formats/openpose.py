@@ -32,20 +32,13 @@ _KEYS = ("pose_keypoints_2d", "pose_keypoints", "joints")  # since OpenPose 1.2;
 
 def is_openpose(content: Any) -> bool:
     """Return whether the content of a JSON file is OpenPose's, ControlNet's or AlphaPose's."""
-    return any(_is_image(each) for each in _images(content))
+    if isinstance(content, list) and len(content) == 1:
+        return _is_image(content[0])
+    return _is_image(content) or (isinstance(content, dict) and any(map(_is_image, list(content.values())[:1])))
 
 
 def _is_image(content: Any) -> bool:
     return isinstance(content, dict) and any(isinstance(content.get(key), list) for key in ("people", "bodies"))
-
-
-def _images(content: Any) -> list[Any]:
-    """Return the objects with people: one, ControlNet's list of one, or the first of AlphaPose's by name."""
-    if isinstance(content, list) and len(content) == 1:
-        return content
-    if isinstance(content, dict) and not _is_image(content):
-        return list(content.values())[:1]
-    return [content]
 
 
 def read_openpose(path: Path, layout: str | None = None) -> Annotations:

@@ -5,6 +5,7 @@ without the suffix. Of several people the one with the highest sum of confidence
 """
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from posegen.data.formats import (
     load_json,
     parse_points,
     read_text,
+    visible_files,
     visible_json,
     walk,
 )
@@ -36,12 +38,11 @@ _LANDMARKS = ("pose_landmarks", "poseLandmarks", "landmarks", "landmark")
 _MANY = tuple(count for count in LAYOUT_OF if count != 25)
 
 
-def _named_files(path: Path, files: list[Path]) -> list[tuple[str, Path]]:
+def _named_files(path: Path, files: Iterable[Path]) -> list[tuple[str, Path]]:
+    """Return the image's name and the file, for each in a folder, or for a single file."""
+    if path.is_file():
+        return [(path.stem, path)]
     return [(file.relative_to(path).as_posix().removesuffix(file.suffix), file) for file in files]
-
-
-def _json_files(path: Path) -> list[tuple[str, Path]]:
-    return [(path.stem, path)] if path.is_file() else _named_files(path, visible_json(path))
 
 
 def _instances(content: Any) -> list[Any] | None:
@@ -67,7 +68,9 @@ def read_mmpose(path: Path) -> Annotations:
     Points are named by `meta_info`, where the file has it, or else told by their number (17, 26, 133 ...). Raises
     ValueError for malformed files.
     """
-    return collect_poses(MMPOSE, ((name, str(file), _mmpose_pose(file)) for name, file in _json_files(path)))
+    return collect_poses(
+        MMPOSE, ((name, str(file), _mmpose_pose(file)) for name, file in _named_files(path, visible_json(path)))
+    )
 
 
 def _mmpose_pose(file: Path) -> Pose:
@@ -100,7 +103,9 @@ def read_dresscode(path: Path) -> Annotations:
 
     Its images end with `_0` and its files with `_2`. Raises ValueError for malformed files.
     """
-    return collect_poses(DRESSCODE, ((name, str(file), _dresscode_pose(file)) for name, file in _json_files(path)))
+    return collect_poses(
+        DRESSCODE, ((name, str(file), _dresscode_pose(file)) for name, file in _named_files(path, visible_json(path)))
+    )
 
 
 def _dresscode_pose(file: Path) -> Pose:
@@ -136,7 +141,7 @@ def read_mediapipe(path: Path) -> Annotations:
 
     Coordinates are in pixels if any is above 2. Raises ValueError for malformed files.
     """
-    found = [(name, str(file), _mediapipe_people(file)) for name, file in _json_files(path)]
+    found = [(name, str(file), _mediapipe_people(file)) for name, file in _named_files(path, visible_json(path))]
     tiny = all((abs(points[:, :2]) <= 2).all() for _, _, people in found for points in people)
     unit = FRACTION if tiny and any(people for *_, people in found) else PIXELS
     return collect_poses(MEDIAPIPE, ((name, where, most_confident(people)) for name, where, people in found), unit=unit)
@@ -164,12 +169,8 @@ def read_ultralytics(path: Path) -> Annotations:
     Names and number of the points are those of the `data.yaml` above (`kpt_names`, `kpt_shape`), else told by their
     number. The largest box is taken. Raises ValueError for malformed lines.
     """
-    files = (
-        [(path.stem, path)]
-        if path.is_file()
-        else _named_files(
-            path, [file for file in walk(path) if file.suffix == ".txt" and not file.name.startswith("classes")]
-        )
+    files = _named_files(
+        path, [file for file in walk(path) if file.suffix == ".txt" and not file.name.startswith("classes")]
     )
     layout, dims = _described_points(path)
     read = partial(_ultralytics_pose, layout=layout, dims=dims)
@@ -179,8 +180,11 @@ def read_ultralytics(path: Path) -> Annotations:
 def _described_points(path: Path) -> tuple[Layout | None, int | None]:
     """Return the order of the points and the numbers a point (2 or 3) by the nearest data.yaml, or None."""
     for folder in (path, *path.absolute().parents[:3]):
-        for file in sorted(folder.glob("*.y*ml")) if folder.is_dir() else ():
-            content = yaml.safe_load(read_text(file))
+        for file in visible_files(folder, "*.y*ml") if folder.is_dir() else ():
+            try:
+                content = yaml.safe_load(read_text(file))
+            except (yaml.YAMLError, ValueError):
+                continue  # another file
             if isinstance(content, dict) and isinstance(shape := content.get("kpt_shape"), list) and len(shape) == 2:
                 names = content.get("kpt_names")
                 names = next(iter(names.values()), None) if isinstance(names, dict) else names

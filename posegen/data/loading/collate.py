@@ -49,7 +49,8 @@ class Collate:
         batch["pair"].numpy()[at] = part.listed
         sources, targets = mapped.pair_rows(part.pairs)
         if "rotation" in batch:
-            batch["rotation"].numpy()[at] = _rotations(mapped.azimuths[sources], mapped.azimuths[targets], flips)
+            turned = mapped.azimuths[targets] - mapped.azimuths[sources]  # the shorter way, in (-180, 180]
+            batch["rotation"].numpy()[at] = 180 - (180 - np.where(flips, -turned, turned)) % 360
         for role, rows in zip(ROLES, (sources, targets), strict=True):
             own = {name.partition("_")[2]: batch[name].numpy() for name in batch if name.startswith(role)}
             own["joints"][at], own["visible"][at] = _joints(mapped, rows, flips, self.size[1])
@@ -68,12 +69,6 @@ def wanted_columns(columns: Collection[str]) -> set[str]:
     """Return the requested columns that shards may hold, and joints and visibility, which are always read."""
     stored = {name for name in COLUMNS if not name.endswith("_pose")}
     return {name for name in stored if name in columns or name.endswith(ALWAYS)}
-
-
-def _rotations(sources: ndarray, targets: ndarray, flips: ndarray) -> ndarray:
-    """Return the shorter rotation from the source camera to the target's in degrees, (-180, 180]; mirrored: negated."""
-    turned = np.where(flips, sources - targets, targets - sources)
-    return 180 - (180 - turned) % 360
 
 
 def _joints(mapped: MappedSplit, rows: ndarray, flips: ndarray, width: int) -> tuple[ndarray, ndarray]:

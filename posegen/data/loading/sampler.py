@@ -81,11 +81,12 @@ class _WindowPrefetcher:
     def opened(self, window: WindowIndex) -> Future[MappedSplit]:
         """Return the shards of the current window; those before it are released once their readers finish."""
         held = [window, self._order.after(window)] if window < self._last else [window]
-        self._opened = {each: self._opened.get(each) or self._submitted(each) for each in held}
+        self._opened = {
+            each: self._opened.get(each)
+            or self._thread.submit(self._open_shards, self._order.shards_of(each), self._stop)
+            for each in held
+        }
         return self._opened[window]
-
-    def _submitted(self, window: WindowIndex) -> Future[MappedSplit]:
-        return self._thread.submit(self._open_shards, self._order.shards_of(window), self._stop)
 
     def stop(self) -> None:
         """Start no further download; those in progress are finished."""

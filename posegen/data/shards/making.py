@@ -109,7 +109,9 @@ def make_shard(
     files = folder / f"{work.stem}.arrow", folder / f"{work.stem}.pairs.arrow"
     if rows:
         write_arrow(files[0], IMAGES, _image_columns(rows))
-        write_arrow(files[1], PAIRS, _pair_columns(pairs))
+        source, target = pairs.rows.astype(np.int32).T
+        order = pa.array(pairs.order.astype(np.int64))
+        write_arrow(files[1], PAIRS, {"source": pa.array(source), "target": pa.array(target), "order": order})
     summary = ShardSummary(
         made_from=made_from,
         split=work.split,
@@ -174,11 +176,16 @@ def prepare(
     image = source.load(entry)
     visible = np.asarray(image.visible, bool)
     if not listed:
-        _check_torso(visible)
+        if not visible.any():
+            raise ValueError(reasons.NO_JOINTS)
+        if not visible[list(TORSO)].all():
+            raise ValueError(reasons.NO_TORSO)
     height, width = settings.size
     fitted = fit(image.encoded, height=height, width=width, jpeg_quality=settings.jpeg_quality)
     joints = scaled_joints(np.asarray(image.joints, np.float32), fitted.scale)
-    _check_coordinates(joints[visible])
+    sane = np.abs(known := joints[visible]) < COORDINATE_LIMIT  # false for NaN
+    if not sane.all():
+        raise ValueError(reasons.NOT_FINITE, f"{(~sane.all(axis=1)).sum()} of {len(known)} visible joints")
     mask = _own_mask(image, height, width)
     estimated = mask is None and settings.person_masks == "estimated"
     if estimated:
@@ -186,7 +193,8 @@ def prepare(
     notes = {
         reasons.RESIZED: fitted.scale != (1.0, 1.0),
         reasons.ENCODED_AGAIN: fitted.encoded_again and fitted.scale == (1.0, 1.0),
-        reasons.OUTSIDE: _any_outside(joints[visible], height, width),
+        # Pixels reach half a pixel around their integer centres.
+        reasons.OUTSIDE: bool(((known < -0.5) | (known >= (width - 0.5, height - 0.5))).any()),
         reasons.LISTED_ANYWAY: entry.distractor or not visible[list(TORSO)].all(),
         reasons.ESTIMATED_MASK: estimated,
     }
@@ -199,24 +207,6 @@ def prepare(
         person_mask=None if mask is None else pack(mask),
         notes=tuple(note for note, holds in notes.items() if holds),
     )
-
-
-def _check_torso(visible: ndarray) -> None:
-    if not visible.any():
-        raise ValueError(reasons.NO_JOINTS)
-    if not visible[list(TORSO)].all():
-        raise ValueError(reasons.NO_TORSO)
-
-
-def _check_coordinates(joints: ndarray) -> None:
-    sane = np.abs(joints) < COORDINATE_LIMIT  # false for NaN
-    if not sane.all():
-        raise ValueError(reasons.NOT_FINITE, f"{(~sane.all(axis=1)).sum()} of {len(joints)} visible joints")
-
-
-def _any_outside(joints: ndarray, height: int, width: int) -> bool:
-    """Return whether a joint lies on no pixel; pixels reach half a pixel around their integer centres."""
-    return bool(((joints < -0.5) | (joints >= (width - 0.5, height - 0.5))).any())
 
 
 def _own_mask(image: LoadedImage, height: int, width: int) -> ndarray | None:
@@ -258,11 +248,6 @@ def _image_columns(rows: Sequence[Row]) -> dict[str, pa.Array]:
         "pose_mask": pa.array([row.pose_mask for row in rows], pa.binary()),
         "person_mask": pa.array([row.person_mask for row in rows], pa.binary()),
     }
-
-
-def _pair_columns(pairs: Pairs) -> dict[str, pa.Array]:
-    source, target = pairs.rows.astype(np.int32).T
-    return {"source": pa.array(source), "target": pa.array(target), "order": pa.array(pairs.order.astype(np.int64))}
 
 
 def plan_works(listing: Listing, images_per_shard: int) -> tuple[list[Work], list[Reject]]:
@@ -313,14 +298,10 @@ def _spread(
     spread: list[list[tuple[int, str, str]]] = [[] for _ in packs]
     rejects = []
     for number, (source, target) in enumerate(given):
-        if reason := _impossible(source, target, home):
-            rejects.append(Reject(f"{source},{target}", split, reason))
+        if source not in home or target not in home:
+            rejects.append(Reject(f"{source},{target}", split, reasons.PAIR_OF_REJECTED))
+        elif home[source] != home[target]:
+            rejects.append(Reject(f"{source},{target}", split, reasons.PAIR_ACROSS_GROUPS))
         else:
             spread[home[source][0]].append((number, source, target))
     return [tuple(pairs) for pairs in spread], rejects
-
-
-def _impossible(source: str, target: str, home: Mapping[str, tuple[int, str]]) -> str | None:
-    if source not in home or target not in home:
-        return reasons.PAIR_OF_REJECTED
-    return reasons.PAIR_ACROSS_GROUPS if home[source] != home[target] else None

@@ -17,7 +17,6 @@ from numpy import ndarray
 from posegen.data.formats.images import decode_into
 from posegen.data.shards.manifest import (
     SCHEMA_VERSION,
-    Manifest,
     SplitIndex,
     file_sizes,
     read_arrow,
@@ -177,7 +176,9 @@ class Shards:
         self._cache = cache
         self._indices: dict[str, SplitIndex] = {}
         self._splits: dict[str, MappedSplit] = {}
-        self._recent = _RecentShards(_room_for(manifest, None if cache is None else cache.limit))
+        largest = max((shard.total_bytes for shard in manifest.shards), default=1)
+        limit = None if cache is None else cache.limit
+        self._recent = _RecentShards(None if limit is None else max(1, limit // largest))
 
     @classmethod
     def of(cls, store: Store, name: str = "shards", *, limit: int | None = None) -> "Shards":
@@ -301,12 +302,6 @@ def _no_shards(folder: Path, shown: Path | str) -> ValueError:
         f"{shown} holds no complete shards of this version: make them first (`posegen shards`), or give the folder "
         f"that has their manifest.json."
     )
-
-
-def _room_for(manifest: Manifest, limit: int | None) -> int | None:
-    """Return the number of shards that one reader may map at once, at least one."""
-    largest = max((shard.total_bytes for shard in manifest.shards), default=1)
-    return None if limit is None else max(1, limit // largest)
 
 
 def _places(places: Sequence[int], count: int, what: str) -> Int[ndarray, " n"]:

@@ -221,7 +221,7 @@ class ShardCache:
         if _touch(target, size):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(_lock_of(target)) as lock:
+        with locked(target.with_name(f".{target.name}.lock")) as lock:
             if not _touch(target, size):
                 os.ftruncate(lock, 0)  # a killed process may have announced the file
                 _remove_unfinished(target)
@@ -357,10 +357,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _lock_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.lock")
 
 
 def _target_of(lock: str) -> str:

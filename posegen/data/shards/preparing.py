@@ -32,7 +32,7 @@ from posegen.data.shards.manifest import (
     file_sizes,
     read_manifest,
 )
-from posegen.data.sources.splits import SPLITS
+from posegen.data.sources.pairs import SPLITS
 from posegen.storage.files import StorageFailed, read_json, write_json, write_whole
 from posegen.storage.store import Store
 

@@ -30,8 +30,7 @@ from posegen.data.formats.images import READABLE, folder_names, image_size, imag
 from posegen.data.formats.matching import match_poses
 from posegen.data.formats.posegan_csv import POSE_GAN
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, count_reasons, fingerprint
-from posegen.data.sources.pairs import with_given_pairs
-from posegen.data.sources.splits import SPLITS, empty_split, shared_identities
+from posegen.data.sources.pairs import SPLITS, empty_split, shared_identities, with_given_pairs
 
 WHOLE, CROPPED = (256, 256), (256, 176)  # height, width of the images, before and after the crop
 BORDER = 40  # pixels that the crop takes from the left and from the right

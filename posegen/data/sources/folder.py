@@ -16,8 +16,7 @@ from posegen.data.formats.openpose import OPENPOSE, OPENPOSE_LAYOUTS
 from posegen.data.formats.pg2_pickles import pairs_pickle
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
 from posegen.data.sources.market1501 import camera
-from posegen.data.sources.pairs import read_pairs, with_given_pairs
-from posegen.data.sources.splits import SPLITS, shared_note, split_entries
+from posegen.data.sources.pairs import SPLITS, read_pairs, shared_note, split_entries, with_given_pairs
 
 _SPLIT_FOLDERS = (*SPLITS, "val", "valid", "validation")  # sub-folders of these names are not identities
 

@@ -39,7 +39,7 @@ from posegen.data.formats.images import (
 from posegen.data.formats.restricted import read_plain_npz
 from posegen.data.geometry.joints import HUMAN36M_17, from_layout
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
-from posegen.data.sources.splits import empty_split
+from posegen.data.sources.pairs import empty_split
 from posegen.storage.files import read_json
 
 SPLIT_OF = {"S1": "train", "S5": "train", "S6": "train", "S7": "train", "S8": "train", "S9": "test", "S11": "test"}

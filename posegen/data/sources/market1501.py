@@ -25,8 +25,14 @@ from posegen.data.formats.pg2_pickles import (
 )
 from posegen.data.formats.posegan_csv import read_pose_gan_csv
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
-from posegen.data.sources.pairs import PUBLISHED_TEST_PAIRS, given_pairs, ordered_pairs, published_draw, usable_rows
-from posegen.data.sources.splits import SPLITS
+from posegen.data.sources.pairs import (
+    PUBLISHED_TEST_PAIRS,
+    SPLITS,
+    given_pairs,
+    ordered_pairs,
+    published_draw,
+    usable_rows,
+)
 
 DISTRACTORS = ("-1", "0000")  # junk and background people of the test part
 PUBLISHED_CANDIDATES = 257_198  # ordered test pairs from which the published 12,000 are chosen
@@ -132,7 +138,8 @@ class Market1501:
         unknown: list[Reject] = []
         notes: tuple[str, ...] = ()
         for split in SPLITS:
-            if (file := self._pair_list(split)) is not None:
+            file = self.root / f"market-pairs-{split}.csv"
+            if (file := file if file.exists() else pairs_pickle(self.root, split)) is not None:
                 known = {reject.name for reject in rejects if reject.split == split}
                 given = given_pairs(file, split, entries, find=lambda name: name, known=known)
                 pairs[split] = given.pairs
@@ -144,10 +151,6 @@ class Market1501:
             pairs |= {"test": drawn} if drawn else {}
             notes += (note,)
         return pairs, unknown, notes
-
-    def _pair_list(self, split: str) -> Path | None:
-        file = self.root / f"market-pairs-{split}.csv"
-        return file if file.exists() else pairs_pickle(self.root, split)
 
 
 def _annotation_file(split: str) -> str:

@@ -30,7 +30,7 @@ from posegen.data.formats.images import (
 from posegen.data.formats.openpose import read_openpose
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
 from posegen.data.sources.folder import check_settings
-from posegen.data.sources.splits import SPLITS, empty_split, held_out
+from posegen.data.sources.pairs import SPLITS, empty_split, held_out
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 EXPECTED = (
@@ -198,7 +198,11 @@ class SynchronizedViews:
 
     def listing(self) -> Listing:
         """List all instants of both splits. Raises ValueError for a missing or malformed folder or file."""
-        self._check_settings()
+        check_settings(layout=self.layout, identity=self.identity, test_share=self.test_share)
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1 (every frame), not {self.stride}.")
+        if self.margin < 0:
+            raise ValueError(f"margin must be at least 0 (a share of the joints' extent), not {self.margin}.")
         views = find_views(self.root, self.layout)
         file = find_calibration(self.root, self.calibration)
         azimuths = read_azimuths(file)
@@ -217,7 +221,11 @@ class SynchronizedViews:
                 entries += _entries(view, subject, square, self.stride)
         entries.sort(key=lambda entry: entry.group)  # an instant's views stay in their order
         listing = Listing(entries, "", rejects)
-        _check_splits(self.root, listing)
+        if empty := empty_split(listing):
+            split, left_out = empty
+            raise ValueError(
+                f"'{self.root}' has no usable view for the split '{split}'; left out: {left_out}. Expected {EXPECTED}."
+            )
         sizes = part_sizes([entry.path for entry in entries])
         degrees = ", ".join(f"{name} {azimuth:.1f}" for name, azimuth in azimuths.items())
         notes = (f"Cameras: azimuths by {file.name} in degrees: {degrees}.", split_note)
@@ -226,13 +234,6 @@ class SynchronizedViews:
     def load(self, entry: Entry) -> LoadedImage:
         """Read the crop of the image or frame, in its own pixels, as BMP. Raises ValueError(reason, detail)."""
         return entry.loaded(read_part(parse_part(entry.path)))
-
-    def _check_settings(self) -> None:
-        check_settings(layout=self.layout, identity=self.identity, test_share=self.test_share)
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1 (every frame), not {self.stride}.")
-        if self.margin < 0:
-            raise ValueError(f"margin must be at least 0 (a share of the joints' extent), not {self.margin}.")
 
     def _people(self, takes: Collection[str]) -> dict[str, str]:
         """Return the person of each take that has one."""
@@ -318,11 +319,3 @@ def _square(poses: Iterable[Pose], margin: float) -> Square | None:
     high = np.quantile([joints.max(axis=0) for joints in seen], 1 - STRAY, axis=0)
     square = square_around(low, high, margin * float((high - low).max()))
     return square if square.side <= LARGEST else None
-
-
-def _check_splits(root: Path, listing: Listing) -> None:
-    if empty := empty_split(listing):
-        split, left_out = empty
-        raise ValueError(
-            f"'{root}' has no usable view for the split '{split}'; left out: {left_out}. Expected {EXPECTED}."
-        )

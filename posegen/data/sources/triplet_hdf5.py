@@ -34,7 +34,7 @@ from posegen.data.formats import NOBODY, Pose
 from posegen.data.formats.images import folder_names
 from posegen.data.geometry.joints import JOINTS
 from posegen.data.listing import Entry, Listing, LoadedImage, Reject, fingerprint
-from posegen.data.sources.splits import SPLITS, shared_note
+from posegen.data.sources.pairs import SPLITS, shared_note
 
 RADIUS = 8  # of the discs, in pixels
 _SIDES = (0, 1)

@@ -18,7 +18,7 @@ from posegen.data.shards import preparing as shards
 from posegen.data.shards.making import Work, make_shard, plan_works, prepare
 from posegen.data.shards.manifest import ShardSummary, read_arrow
 from posegen.data.shards.preparing import ShardSettings, read_manifest, write_shards
-from posegen.data.sources.splits import with_validation
+from posegen.data.sources.pairs import with_validation
 from posegen.data.sources.synthetic import SyntheticPeople
 from posegen.storage.store import Store
 from tests.conftest import SHARED_DATA

@@ -10,8 +10,7 @@ import pytest
 from posegen.data.formats.posegan_csv import HEADER
 from posegen.data.listing import Listing, Source
 from posegen.data.sources.folder import Folder
-from posegen.data.sources.pairs import ordered_pairs, read_pairs_csv, usable_rows
-from posegen.data.sources.splits import held_out
+from posegen.data.sources.pairs import held_out, ordered_pairs, read_pairs_csv, usable_rows
 from tests.conftest import SHARED_DATA
 
 TFJS = SHARED_DATA / "open/tfjs-models/derived_256x256"

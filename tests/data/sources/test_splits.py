@@ -10,7 +10,7 @@ from posegen.data import reasons
 from posegen.data.geometry.joints import TORSO
 from posegen.data.listing import Entry, Listing, Reject
 from posegen.data.shards.making import plan_works
-from posegen.data.sources.splits import held_out, shared_identities, with_validation
+from posegen.data.sources.pairs import held_out, shared_identities, with_validation
 
 JOINTS = np.full((18, 2), 10, np.float32)
 ALL = np.ones(18, bool)

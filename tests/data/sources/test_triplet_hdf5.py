@@ -17,7 +17,7 @@ from posegen.data.geometry.joints import TORSO
 from posegen.data.listing import Source
 from posegen.data.shards.making import ShardSettings, make_shard, plan_works
 from posegen.data.shards.manifest import read_arrow
-from posegen.data.sources.splits import with_validation
+from posegen.data.sources.pairs import with_validation
 from posegen.data.sources.triplet_hdf5 import TripletHdf5, disc_centre
 from posegen.runs.options import Options, plan_for
 

@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 
 from posegen.data.geometry.joints import TORSO
-from posegen.data.sources.splits import with_validation
+from posegen.data.sources.pairs import with_validation
 from posegen.data.sources.synthetic import CAMERAS, SyntheticPeople
 
 SMALL = SyntheticPeople(train_people=3, test_people=2, images_per_person=4)
