@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import io
 import logging
 import os
 import shlex
@@ -363,6 +364,9 @@ def run_command(command: Callable[..., None] | App) -> None:
         examples = TUNE_EXAMPLES if command is tune_vdg else EXAMPLES
         about = {"help_format": "plaintext", "help_epilogue": examples, "version": app.version}
         command = App(name=Path(sys.argv[0]).name, default_command=command, **about)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     atexit.register(gc.freeze)  # collecting what is left at exit takes seconds with torch and Ray
     try:
         command(sys.argv[1:])

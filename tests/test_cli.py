@@ -1,5 +1,7 @@
 """The command line: help with examples, plans without a start, and mistakes without a stack trace."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pytest
 
 from posegen import cli
 from posegen.cli import app, full_pipeline, run_command
+
+ROOT = Path(__file__).parent.parent
 
 
 def call(
@@ -90,3 +94,11 @@ def test_mistakes_end_with_one_message_and_no_stack_trace(monkeypatch, capsys, t
 def test_a_command_can_be_typed_again(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["flows/full_pipeline.py", "--set", "data.identity=^(a b)"])
     assert cli._command() == ["python flows/full_pipeline.py --set 'data.identity=^(a b)'"]
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "flows/full_pipeline.py"), "--dry-run", "--run", str(tmp_path / "Прогон")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "\\u041f\\u0440" in done.stdout

@@ -1,6 +1,7 @@
 """Run a plan: shards, stages, scores, report, in order. Finished steps are skipped, interrupted ones resumed."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -370,4 +371,4 @@ def tracking_address(run: Path) -> str:
     uri = (read_json(run / "mlflow.json") or {}).get("uri", "")
     if not uri:
         return ""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"

@@ -1,6 +1,7 @@
 """One process at a time works on a run: a kernel lock in its folder, and a lease beside what lies at a URI."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ SETTLES = 1.0  # seconds after which one's own lease is read again: of two concu
 def run_lock(store: Store, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Hold a run. A killed process's hold ends at once, at a URI at most `LASTS` seconds later.
 
-    Raises ValueError where another process holds it.
+    Raises ValueError where another process holds it, or took it over while this one was suspended.
     """
     with _locked(store.folder, store.uri):
         if not store.remote:
@@ -65,25 +66,46 @@ def _leased(store: Store, say: Callable[[str], None]) -> Iterator[None]:
     _wait_for_lease(store, say)
     _write(store, owner)
     time.sleep(SETTLES)
-    if (_read(store) or {}).get("owner") != owner:
+    if not _owns(store, owner):
         raise _taken(store, _read(store) or {})
-    ended = threading.Event()
-    thread = threading.Thread(target=_renew, args=(store, owner, ended), daemon=True)
+    ended, lost = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_renew, args=(store, owner, ended, lost), daemon=True)
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        who = (_read(store) or {}).get("who", "another process")
+        raise ValueError(
+            f"{who} took over {store.uri} while this process was suspended or cut off for more than {LASTS:.0f} s. "
+            "This process stops; the other one continues the run."
+        ) from None
     finally:
         ended.set()
         thread.join()
-        store.remove(LEASE)
+        if not lost.is_set() and _owns(store, owner):
+            store.remove(LEASE)
 
 
-def _renew(store: Store, owner: str, ended: threading.Event) -> None:
+def _renew(store: Store, owner: str, ended: threading.Event, lost: threading.Event) -> None:
+    """Renew the lease until `ended`; if it is another's or gone, set `lost` and interrupt this process, as Ctrl-C does.
+
+    A process that was suspended may find that its lease has expired and the run has another owner.
+    """
     while not ended.wait(RENEWED_EVERY):
         try:
+            if not _owns(store, owner):
+                lost.set()
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             _write(store, owner)
         except (OSError, ValueError):  # storage is unreachable; the run's own writes report it
             continue
+
+
+def _owns(store: Store, owner: str) -> bool:
+    return (_read(store) or {}).get("owner") == owner
 
 
 def _wait_for_lease(store: Store, say: Callable[[str], None]) -> None:

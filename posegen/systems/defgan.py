@@ -21,7 +21,7 @@ discriminator 2,803,782. The generator's bottleneck is 4 rows high; the discrimi
 
 Numbers to expect (CVPR; IS and detection score DS need networks that are not here): Market-1501 SSIM 0.290, IS 3.185,
 mask-SSIM 0.805, mask-IS 3.502, DS 0.72; DeepFashion SSIM 0.756, IS 3.439, DS 0.96. SSIM has the data range of the
-generated image, as `ssim_gaussian_range` does here.
+generated image, as `ssim_defgan` in `evaluation/metrics.py` does here.
 
 Our choices: VGG19 is torchvision's with its own scaling (see `nets.vgg`), so the scale of the content loss is not
 the released one; without the file a fixed random VGG19 stands in, named "random-vgg19" in scores and reports. The

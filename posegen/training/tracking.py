@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from sqlalchemy import URL
 
 from posegen.storage.files import read_json, temporary_beside, to_disk, write_json
 from posegen.training.checkpoints import Curve
@@ -65,7 +66,7 @@ class Tracking:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # failures are raised, and become one warning
         folder, given = self.folder.resolve(), os.environ.get("MLFLOW_TRACKING_URI")
-        self.uri = given or f"sqlite:///{folder / DATABASE}"
+        self.uri = given or database_uri(folder / DATABASE)
         with self._guarded():
             if not given:
                 _make_database(folder / DATABASE)
@@ -157,6 +158,17 @@ class Tracking:
             self.warn(f"MLflow tracking at {self.uri} failed; the run continues without it: {error!r}")
 
 
+def database_uri(database: Path) -> str:
+    """Return MLflow's URI of an SQLite file, whose path may have any characters.
+
+    Where the path has to be quoted the driver is named: with "sqlite:///" MLflow makes a folder of the quoted name.
+    """
+    plain, quoted = (
+        URL.create(driver, database=str(database)).render_as_string() for driver in ("sqlite", "sqlite+pysqlite")
+    )
+    return plain if plain == f"sqlite:///{database}" else quoted
+
+
 def _make_database(database: Path) -> None:
     """Create MLflow's database with all its tables at once: MLflow refuses one that has only some of them."""
     if database.exists():
@@ -165,7 +177,7 @@ def _make_database(database: Path) -> None:
     hidden.mkdir(parents=True)
     try:
         made = hidden / DATABASE
-        MlflowClient(f"sqlite:///{made}").search_experiments()
+        MlflowClient(database_uri(made)).search_experiments()
         to_disk(made)
         os.replace(made, database)
     finally:

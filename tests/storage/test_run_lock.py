@@ -73,3 +73,50 @@ def test_refreshing_leaves_a_run_alone_that_is_worked_on_here(s3_server, quick, 
         assert (store.folder / "not_published_yet").is_file()
     refresh(store, lambda name: True)
     assert not (store.folder / "not_published_yet").exists(), "the run does not have it"
+
+
+@pytest.mark.parametrize("successor", [True, False])
+def test_a_process_whose_run_was_taken_over_stops_and_leaves_the_other_s_lease(
+    s3_server, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, successor: bool
+):
+    """The first owner's renewals stand still, as if it were suspended; the second may have ended when it wakes."""
+    asleep = threading.Event()
+    owns = module._owns
+
+    def owns_when_awake(store: Store, owner: str) -> bool:
+        asleep.wait(5)
+        return owns(store, owner)
+
+    monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
+    store = Store.of(f"s3://runs/taken-{successor}")
+    other = {"owner": "other", "who": "process 7 on spot-3", "until": module.time.time() + 60}
+    who = "process 7 on spot-3" if successor else "another process"
+    with (
+        pytest.raises(ValueError, match=rf"{who} took over s3://runs/taken.* while this process was suspended"),
+        run_lock(store),
+    ):
+        monkeypatch.setattr(module, "_owns", owns_when_awake)
+        if successor:
+            write_json(store.folder / LEASE, other)
+            store.publish(LEASE)
+        else:
+            store.remove(LEASE)
+        asleep.set()
+        threading.Event().wait(10)
+        raise AssertionError("it went on")
+    if successor:
+        assert read_json(store.fetch(LEASE)) == other
+    else:
+        assert not store.has(LEASE)
+
+
+def test_ctrl_c_is_passed_on_and_gives_the_run_back(s3_server, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("POSEGEN_CACHE", str(tmp_path / "first"))
+    store = Store.of("s3://runs/stopped")
+
+    def stopped() -> None:
+        with run_lock(store):
+            raise KeyboardInterrupt
+
+    pytest.raises(KeyboardInterrupt, stopped)
+    assert not store.has(LEASE)

@@ -155,3 +155,18 @@ def test_what_mlflow_cannot_write_is_told_in_one_line(folder: Path, capfd: pytes
     assert len(warnings) == 1
     assert "locked" in warnings[0]
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%41b", "a #b", "ä b"])
+def test_the_database_lies_in_the_run_whatever_its_name(tmp_path, name, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "runs" / name
+    folder.mkdir(parents=True)
+    warnings: list[str] = []
+    tracking = Tracking(folder, warnings.append)
+    tracking.start({"seed": 1})
+    tracking.rows("pipeline", [{"step": 1, "loss": 0.5}])
+    assert warnings == []
+    assert (folder / "mlflow.db").is_file()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [name]
+    assert MlflowClient(tracking.uri).get_metric_history(tracking.runs["pipeline"], "loss")[0].value == 0.5
