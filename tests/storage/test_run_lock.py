@@ -91,19 +91,21 @@ def test_a_process_whose_run_was_taken_over_stops_and_leaves_the_other_s_lease(
     store = Store.of(f"s3://runs/taken-{successor}")
     other = {"owner": "other", "who": "process 7 on spot-3", "until": module.time.time() + 60}
     who = "process 7 on spot-3" if successor else "another process"
-    with (
-        pytest.raises(ValueError, match=rf"{who} took over s3://runs/taken.* while this process was suspended"),
-        run_lock(store),
-    ):
-        monkeypatch.setattr(module, "_owns", owns_when_awake)
-        if successor:
-            write_json(store.folder / LEASE, other)
-            store.publish(LEASE)
-        else:
-            store.remove(LEASE)
-        asleep.set()
-        threading.Event().wait(10)
-        raise AssertionError("it went on")
+
+    def work() -> None:
+        with run_lock(store):
+            monkeypatch.setattr(module, "_owns", owns_when_awake)
+            if successor:
+                write_json(store.folder / LEASE, other)
+                store.publish(LEASE)
+            else:
+                store.remove(LEASE)
+            asleep.set()
+            threading.Event().wait(10)
+            raise AssertionError("it went on")
+
+    with pytest.raises(ValueError, match=rf"{who} took over s3://runs/taken.* while this process was suspended"):
+        work()
     if successor:
         assert read_json(store.fetch(LEASE)) == other
     else:
@@ -118,5 +120,6 @@ def test_ctrl_c_is_passed_on_and_gives_the_run_back(s3_server, quick, tmp_path: 
         with run_lock(store):
             raise KeyboardInterrupt
 
-    pytest.raises(KeyboardInterrupt, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert not store.has(LEASE)
