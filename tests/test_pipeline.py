@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet as parquet
+import pytest
 
 from posegen.training.checkpoints import RAY_STATE, latest_checkpoint, read_curve
 
 ROOT = Path(__file__).parent.parent
-STEPS, INTERVAL = 240, 10  # of the second stage: enough that it can be hit while it runs
+STEPS, INTERVAL = 160, 10  # of the second stage: enough that it can be hit while it runs
 SMALL = [
     "data.train_people=6", "data.test_people=2", "data.images_per_person=8",
     "coarse.width=4", "coarse.steps=20", "coarse.batch_size=4",
@@ -144,6 +145,7 @@ def test_other_settings_are_refused_with_what_differs(uninterrupted: tuple[Path,
     assert "Traceback" not in output
 
 
+@pytest.mark.long
 def test_killed_driver_and_killed_worker_end_with_the_uninterrupted_networks(
     uninterrupted: tuple[Path, str], tmp_path: Path
 ):
