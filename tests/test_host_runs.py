@@ -18,7 +18,7 @@ from tests.hosts import ONPREM, Cluster, Hosts, what_is_missing
 
 MISSING = what_is_missing()
 pytestmark = [
-    pytest.mark.long,
+    pytest.mark.thorough,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
@@ -144,7 +144,6 @@ def test_a_host_that_loses_its_power_costs_an_interval_at_most(cluster: Cluster,
     wait_for_nodes(cluster, 3)
 
 
-@pytest.mark.thorough
 def test_a_host_that_is_cut_off_and_comes_back_breaks_nothing(cluster: Cluster, whole: Path):
     run = begun(whole, "cut")
     running = Running(cluster, run)
@@ -160,7 +159,6 @@ def test_a_host_that_is_cut_off_and_comes_back_breaks_nothing(cluster: Cluster, 
     wait_for_nodes(cluster, 3)
 
 
-@pytest.mark.thorough
 def test_a_head_that_loses_its_power_goes_on_from_the_last_checkpoint(cluster: Cluster, whole: Path):
     run = begun(whole, "head")
     running = Running(cluster, run)

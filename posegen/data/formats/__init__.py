@@ -103,8 +103,8 @@ def same_pose(one: Pose, other: Pose) -> bool:
     return np.array_equal(one.joints, other.joints) and np.array_equal(one.visible, other.visible)
 
 
-def check_unit(annotations: Annotations, where: Path | str) -> None:
-    """Check that coordinates in pixels are no fractions of the image.
+def check_unit(annotations: Annotations, where: Path | str, *, settable: bool = False) -> Annotations:
+    """Return the annotations if their coordinates are pixels; `settable` sources read other units, too.
 
     Our choice: people whose joints all lie within 2 pixels of the upper left corner, and between whole numbers, are
     too many if they are 95 % of all. OpenPose writes such files with `--keypoint_scale 3` (0 to 1) and 4 (-1 to 1).
@@ -112,20 +112,26 @@ def check_unit(annotations: Annotations, where: Path | str) -> None:
     Raises:
         ValueError: If they are fractions, with the unit and the remedy.
     """
+    if annotations.unit != PIXELS and not settable:
+        raise ValueError(
+            f"{where}: expected coordinates in pixels, found {annotations.unit} of the image ({annotations.format}). "
+            "Write them in pixels; --dataset folder reads fractions, too."
+        )
     people = [pose.joints[pose.visible] for pose in annotations.poses.values() if pose.visible.any()]
     if annotations.unit != PIXELS or not people:
-        return
+        return annotations
     tiny = [bool((np.abs(joints) <= TINY).all()) for joints in people]
     if sum(tiny) < NEARLY_ALL * len(people):
-        return
+        return annotations
     values = np.concatenate(people)
     unit, span, scale = (SIGNED, "-1 to 1", 4) if (values < -0.01).any() else (FRACTION, "0 to 1", 3)
     x, y = values[0]
+    given = f"If so, give their unit: `unit={unit}`; or write" if settable else "Write"
     raise ValueError(
         f"{where}: expected coordinates in pixels, found x {values[:, 0].min():g} to {values[:, 0].max():g} and y "
         f"{values[:, 1].min():g} to {values[:, 1].max():g} (the first joint is at {x:g}, {y:g}): these look like "
-        f"fractions of the image, {span}, as OpenPose writes with --keypoint_scale {scale}. If so, give their unit: "
-        f"`unit={unit}`; or write them in pixels (OpenPose: --keypoint_scale 0)."
+        f"fractions of the image, {span}, as OpenPose writes with --keypoint_scale {scale}. {given} "
+        "them in pixels (OpenPose: --keypoint_scale 0)."
     )
 
 

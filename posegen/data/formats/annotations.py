@@ -5,13 +5,11 @@ A new format is one file beside this one, with a reader that returns `Annotation
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from posegen.data.formats import (
     Annotations,
-    check_unit,
     is_hidden,
     load_json,
     visible_files,
@@ -103,19 +101,16 @@ def detect_format(path: Path) -> str | None:
     return next((each.name for each in FORMATS if each.matches(content)), None)
 
 
-def read_annotations(
-    path: Path, layout: str | None = None, *, format: str | None = None, unit: str | None = None
-) -> Annotations:
+def read_annotations(path: Path, layout: str | None = None, *, format: str | None = None) -> Annotations:
     """Read a file in any of `FORMATS`, or a folder of those that have a file for each image.
 
     Args:
         path: The file or folder.
         layout: The order of OpenPose's points ("body_18", "body_25", "body_25b"); None decides by their number.
         format: A key of `FORMATS`; None decides by the structure of the file, or of the first in the folder.
-        unit: One of `UNITS`; None takes the format's own, and refuses pixels that look like fractions.
 
     Raises:
-        ValueError: For a file in no known format, for fractions, and as the readers do.
+        ValueError: For a file in no known format, and as the readers do.
     """
     if not path.exists():
         raise ValueError(f"joints file or folder '{path}' does not exist. Understood are: {_UNDERSTOOD}.")
@@ -129,11 +124,7 @@ def read_annotations(
             load_json(path)  # raises if malformed
     if name is None:
         raise ValueError(f"{path} is in no format that is understood. These are: {_UNDERSTOOD}.")
-    annotations = read_openpose(path, layout) if name == OPENPOSE else BY_NAME[name].read(path)
-    if unit is not None:
-        return replace(annotations, unit=unit)
-    check_unit(annotations, path)
-    return annotations
+    return read_openpose(path, layout) if name == OPENPOSE else BY_NAME[name].read(path)
 
 
 def _folder_format(folder: Path) -> str | None:

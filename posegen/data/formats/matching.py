@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from posegen.data import reasons
-from posegen.data.formats import MISSING, PIXELS, Annotations, Pose, Size, same_pose, to_pixels
+from posegen.data.formats import MISSING, PIXELS, Annotations, Pose, Size, check_unit, same_pose, to_pixels
 from posegen.data.formats.annotations import BY_NAME, AnnotationFiles, read_annotations
 from posegen.data.formats.images import ImageIndex, image_size
 from posegen.data.formats.per_image import DRESSCODE, DRESSCODE_SIZE
@@ -51,7 +51,7 @@ def pose_images(
         images: The images by name, as paths in `folder`.
         layout: As for `read_annotations`.
         folder: The images' folder.
-        unit: As for `read_annotations`.
+        unit: One of `UNITS`; None takes the format's own, and refuses pixels that look like fractions.
 
     Raises:
         ValueError: As `read_annotations` does, and where images have another shape than their file says.
@@ -61,7 +61,8 @@ def pose_images(
     notes: tuple[str, ...] = ()
     key = BY_NAME[annotation_files.format].key if annotation_files.format in BY_NAME else None
     for path, split in annotation_files.files:
-        annotations = read_annotations(path, layout, format=key, unit=unit)
+        annotations = read_annotations(path, layout, format=key)
+        annotations = replace(annotations, unit=unit) if unit else check_unit(annotations, path, settable=True)
 
         def find(label: str, path: Path = path) -> Sequence[str]:
             beside = (path.parent / label).absolute()

@@ -24,7 +24,7 @@ import numpy as np
 import simplejpeg
 
 from posegen.data import reasons
-from posegen.data.formats import Pose, visible_files
+from posegen.data.formats import Pose, check_unit, visible_files
 from posegen.data.formats.annotations import AnnotationFiles, find_annotations, read_annotations
 from posegen.data.formats.images import READABLE, folder_names, image_size, image_sizes, open_image, read_image
 from posegen.data.formats.matching import match_poses
@@ -380,7 +380,7 @@ def read_poses(joint_files: AnnotationFiles) -> NamedPoses:
     both: list[Name] = []
     for path, split in joint_files.files:
         found, refused = match_poses(
-            read_annotations(path),
+            check_unit(read_annotations(path), path),
             lambda label: [name] if (name := parse_name(label)) else [],
             split=split or "train",
             file=path.name,

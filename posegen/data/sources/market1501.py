@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from posegen.data import reasons
-from posegen.data.formats import Annotations
+from posegen.data.formats import Annotations, check_unit
 from posegen.data.formats.images import READABLE, folder_names, image_sizes, read_image
 from posegen.data.formats.pg2_pickles import (
     PEAKS,
@@ -125,7 +125,7 @@ class Market1501:
     def _annotations(self, file: Path, split: str) -> Annotations:
         """Read a split's poses, without those of the other split's images in PG2's file for both."""
         if not is_peaks_file(file):
-            return read_pose_gan_csv(file)
+            return check_unit(read_pose_gan_csv(file), file)
         annotations = read_pg2_poses(file)
         others = {name for other in SPLITS if other != split for name in image_sizes(self._folder(other), READABLE)}
         poses = {name: pose for name, pose in annotations.poses.items() if name not in others}

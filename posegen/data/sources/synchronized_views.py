@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from posegen.data import reasons
-from posegen.data.formats import MISSING, Pose
+from posegen.data.formats import MISSING, Pose, check_unit
 from posegen.data.formats.calibration import FORMATS, plain_name, read_azimuths
 from posegen.data.formats.images import (
     LARGEST,
@@ -134,7 +134,7 @@ def _view(
     folder = images if video is None else None
     files = [] if folder is None else [folder / name for name in image_sizes(folder, READABLE)]
     shown, unclear = _by_frame((path.stem, path) for path in files)
-    annotations = None if joints is None else read_openpose(joints, layout)
+    annotations = None if joints is None else check_unit(read_openpose(joints, layout), joints)
     poses, doubtful = _by_frame(() if annotations is None else annotations.poses.items())
     doubtful += () if annotations is None else annotations.duplicates
     refused = [Refused(None, reasons.NO_NUMBER, name) for name in unclear + doubtful]

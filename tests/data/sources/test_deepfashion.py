@@ -351,6 +351,12 @@ class TestJoints:
             (str(new[1]), "train", "no image"),
         ]
 
+    def test_fractions_are_refused_with_a_remedy_that_this_source_has(self, root):
+        shares = [f"{patn(name)}.jpg: {[0.25] * 18}: {[0.5] * 18}\n" for name in TEST]
+        annotate(root, "test", shares)
+        with pytest.raises(ValueError, match=r"look like fractions.* Write them in pixels \(OpenPose"):
+            DeepFashion(root).listing()
+
     def test_a_malformed_row_names_file_and_line(self, root):
         annotate(root, "test", [row(TEST[0]), f"{patn(TEST[1])}.jpg: [1]: [2]\n"])
         with pytest.raises(ValueError, match=r"fasion-annotation-test\.csv, line 3: expected a list of 18 numbers"):
