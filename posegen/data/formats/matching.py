@@ -73,7 +73,7 @@ def pose_images(
             # An image x_0 has the annotation x_2.
             names = {name: name if find(name) else re.sub(r"_2$", "_0", name) for name in annotations.poses}
             annotations = replace(annotations, poses={names[name]: pose for name, pose in annotations.poses.items()})
-        matched, labels, refused = match_labels(annotations, find, split=split or "train", file=path.name)
+        matched, labels, refused = match_poses(annotations, find, split=split or "train", file=path.name)
         fitted, note, misfits = _in_pixels(annotations, matched, labels, folder, split or "train")
         poses[split] = (poses.get(split) or {}) | fitted
         rejects += refused + misfits
@@ -136,19 +136,6 @@ def mismatches(rejects: Iterable[Reject], images: Sequence[str]) -> str:
 
 
 def match_poses(
-    annotations: Annotations,
-    find: Callable[[str], Sequence[ImageKey]],
-    *,
-    split: str,
-    file: str,
-    unknown: str = "",
-) -> tuple[dict[ImageKey, Pose], list[Reject]]:
-    """Match annotations to images, as `match_labels`, without the labels."""
-    poses, _, rejects = match_labels(annotations, find, split=split, file=file, unknown=unknown)
-    return poses, rejects
-
-
-def match_labels(
     annotations: Annotations,
     find: Callable[[str], Sequence[ImageKey]],
     *,

@@ -379,7 +379,7 @@ def read_poses(joint_files: AnnotationFiles) -> NamedPoses:
     rejects: list[Reject] = []
     both: list[Name] = []
     for path, split in joint_files.files:
-        found, refused = match_poses(
+        found, _, refused = match_poses(
             check_unit(read_annotations(path), path),
             lambda label: [name] if (name := parse_name(label)) else [],
             split=split or "train",
